@@ -1,0 +1,5 @@
+//! stub
+
+/// Latencies, quotas and faults.
+#[derive(Clone, Debug, Default)]
+pub struct Config {}

@@ -1,0 +1,12 @@
+//! Addresses, claims and ENIs for virtual Kubernetes nodes, and what became of each of them.
+//!
+//! Knows no Kubernetes: pods arrive here as plain facts. Layers, each using only those below:
+//! [`engine`] (order of things), `ledger` (durable truth) and [`cloud`] (simulated ECS),
+//! [`policy`] (pure decisions).
+
+pub mod cloud;
+pub mod engine;
+pub mod id;
+pub mod policy;
+pub mod settings;
+mod sql;

@@ -1,0 +1,6 @@
+//! Virtual Kubernetes nodes whose pods keep their address: the part that knows Kubernetes and HTTP.
+
+pub mod config;
+pub mod node;
+pub mod pod;
+pub mod webhook;
