@@ -74,12 +74,14 @@ pub enum Request {
         /// The zone of that instance.
         zone: Zone,
     },
-    /// DetachNetworkInterface: asynchronous, needs `InUse`; of a missing ENI it succeeds.
+    /// DetachNetworkInterface: asynchronous, needs `InUse`, may be repeated while `Detaching`; of
+    /// a missing ENI it succeeds.
     Detach {
         /// Which.
         eni: EniId,
     },
-    /// DeleteNetworkInterface: asynchronous, needs `Available`; of a missing ENI it succeeds.
+    /// DeleteNetworkInterface: asynchronous, needs `Available`, may be repeated while `Deleting`;
+    /// of a missing ENI it succeeds.
     Delete {
         /// Which.
         eni: EniId,
