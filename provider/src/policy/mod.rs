@@ -20,3 +20,4 @@ pub mod placement;
 pub mod pool;
 pub mod retained;
 pub mod retention;
+pub mod use_spec;
