@@ -153,6 +153,16 @@ impl NodeType {
             Self::Ecs => "ecs",
         }
     }
+
+    /// The type with this name in the ledger, whose schema allows no other.
+    pub(crate) fn parse(name: &str) -> Self {
+        if name == "acs" { Self::Acs } else { Self::Ecs }
+    }
+
+    /// Whether pods on such nodes can have fixed addresses (spec, "Scope").
+    pub fn keeps_addresses(self) -> bool {
+        self == Self::Acs
+    }
 }
 
 impl fmt::Display for NodeType {

@@ -49,6 +49,19 @@ impl EniState {
             Self::Deleting => "Deleting",
         }
     }
+
+    /// The state with this name.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        [
+            Self::Available,
+            Self::Attaching,
+            Self::InUse,
+            Self::Detaching,
+            Self::Deleting,
+        ]
+        .into_iter()
+        .find(|state| state.as_str() == name)
+    }
 }
 
 /// One call to the cloud.

@@ -25,6 +25,15 @@ impl Target {
             Self::Gone => "Gone",
         }
     }
+
+    /// The target with this name in the ledger, whose schema allows no other.
+    pub(crate) fn parse(name: &str) -> Self {
+        match name {
+            "InUse" => Self::InUse,
+            "Available" => Self::Available,
+            _ => Self::Gone,
+        }
+    }
 }
 
 /// One step.
@@ -42,28 +51,76 @@ pub enum Step {
     Describe,
 }
 
-/// The next step from `state` (`None`: not known to exist) towards `target`.
-///
-/// An ENI that may not exist is never created for a pod that no longer wants it, and its address
-/// is not called free before the cloud was asked.
-pub fn next(state: Option<EniState>, target: Target) -> Option<Step> {
-    use EniState::{Attaching, Available, Deleting, Detaching, InUse};
-    match (state, target) {
-        (None, Target::InUse) => Some(Step::Create),
-        (None | Some(Available), Target::Available) | (Some(InUse), Target::InUse) => None,
-        (Some(Available), Target::InUse) => Some(Step::Attach),
-        (Some(Available), Target::Gone) => Some(Step::Delete),
-        (Some(InUse), Target::Available | Target::Gone) => Some(Step::Detach),
-        (None, Target::Gone) | (Some(Attaching | Detaching | Deleting), _) => Some(Step::Describe),
+/// What the ledger knows of an ENI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Not made yet.
+    Absent,
+    /// A call was under way when the target changed: only the cloud knows what became of it.
+    Unsure,
+    /// As the cloud last said.
+    Is(EniState),
+}
+
+impl State {
+    /// The name in the ledger; an ENI that is not made yet has none.
+    pub fn as_str(self) -> Option<&'static str> {
+        match self {
+            Self::Absent => None,
+            Self::Unsure => Some("Unsure"),
+            Self::Is(state) => Some(state.as_str()),
+        }
+    }
+
+    /// The state with this name in the ledger, whose schema allows no other.
+    pub(crate) fn parse(name: Option<&str>) -> Self {
+        match name {
+            None => Self::Absent,
+            Some(name) => EniState::parse(name).map_or(Self::Unsure, Self::Is),
+        }
+    }
+
+    /// Whether the ENI may hold on to an instance, so that its address is not the next pod's yet.
+    pub fn is_attached(self) -> bool {
+        match self {
+            Self::Absent => false,
+            Self::Unsure => true,
+            Self::Is(state) => {
+                matches!(
+                    state,
+                    EniState::Attaching | EniState::InUse | EniState::Detaching
+                )
+            }
+        }
+    }
+
+    /// The state once its pod no longer wants it. Where a call may be under way, nothing is sure.
+    #[must_use]
+    pub fn abandoned(self) -> Self {
+        match self {
+            Self::Absent | Self::Is(EniState::Available) => Self::Unsure,
+            other => other,
+        }
     }
 }
 
-/// Whether the ENI holds on to an instance, so that its address is not the next pod's yet.
-pub fn is_attached(state: Option<EniState>) -> bool {
-    matches!(
-        state,
-        Some(EniState::Attaching | EniState::InUse | EniState::Detaching)
-    )
+/// The next step from `state` towards `target`.
+///
+/// An ENI that may not exist is never created for a pod that no longer wants it, and its address
+/// is not called free before the cloud was asked.
+pub fn next(state: State, target: Target) -> Option<Step> {
+    use EniState::{Attaching, Available, Deleting, Detaching, InUse};
+    use State::{Absent, Is, Unsure};
+    match (state, target) {
+        (Absent, Target::InUse) => Some(Step::Create),
+        (Absent | Is(Available), Target::Available) | (Is(InUse), Target::InUse) => None,
+        (Is(Available), Target::InUse) => Some(Step::Attach),
+        (Is(Available), Target::Gone) => Some(Step::Delete),
+        (Is(InUse), Target::Available | Target::Gone) => Some(Step::Detach),
+        (Absent, Target::Gone) | (Unsure | Is(Attaching | Detaching | Deleting), _) => {
+            Some(Step::Describe)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -72,48 +129,56 @@ mod tests {
 
     #[test]
     fn every_target_is_reached_and_then_left_alone() {
-        let states = [
-            None,
-            Some(EniState::Available),
-            Some(EniState::Attaching),
-            Some(EniState::InUse),
-            Some(EniState::Detaching),
-            Some(EniState::Deleting),
-        ];
-        for target in [Target::InUse, Target::Available, Target::Gone] {
-            for start in states {
-                let mut state = start;
-                let mut steps = 0;
-                while let Some(step) = next(state, target) {
-                    let done = state.is_none() && step == Step::Describe;
-                    state = after(state, step);
-                    steps += 1;
-                    assert!(steps < 8, "no end from {start:?} to {target:?}");
-                    if done {
-                        break;
-                    }
-                }
+        use EniState::{Attaching, Available, Deleting, Detaching, InUse};
+        let known = [Available, Attaching, InUse, Detaching, Deleting].map(State::Is);
+        for start in known.into_iter().chain([State::Absent, State::Unsure]) {
+            for target in [Target::InUse, Target::Available, Target::Gone] {
+                let end = settle(start, target);
                 let reached = match target {
-                    Target::InUse => state == Some(EniState::InUse),
-                    Target::Available => !is_attached(state),
-                    Target::Gone => state.is_none(),
+                    Target::InUse => end == State::Is(InUse),
+                    Target::Available => !end.is_attached(),
+                    Target::Gone => end == State::Absent,
                 };
-                assert!(reached, "{start:?} to {target:?} ended at {state:?}");
+                assert!(reached, "{start:?} to {target:?} ended at {end:?}");
             }
         }
     }
 
-    /// What the cloud does, every asynchronous call being through by the next look.
-    fn after(state: Option<EniState>, step: Step) -> Option<EniState> {
-        match (state, step) {
-            (None, Step::Create) | (Some(EniState::Detaching), Step::Describe) => {
-                Some(EniState::Available)
+    #[test]
+    fn an_abandoned_call_counts_as_attached_until_the_cloud_was_asked() {
+        for state in [State::Absent, State::Is(EniState::Available)] {
+            assert!(state.abandoned().is_attached());
+            assert_eq!(
+                next(state.abandoned(), Target::Available),
+                Some(Step::Describe)
+            );
+        }
+    }
+
+    fn settle(mut state: State, target: Target) -> State {
+        for _ in 0..8 {
+            let Some(step) = next(state, target) else {
+                return state;
+            };
+            if (state, step) == (State::Absent, Step::Describe) {
+                return State::Absent;
             }
-            (Some(EniState::Available), Step::Attach) => Some(EniState::Attaching),
-            (Some(EniState::Attaching), Step::Describe) => Some(EniState::InUse),
-            (Some(EniState::InUse), Step::Detach) => Some(EniState::Detaching),
-            (Some(EniState::Available), Step::Delete) => Some(EniState::Deleting),
-            (None | Some(EniState::Deleting), Step::Describe) => None,
+            state = after(state, step);
+        }
+        panic!("no end from {state:?} to {target:?}");
+    }
+
+    /// What the cloud does, every asynchronous call being through by the next look.
+    fn after(state: State, step: Step) -> State {
+        use EniState::{Attaching, Available, Deleting, Detaching, InUse};
+        match (state, step) {
+            (State::Absent, Step::Create)
+            | (State::Unsure | State::Is(Detaching), Step::Describe) => State::Is(Available),
+            (State::Is(Available), Step::Attach) => State::Is(Attaching),
+            (State::Is(Attaching), Step::Describe) => State::Is(InUse),
+            (State::Is(InUse), Step::Detach) => State::Is(Detaching),
+            (State::Is(Available), Step::Delete) => State::Is(Deleting),
+            (State::Is(Deleting), Step::Describe) => State::Absent,
             other => panic!("the cloud refuses {other:?}"),
         }
     }
