@@ -1,1 +1,266 @@
-//! stub
+//! The mutating admission webhook: lets pods that opt in onto the virtual nodes, and pins a pod
+//! that has an address to come back to, to the zone of that address.
+//!
+//! Owns the decision what is changed in a pod ([`mutate()`], pure), the HTTPS server, its
+//! certificate, and its registration with the API server. Does not own claims or nodes: it asks
+//! for them through [`Claims`] and [`Nodes`]. It refuses no pod for what the pod asks for; what
+//! is wrong with a pod is said in events, by those who serve it.
+//!
+//! ```text
+//! API server --POST /mutate--> serve --> review --> pin::key --> Claims --> Nodes
+//!     ^                                    '------> mutate (selector, pin) --> JSON patch
+//!     '--- register (every 30 s) <-- certificate (CA)
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
+use k8s_openapi::api::core::v1::Taint;
+use kube::Client;
+use serde::Deserialize;
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use holdfast_provider::id::{PodKey, VSwitchId, Zone};
+
+mod certificate;
+mod mutate;
+mod pin;
+mod probe;
+mod register;
+mod review;
+pub mod selector;
+mod serve;
+
+pub use certificate::Error as CertificateError;
+pub use mutate::{Affinity, PodForAdmission, PodSpec, mutate, opted_in, taint, toleration_patch};
+pub use register::{Error as RegisterError, NAME, WEBHOOK, unregister};
+
+/// The path the API server posts to.
+const PATH: &str = "/mutate";
+/// How often the registration is compared with what it should be.
+const PERIOD: Duration = Duration::from_secs(30);
+/// Longest pause between two attempts to register at the start.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// How the webhook is reached, and what it does.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Address to listen on. Without `service` also the one the API server calls.
+    pub address: IpAddr,
+    /// Port to listen on; 0 takes a free one.
+    pub port: u16,
+    /// The Service through which the API server calls, in the cluster.
+    pub service: Option<ServiceRef>,
+    /// Whether a pod that says nothing about nodes is bound to virtual ones.
+    pub bind: bool,
+    /// Whether a pod is pinned to the zone of the address it comes back to.
+    pub zone_pin: bool,
+    /// What becomes of an opted-in pod when the webhook cannot answer.
+    pub failure_policy: FailurePolicy,
+}
+
+/// A Service in front of the webhook.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// What becomes of an opted-in pod when the webhook cannot answer, or cannot read the pod's
+/// claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum FailurePolicy {
+    /// It is refused; its controller tries again. A pod never loses its address this way.
+    Fail,
+    /// It is created without what the webhook would have added. When only the claim cannot be
+    /// read, it lacks only the zone pin, and its creator is warned.
+    Ignore,
+}
+
+impl FailurePolicy {
+    /// As the Kubernetes API spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fail => "Fail",
+            Self::Ignore => "Ignore",
+        }
+    }
+}
+
+/// Where the address of a claim lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimPlace {
+    /// Its zone.
+    pub zone: Zone,
+    /// Its vSwitch.
+    pub vswitch: VSwitchId,
+}
+
+/// The claims, as far as admission needs them.
+pub trait Claims: Send + Sync + 'static {
+    /// Where the claim of `key` is, if it has one that has not run out at `now`. May block.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    fn unexpired(
+        &self,
+        key: &PodKey,
+        now: Timestamp,
+    ) -> Result<Option<ClaimPlace>, Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// The nodes, as far as admission needs them.
+pub trait Nodes: Send + Sync + 'static {
+    /// The ACS virtual nodes of this process in `zone`, as they stand in the API server. Answers
+    /// from memory.
+    fn candidates(&self, zone: &Zone) -> Vec<Candidate>;
+}
+
+/// A node that a pod could be pinned to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Candidate {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `spec.taints`.
+    pub taints: Vec<Taint>,
+    /// `spec.unschedulable`: cordoned.
+    pub unschedulable: bool,
+}
+
+/// The webhook could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The API server cannot be told to call every address.
+    #[error(
+        "webhook.address {0} is no address that the API server can call: give one of this machine's, or set webhook.service"
+    )]
+    Unspecified(IpAddr),
+    /// The address is taken, or not of this machine.
+    #[error("webhook cannot listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No certificate.
+    #[error("webhook has no certificate")]
+    Certificate(#[source] CertificateError),
+    /// The API server refuses the registration for good.
+    #[error("webhook cannot be registered")]
+    Register(#[source] RegisterError),
+}
+
+/// Serves the webhook and keeps it registered until `shutdown`. `ready` gets the address it
+/// listens on once the registration stands. The registration stays behind: see [`unregister`].
+///
+/// # Errors
+/// When it cannot start. Later failures are logged and tried again.
+pub async fn run(
+    client: Client,
+    settings: Settings,
+    claims: Arc<dyn Claims>,
+    nodes: Arc<dyn Nodes>,
+    ready: oneshot::Sender<SocketAddr>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    if settings.service.is_none() && settings.address.is_unspecified() {
+        return Err(Error::Unspecified(settings.address));
+    }
+    let address = SocketAddr::new(settings.address, settings.port);
+    let listen = |source| Error::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(listen)?;
+    let listening = listener.local_addr().map_err(listen)?;
+    let identity = certificate::Identity::new(names(&settings), Timestamp::now())
+        .map_err(Error::Certificate)?;
+    let identity = Arc::new(identity);
+    let webhook = register::webhook(&settings, listening, &identity.ca_pem());
+    let (reached, reached_rx) = watch::channel(false);
+    let reviewer = review::Reviewer {
+        settings,
+        claims,
+        nodes,
+        reached,
+    };
+    let router = review::router(Arc::new(reviewer));
+    let registered = async {
+        first_registration(&client, &webhook).await?;
+        probe::reach(&client, reached_rx).await;
+        info!(%listening, "webhook registered");
+        // A caller that no longer waits is shutting down.
+        let _ = ready.send(listening);
+        keep_registered(&client, &webhook, PERIOD).await;
+        Ok(())
+    };
+    let registered = async {
+        let ended = shutdown.run_until_cancelled(Box::pin(registered)).await;
+        ended.unwrap_or(Ok(()))
+    };
+    let served = async {
+        serve::serve(listener, identity, router, shutdown.clone()).await;
+        Ok(())
+    };
+    tokio::try_join!(served, registered).map(|_| ())
+}
+
+/// The names that the API server may look for in the certificate.
+fn names(settings: &Settings) -> Vec<String> {
+    let service = settings
+        .service
+        .iter()
+        .map(|service| format!("{}.{}.svc", service.name, service.namespace));
+    service.chain([settings.address.to_string()]).collect()
+}
+
+/// Registers, however long it takes for the API server to come up.
+async fn first_registration(client: &Client, webhook: &MutatingWebhook) -> Result<(), Error> {
+    let mut pause = Duration::from_millis(100);
+    loop {
+        match register::register(client, webhook).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.is_permanent() => return Err(Error::Register(error)),
+            Err(error) => warn!(
+                error = &error as &dyn std::error::Error,
+                "webhook not registered yet"
+            ),
+        }
+        tokio::time::sleep(pause).await;
+        pause = BACKOFF_MAX.min(pause * 2);
+    }
+}
+
+/// Puts the registration back whenever it is missing or different. Never returns.
+async fn keep_registered(client: &Client, webhook: &MutatingWebhook, period: Duration) {
+    let mut ticks = tokio::time::interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match register::register(client, webhook).await {
+            Ok(register::Found::Right) => {}
+            Ok(found) => warn!(?found, "webhook registration put back"),
+            Err(error) => warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot compare the webhook's registration"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,221 @@
+//! What the webhook changes in a pod: the toleration of the virtual nodes' taint, the affinity
+//! that attracts it to them, and the zone pin. Pure: pod and facts in, JSON patch out.
+//!
+//! Applied to its own result it changes nothing, so the API server may call twice.
+
+use std::collections::BTreeMap;
+
+use json_patch::jsonptr::{PointerBuf, Token};
+use json_patch::{AddOperation, Patch, PatchOperation};
+use k8s_openapi::api::core::v1::{
+    NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration,
+};
+use kube::core::{NotUsed, Object};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use holdfast_provider::policy::opt_in::{COMPUTE_CLASS, ENABLE_FIXED_IP};
+
+use super::{Candidate, ClaimPlace, Settings, pin, selector};
+
+/// Label that sends a pod of an ACK cluster to ACS when it is `"true"`
+/// (ACK, "Configure computing resources for the Argo workflow: ACS pods").
+pub(super) const ACS: &str = "alibabacloud.com/acs";
+
+const TAINT_KEY: &str = "virtual-kubelet.io/provider";
+const TAINT_VALUE: &str = "alibabacloud";
+const NO_SCHEDULE: &str = "NoSchedule";
+const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
+
+/// A pod as the webhook sees it: whole metadata, and of the spec what decides where it may run.
+pub type PodForAdmission = Object<PodSpec, NotUsed>;
+
+/// The part of a pod's spec that decides where it may run.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSpec {
+    /// The node, when it was chosen without the scheduler.
+    pub node_name: Option<String>,
+    /// Whether the pod uses the node's network.
+    pub host_network: Option<bool>,
+    /// Labels that the node must have.
+    pub node_selector: Option<BTreeMap<String, String>>,
+    /// Affinity to nodes.
+    pub affinity: Option<Affinity>,
+    /// Taints that the pod puts up with.
+    pub tolerations: Option<Vec<Toleration>>,
+}
+
+/// The affinity to nodes; affinity to other pods is left out.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Affinity {
+    /// Affinity to nodes.
+    pub node_affinity: Option<NodeAffinity>,
+}
+
+impl PodSpec {
+    pub(super) fn has_node(&self) -> bool {
+        self.node_name
+            .as_deref()
+            .is_some_and(|node| !node.is_empty())
+    }
+
+    fn has_node_selector(&self) -> bool {
+        self.node_selector
+            .as_ref()
+            .is_some_and(|labels| !labels.is_empty())
+    }
+
+    /// The terms of the required node affinity; preferred ones keep a pod from nowhere.
+    fn required_terms(&self) -> Option<&[NodeSelectorTerm]> {
+        let affinity = self.affinity.as_ref()?.node_affinity.as_ref()?;
+        let required = affinity
+            .required_during_scheduling_ignored_during_execution
+            .as_ref()?;
+        Some(&required.node_selector_terms)
+    }
+}
+
+/// Whether a pod asks for the virtual nodes: fixed IP on, label `alibabacloud.com/acs: "true"`,
+/// or any compute class. The webhook's match condition says the same in CEL.
+pub fn opted_in(
+    labels: Option<&BTreeMap<String, String>>,
+    annotations: Option<&BTreeMap<String, String>>,
+) -> bool {
+    let is_true = |map: Option<&BTreeMap<String, String>>, key: &str| {
+        map.and_then(|map| map.get(key))
+            .is_some_and(|value| value == "true")
+    };
+    is_true(annotations, ENABLE_FIXED_IP)
+        || is_true(labels, ACS)
+        || labels.is_some_and(|labels| labels.contains_key(COMPUTE_CLASS))
+}
+
+/// The taint of the virtual nodes, which keeps pods away that did not opt in.
+pub fn taint() -> Taint {
+    Taint {
+        key: TAINT_KEY.to_owned(),
+        value: Some(TAINT_VALUE.to_owned()),
+        effect: NO_SCHEDULE.to_owned(),
+        time_added: None,
+    }
+}
+
+/// The step of a JSON patch that makes a pod tolerate [`taint`], or `None` when it does already.
+/// The API server lets tolerations be added to a pod that exists.
+pub fn toleration_patch(tolerations: &[Toleration]) -> Option<PatchOperation> {
+    if selector::tolerated(&taint(), tolerations) {
+        return None;
+    }
+    let ours = json!(toleration());
+    Some(if tolerations.is_empty() {
+        add(["spec", "tolerations"], json!([ours]))
+    } else {
+        add(["spec", "tolerations", "-"], ours)
+    })
+}
+
+/// What the webhook changes in a pod that is being created; nothing when it did not opt in.
+/// `claim` is the unexpired claim of the pod's key, `candidates` our nodes in its zone.
+pub fn mutate(
+    pod: &PodForAdmission,
+    claim: Option<&ClaimPlace>,
+    candidates: &[Candidate],
+    settings: &Settings,
+) -> Patch {
+    let metadata = &pod.metadata;
+    if !opted_in(metadata.labels.as_ref(), metadata.annotations.as_ref()) {
+        return Patch::default();
+    }
+    let mut tolerations = pod.spec.tolerations.clone().unwrap_or_default();
+    let mut steps = Vec::from_iter(toleration_patch(&tolerations));
+    tolerations.push(toleration());
+
+    let attracted = attracted(&pod.spec, settings);
+    let terms = attracted.as_deref().or(pod.spec.required_terms());
+    let pinned =
+        claim.and_then(|claim| pin::pinned(pod, &tolerations, terms, claim, candidates, settings));
+    if let Some(terms) = pinned.or(attracted) {
+        steps.extend(affinity_steps(&pod.spec, &terms));
+    }
+    Patch(steps)
+}
+
+/// A requirement that the label `key` is `value`.
+pub(super) fn requirement_in(key: &str, value: &str) -> NodeSelectorRequirement {
+    NodeSelectorRequirement {
+        key: key.to_owned(),
+        operator: "In".to_owned(),
+        values: Some(vec![value.to_owned()]),
+    }
+}
+
+/// The term that attracts a pod which says nothing about nodes: a toleration alone would let it
+/// land on a real one.
+fn attracted(spec: &PodSpec, settings: &Settings) -> Option<Vec<NodeSelectorTerm>> {
+    let free = !spec.has_node() && !spec.has_node_selector() && spec.required_terms().is_none();
+    (settings.bind && free).then(|| {
+        vec![NodeSelectorTerm {
+            match_expressions: Some(vec![requirement_in("type", "virtual-kubelet")]),
+            match_fields: None,
+        }]
+    })
+}
+
+/// The steps that turn the pod's required terms into `wanted`, which has the same terms in the
+/// same order when the pod has any. Only what differs is written: a field of a newer Kubernetes
+/// that this program does not know must survive.
+fn affinity_steps(spec: &PodSpec, wanted: &[NodeSelectorTerm]) -> Vec<PatchOperation> {
+    if let Some(present) = spec.required_terms() {
+        let changed = present.iter().zip(wanted).enumerate();
+        return changed
+            .filter(|(_, (present, wanted))| present != wanted)
+            .map(|(index, (_, wanted))| {
+                let index = index.to_string();
+                let path = [
+                    "spec",
+                    "affinity",
+                    "nodeAffinity",
+                    REQUIRED,
+                    "nodeSelectorTerms",
+                ];
+                let path = path.into_iter().chain([index.as_str(), "matchExpressions"]);
+                add(path, json!(wanted.match_expressions))
+            })
+            .collect();
+    }
+    let required = json!({"nodeSelectorTerms": wanted});
+    let affinity = spec.affinity.as_ref();
+    vec![match affinity.map(|affinity| &affinity.node_affinity) {
+        None => add(
+            ["spec", "affinity"],
+            json!({"nodeAffinity": {REQUIRED: required}}),
+        ),
+        Some(None) => add(
+            ["spec", "affinity", "nodeAffinity"],
+            json!({REQUIRED: required}),
+        ),
+        Some(Some(_)) => add(["spec", "affinity", "nodeAffinity", REQUIRED], required),
+    }]
+}
+
+fn add<'a>(path: impl IntoIterator<Item: Into<Token<'a>>>, value: Value) -> PatchOperation {
+    PatchOperation::Add(AddOperation {
+        path: PointerBuf::from_tokens(path),
+        value,
+    })
+}
+
+fn toleration() -> Toleration {
+    Toleration {
+        key: Some(TAINT_KEY.to_owned()),
+        operator: Some("Equal".to_owned()),
+        value: Some(TAINT_VALUE.to_owned()),
+        effect: Some(NO_SCHEDULE.to_owned()),
+        toleration_seconds: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
