@@ -1,7 +1,24 @@
-//! stub
+//! Pods on our nodes: from the watch to the status that people see.
+//!
+//! ```text
+//!   watch ─▶ view ─▶ record ─▶ core::step ─▶ status ─▶ PATCH, DELETE
+//!                       │          ▲
+//!                       ▼          │ network
+//!                  agent ⇄ provider engine ⇄ ledger, cloud
+//! ```
+//!
+//! `view` decodes, `record` remembers, `core` decides, `draft` and `status` write it down, `agent`
+//! keeps all pods and talks to the engine, `run` does the I/O. Everything but `run`, `api` and
+//! `events` is synchronous and pure. Addresses are not decided here.
+
+pub mod agent;
+mod api;
 pub mod core;
 mod draft;
+mod events;
 mod observed;
+mod quantity;
 pub mod record;
+pub mod run;
 pub mod status;
 pub mod view;

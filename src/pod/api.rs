@@ -1,0 +1,184 @@
+//! The requests that are made about pods, each with a deadline, and what their refusals mean.
+//!
+//! Owns the kind of request that writes a status: one strategic merge patch of the subresource
+//! `status`, annotations included, with the UID in the body. Retries nothing; the agent does.
+
+use std::time::Duration;
+
+use holdfast_provider::id::{NodeName, PodKey, PodUid};
+use http::{Method, Request, StatusCode, header};
+use json_patch::PatchOperation;
+use k8s_openapi::api::core::v1::Node;
+use kube::core::Status;
+use kube::{Api, Client};
+
+use super::agent::{ForeignNode, Refused};
+use super::view::PodView;
+use crate::chain::chain;
+use crate::node::{VIRTUAL_TYPE_LABEL, VIRTUAL_TYPE_VALUE};
+
+/// Longer than the API server's own limit for most requests would only hold the place.
+const DEADLINE: Duration = Duration::from_secs(30);
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// Writes a status.
+pub(super) async fn write_status(
+    client: &Client,
+    key: &PodKey,
+    body: Vec<u8>,
+) -> Result<Box<PodView>, Refused> {
+    let request = pod_request(Method::PATCH, key, "/status")
+        .header(
+            header::CONTENT_TYPE,
+            "application/strategic-merge-patch+json",
+        )
+        .body(body);
+    let request = request.expect("a pod's path is a valid URI");
+    judge(
+        "write a status",
+        key,
+        client.request::<Box<PodView>>(request),
+    )
+    .await
+}
+
+/// Deletes the object at once, but no later pod of the same name.
+pub(super) async fn delete(
+    client: &Client,
+    key: &PodKey,
+    uid: &PodUid,
+) -> Result<Option<Box<PodView>>, Refused> {
+    let options = serde_json::json!({
+        "apiVersion": "v1",
+        "kind": "DeleteOptions",
+        "gracePeriodSeconds": 0,
+        "preconditions": { "uid": uid.as_str() },
+    });
+    let request = pod_request(Method::DELETE, key, "")
+        .header(header::CONTENT_TYPE, "application/json")
+        .body(options.to_string().into_bytes());
+    let request = request.expect("a pod's path is a valid URI");
+    let answer = judge(
+        "delete a pod",
+        key,
+        client.request_status::<Box<PodView>>(request),
+    )
+    .await?;
+    Ok(answer.left())
+}
+
+/// Adds the toleration.
+pub(super) async fn tolerate(
+    client: &Client,
+    key: &PodKey,
+    uid: &PodUid,
+    patch: PatchOperation,
+) -> Result<(), Refused> {
+    let fence = serde_json::json!({ "op": "test", "path": "/metadata/uid", "value": uid.as_str() });
+    let body = serde_json::json!([fence, patch]);
+    let request = pod_request(Method::PATCH, key, "")
+        .header(header::CONTENT_TYPE, "application/json-patch+json")
+        .body(body.to_string().into_bytes());
+    let request = request.expect("a pod's path is a valid URI");
+    judge("add a toleration", key, client.request::<PodView>(request))
+        .await
+        .map(drop)
+}
+
+/// The pod of this name, as the API server has it now.
+pub(super) async fn look(client: &Client, key: &PodKey) -> Result<Option<Box<PodView>>, Refused> {
+    let api: Api<PodView> = Api::namespaced(client.clone(), &key.namespace);
+    Ok(judge("look for a pod", key, api.get_opt(&key.name))
+        .await?
+        .map(Box::new))
+}
+
+/// The node of this name, as far as it tells its type.
+pub(super) async fn look_node(
+    client: &Client,
+    name: &NodeName,
+) -> Result<Option<ForeignNode>, Refused> {
+    let api: Api<Node> = Api::all(client.clone());
+    let found = judge("look at a node", name, api.get_metadata_opt(name.as_str())).await?;
+    Ok(found.map(|node| {
+        let labels = node.metadata.labels.unwrap_or_default();
+        ForeignNode {
+            is_virtual: labels.get(VIRTUAL_TYPE_LABEL).map(String::as_str)
+                == Some(VIRTUAL_TYPE_VALUE),
+            zone: labels.get(ZONE_LABEL).map_or("", String::as_str).into(),
+        }
+    }))
+}
+
+fn pod_request(method: Method, key: &PodKey, subresource: &str) -> http::request::Builder {
+    let uri = format!(
+        "/api/v1/namespaces/{}/pods/{}{subresource}",
+        key.namespace, key.name
+    );
+    Request::builder().method(method).uri(uri)
+}
+
+async fn judge<T>(
+    operation: &'static str,
+    object: &impl std::fmt::Display,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, Refused> {
+    let error = match tokio::time::timeout(DEADLINE, request).await {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(error)) => error,
+        Err(_) => {
+            tracing::warn!(%object, operation, "the API server did not answer in time");
+            return Err(Refused::Later);
+        }
+    };
+    if let kube::Error::Api(status) = &error
+        && is_gone(status)
+    {
+        return Err(Refused::Gone);
+    }
+    tracing::warn!(%object, operation, error = %chain(&error), "a request was refused");
+    Err(Refused::Later)
+}
+
+/// Whether the answer means that the object is gone or that another one has its name. A status
+/// with another UID in it is answered 422 "field is immutable".
+fn is_gone(status: &Status) -> bool {
+    match StatusCode::from_u16(status.code) {
+        Ok(StatusCode::NOT_FOUND) => true,
+        Ok(StatusCode::CONFLICT) => status.message.contains("UID in precondition"),
+        Ok(StatusCode::UNPROCESSABLE_ENTITY) => status.message.contains("metadata.uid"),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_uid_under_the_name_means_gone_and_all_else_is_tried_again() {
+        let check = |code: u16, message: &str, want: bool| {
+            let status = Status {
+                code,
+                message: message.into(),
+                ..Status::default()
+            };
+            assert_eq!(is_gone(&status), want, "{code} {message}");
+        };
+        check(404, "pods \"web-0\" not found", true);
+        check(
+            409,
+            "Precondition failed: UID in precondition: a, UID in object meta: b",
+            true,
+        );
+        check(409, "the object has been modified", false);
+        check(
+            422,
+            "metadata.uid: Invalid value: \"a\": field is immutable",
+            true,
+        );
+        check(422, "status.podIPs: Invalid value", false);
+        check(500, "", false);
+        check(429, "", false);
+    }
+}

@@ -1,0 +1,313 @@
+//! The shell around the agent: the pod watch, the ledger's writer, requests and timers.
+//!
+//! Owns the one task in which the agent lives, and everything that waits. Decides nothing: what
+//! happens becomes an input, and what the agent wants done is done, at once and off this task.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use holdfast_provider::engine::Event;
+use holdfast_provider::id::{NodeName, PodKey, PodUid};
+use holdfast_provider::ledger::{self, Done, Work, Writer};
+use jiff::{SignedDuration, Timestamp};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::agent::{Action, Agent, ForeignNode, Input, Refused};
+use super::api;
+use super::events::Recorder;
+use super::view::PodView;
+use crate::chain::chain;
+use crate::clock::Clock;
+
+/// How often the wall clock and the ledger file are looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// A pause before a question is asked again that got no answer.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Pods per page of a list: a page is decoded at once, and is the peak of a start's memory.
+const PAGE: u32 = 500;
+
+/// Why serving pods ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Serving on would lose or double an address.
+    #[error("{0}")]
+    Refused(String),
+    /// The ledger cannot be written any more.
+    #[error("the ledger cannot be used any further")]
+    Ledger(#[source] ledger::Error),
+    /// The writer is gone without a word.
+    #[error("the ledger's writer ended unexpectedly")]
+    WriterGone,
+}
+
+/// Settings that are taken over while pods are served.
+pub type Settings = holdfast_provider::settings::Settings;
+
+/// What serving pods needs from outside.
+pub struct Parts {
+    /// For all requests about pods.
+    pub client: Client,
+    /// The state machine.
+    pub agent: Agent,
+    /// The ledger's writer.
+    pub writer: Writer,
+    /// What the writer has done.
+    pub done: mpsc::UnboundedReceiver<Done>,
+    /// The time.
+    pub clock: Clock,
+    /// Changed settings.
+    pub settings: watch::Receiver<Settings>,
+}
+
+/// Serves pods until `shutdown`, and then lets the ledger finish. `serving` is told once every
+/// running pod is known.
+///
+/// # Errors
+/// When the ledger fails, or when it does not fit the cluster.
+pub async fn run(
+    parts: Parts,
+    serving: watch::Sender<bool>,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let (answers, inbox) = mpsc::unbounded_channel();
+    let mut shell = Shell {
+        recorder: Recorder::start(parts.client.clone()),
+        client: parts.client,
+        agent: parts.agent,
+        clock: parts.clock,
+        answers,
+        work: VecDeque::new(),
+        looks: HashSet::new(),
+        nodes: HashSet::new(),
+        serving,
+        refusal: None,
+    };
+    let result = shell
+        .serve(&parts.writer, parts.done, inbox, parts.settings, &shutdown)
+        .await;
+    // The thread's last COMMIT must not hold up the others on this runtime.
+    let stopped = tokio::task::spawn_blocking(move || parts.writer.stop()).await;
+    if let Err(error) = stopped {
+        tracing::error!(%error, "the ledger could not be closed in order");
+    }
+    result
+}
+
+struct Shell {
+    client: Client,
+    agent: Agent,
+    clock: Clock,
+    recorder: Recorder,
+    answers: mpsc::UnboundedSender<Input>,
+    /// What the writer's queue had no room for.
+    work: VecDeque<Work>,
+    /// Questions under way, each asked once at a time.
+    looks: HashSet<PodKey>,
+    nodes: HashSet<NodeName>,
+    serving: watch::Sender<bool>,
+    refusal: Option<String>,
+}
+
+impl Shell {
+    async fn serve(
+        &mut self,
+        writer: &Writer,
+        mut done: mpsc::UnboundedReceiver<Done>,
+        mut inbox: mpsc::UnboundedReceiver<Input>,
+        mut settings: watch::Receiver<Settings>,
+        shutdown: &CancellationToken,
+    ) -> Result<(), Error> {
+        let mut pods = std::pin::pin!(pods(self.client.clone()));
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let wake = self.until_deadline();
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                Some(done) = done.recv() => self.done(done)?,
+                Some(input) = inbox.recv() => self.answer(input),
+                _ = look.tick() => self.look_around(),
+                Ok(()) = settings.changed() => {
+                    let changed = settings.borrow_and_update().clone();
+                    self.work.push_back(Work::Reconfigure(Box::new(changed)));
+                }
+                Some(input) = pods.next() => self.feed(input),
+                () = tokio::time::sleep(wake) => self.feed(Input::Engine(Event::Tick)),
+            }
+            self.submit(writer)?;
+            if let Some(refusal) = self.refusal.take() {
+                return Err(Error::Refused(refusal));
+            }
+        }
+    }
+
+    fn until_deadline(&self) -> Duration {
+        let far = SignedDuration::from_hours(1);
+        let left = self
+            .agent
+            .next_deadline()
+            .map_or(far, |at| at.duration_since(self.clock.now()));
+        // A timer that fires within its last millisecond would only come round again.
+        let rounded = left.max(SignedDuration::ZERO).min(far) + SignedDuration::from_millis(1);
+        rounded.unsigned_abs()
+    }
+
+    fn feed(&mut self, input: Input) {
+        let now: Timestamp = self.clock.now();
+        for action in self.agent.handle(now, input) {
+            self.act(action);
+        }
+        if self.agent.is_serving() {
+            self.serving
+                .send_if_modified(|serving| !std::mem::replace(serving, true));
+        }
+    }
+
+    fn answer(&mut self, input: Input) {
+        match &input {
+            Input::Looked(key, _) => {
+                self.looks.remove(key);
+            }
+            Input::NodeLooked(name, _) => {
+                self.nodes.remove(name);
+            }
+            _ => {}
+        }
+        self.feed(input);
+    }
+
+    fn done(&mut self, done: Done) -> Result<(), Error> {
+        let event = match done {
+            Done::Job(number, result) => Event::Committed(number, result),
+            Done::Call(number, result) => Event::Called(number, result),
+            Done::Changed => Event::LedgerChanged,
+            Done::NextDeadline(deadline) => Event::NextDeadline(deadline),
+            Done::Reconfigured(Ok(())) => {
+                tracing::info!("changed settings are in force");
+                Event::LedgerChanged
+            }
+            Done::Reconfigured(Err(error)) => {
+                tracing::error!(error = %chain(&error), "changed settings are refused; the old ones stay");
+                return Ok(());
+            }
+            Done::Fatal(error) => return Err(Error::Ledger(error)),
+        };
+        self.feed(Input::Engine(event));
+        Ok(())
+    }
+
+    fn look_around(&mut self) {
+        let verdict = self.clock.check();
+        if let Some(jump) = verdict.jump {
+            tracing::warn!(
+                jump = format!("{jump:#}"),
+                "the wall clock jumped; no retention ends before it has stood for a minute"
+            );
+        }
+        self.work.push_back(Work::Look);
+        self.feed(Input::Engine(Event::Clock {
+            may_expire: verdict.may_expire,
+        }));
+    }
+
+    fn submit(&mut self, writer: &Writer) -> Result<(), Error> {
+        while let Some(work) = self.work.pop_front() {
+            if let Some(work) = writer.submit(work).map_err(|_| Error::WriterGone)? {
+                self.work.push_front(work);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Commit(number, job) => self.work.push_back(Work::Job(number, job)),
+            Action::Call(number, request) => self.work.push_back(Work::Call(number, request)),
+            Action::WriteStatus { uid, key, body } => self.spawn(|client| async move {
+                let result = api::write_status(&client, &key, body).await;
+                Input::Wrote(uid, result)
+            }),
+            Action::Delete(uid, key) => self.spawn(|client| async move {
+                let result = api::delete(&client, &key, &uid).await;
+                Input::DeleteSent(uid, result)
+            }),
+            Action::Tolerate(uid, key, patch) => self.spawn(|client| async move {
+                let result = api::tolerate(&client, &key, &uid, patch).await;
+                Input::Tolerated(uid, result)
+            }),
+            Action::Look(key) => self.look(key),
+            Action::LookNode(name) => self.look_node(name),
+            Action::Event(uid, key, reason, note) => self.recorder.record(uid, key, reason, note),
+            Action::Refuse(why) => {
+                self.refusal.get_or_insert(why);
+            }
+        }
+    }
+
+    fn look(&mut self, key: PodKey) {
+        if !self.looks.insert(key.clone()) {
+            return;
+        }
+        self.spawn(|client| async move {
+            let result = api::look(&client, &key).await;
+            pause_after_failure(&result).await;
+            Input::Looked(key, result)
+        });
+    }
+
+    fn look_node(&mut self, name: NodeName) {
+        if !self.nodes.insert(name.clone()) {
+            return;
+        }
+        self.spawn(|client| async move {
+            let result: Result<Option<ForeignNode>, Refused> = api::look_node(&client, &name).await;
+            pause_after_failure(&result).await;
+            Input::NodeLooked(name, result)
+        });
+    }
+
+    fn spawn<F>(&self, request: impl FnOnce(Client) -> F)
+    where
+        F: Future<Output = Input> + Send + 'static,
+    {
+        let answers = self.answers.clone();
+        let request = request(self.client.clone());
+        tokio::spawn(async move {
+            // Nobody listens any more once serving has ended; then the answer does not matter.
+            drop(answers.send(request.await));
+        });
+    }
+}
+
+async fn pause_after_failure<T>(result: &Result<T, Refused>) {
+    if result.is_err() {
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+/// One watch of all pods for the whole process: kube speaks HTTP/1.1, so one for each node would
+/// be a socket for each node.
+fn pods(client: Client) -> impl Stream<Item = Input> + Send {
+    let api: Api<PodView> = Api::all(client);
+    let config = watcher::Config::default().page_size(PAGE);
+    watcher(api, config).default_backoff().filter_map(|event| async {
+        match event {
+            Ok(watcher::Event::Init) => Some(Input::ListBegan),
+            Ok(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod)) => {
+                Some(Input::Seen(Box::new(pod)))
+            }
+            Ok(watcher::Event::InitDone) => Some(Input::ListDone),
+            Ok(watcher::Event::Delete(pod)) => Some(Input::Deleted(Box::new(pod))),
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "the pod watch broke off and is started again");
+                None
+            }
+        }
+    })
+}
