@@ -1,6 +1,7 @@
 //! Virtual Kubernetes nodes whose pods keep their address: the part that knows Kubernetes and HTTP.
 
 pub mod config;
+pub mod kube_client;
 pub mod node;
 pub mod pod;
 pub mod webhook;

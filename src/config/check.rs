@@ -22,7 +22,7 @@ const HOURS_MAX: u32 = 8760;
 const DELAY_MAX: SignedDuration = SignedDuration::from_hours(24);
 
 /// The whole file. All refusals, in the order of the file.
-pub(super) fn config(raw: Raw) -> Result<Config, Vec<Refusal>> {
+pub(super) fn config(raw: &Raw) -> Result<Config, Vec<Refusal>> {
     let mut checks = Checks::default();
     let second = |seconds| match raw.profile {
         Profile::Acs => SignedDuration::from_secs(seconds),

@@ -110,10 +110,6 @@ pub struct KubeletConfig {
 
 /// The admission webhook.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each one is a switch of the file"
-)]
 pub struct WebhookConfig {
     /// Whether there is one.
     pub enabled: bool,
@@ -161,7 +157,7 @@ impl Config {
             })
         };
         let raw = raw::parse(text).map_err(|refusal| refused(vec![refusal]))?;
-        check::config(raw).map_err(refused)
+        check::config(&raw).map_err(refused)
     }
 
     /// What the provider needs of it.

@@ -14,7 +14,7 @@ const COUNT_MAX: u32 = 10_000;
 
 /// The nodes of the file, `count` entries expanded.
 pub(super) fn nodes(
-    raw: &[Spanned<raw::Node>],
+    raw: &[Spanned<raw::NodeEntry>],
     vswitches: &[raw::VSwitch],
     first_port: u16,
     checks: &mut Checks,
@@ -78,7 +78,7 @@ pub(super) fn nodes(
 
 /// The names of one entry; none when it is refused.
 fn entry_names(
-    node: &raw::Node,
+    node: &raw::NodeEntry,
     node_type: NodeType,
     entry: Location,
     checks: &mut Checks,

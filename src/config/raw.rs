@@ -56,7 +56,7 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) vswitches: Vec<VSwitch>,
     #[serde(default)]
-    pub(super) nodes: Vec<Spanned<Node>>,
+    pub(super) nodes: Vec<Spanned<NodeEntry>>,
     #[serde(default)]
     pub(super) retention: Retention,
     #[serde(default, rename = "fixedIP")]
@@ -87,7 +87,7 @@ pub(super) struct VSwitch {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Node {
+pub(super) struct NodeEntry {
     pub(super) name: Option<Text>,
     pub(super) zone: Text,
     #[serde(rename = "type")]
