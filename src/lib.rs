@@ -1,5 +1,6 @@
 //! Virtual Kubernetes nodes whose pods keep their address: the part that knows Kubernetes and HTTP.
 
+pub mod cluster_lease;
 pub mod config;
 pub mod kube_client;
 pub mod node;

@@ -50,17 +50,25 @@ enum Outcome {
     TimedOut,
 }
 
+/// The request on its way for a node; never more than one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum InFlight {
+    None,
+    /// Carries no status.
+    Plain,
+    /// Carries a status, which is still due when it fails.
+    Report,
+    /// The node was deleted meanwhile: the answer may be older than that.
+    Overtaken,
+}
+
 /// One configured node.
 struct Entry {
     spec: NodeSpec,
     seen: Seen,
     /// Whether the running list, or an answer since it began, has shown the node.
     listed: bool,
-    in_flight: bool,
-    /// Whether the node was deleted meanwhile, so that the answer may be older than that.
-    overtaken: bool,
-    /// Whether that request carries a status, which is still due when it fails.
-    reporting: bool,
+    request: InFlight,
     heartbeat_at: Instant,
     not_before: Instant,
     backoff: Backoff,
@@ -137,9 +145,7 @@ impl Agent {
             spec: spec.clone(),
             seen: Seen::Unknown,
             listed: false,
-            in_flight: false,
-            overtaken: false,
-            reporting: false,
+            request: InFlight::None,
             // A node that was there before gets a heartbeat at once: it may have gone stale.
             heartbeat_at: now,
             not_before: now,
@@ -193,7 +199,10 @@ impl Agent {
                         Seen::Present(seen) if seen.uid() == node.uid()
                     );
                     if current {
-                        self.entries[index].overtaken = self.entries[index].in_flight;
+                        let request = &mut self.entries[index].request;
+                        if *request != InFlight::None {
+                            *request = InFlight::Overtaken;
+                        }
                         self.vanished(index);
                     }
                 }
@@ -208,7 +217,7 @@ impl Agent {
         for index in 0..self.entries.len() {
             let entry = &self.entries[index];
             // A request on its way knows better than a list that may be older.
-            if !entry.listed && !entry.in_flight {
+            if !entry.listed && entry.request == InFlight::None {
                 self.vanished(index);
             }
         }
@@ -217,9 +226,9 @@ impl Agent {
     /// The node does not exist, or no longer carries our label.
     fn vanished(&mut self, index: usize) {
         let entry = &mut self.entries[index];
-        let was_ours = matches!(&entry.seen, Seen::Present(node) if !node.is_foreign());
-        if was_ours {
-            warn!(node = %entry.spec.name, "the node is gone; registering it again");
+        if entry.seen.is_registered() {
+            let node = &entry.spec.name;
+            warn!(%node, "the node is gone or lost its label {NODE_TYPE_LABEL}; registering it");
         }
         entry.seen = Seen::Absent;
         self.table.update(&entry.spec.name, None);
@@ -247,14 +256,20 @@ impl Agent {
         entry.foreign_reported = foreign;
         self.table
             .update(&entry.spec.name, Some(&node).filter(|_| !foreign));
-        entry.seen = Seen::Present(Box::new(node));
+        let before = std::mem::replace(&mut entry.seen, Seen::Present(Box::new(node)));
+        if !before.is_registered() && entry.seen.is_registered() {
+            debug!(node = %entry.spec.name, "the node is registered");
+            if self.entries.iter().all(|entry| entry.seen.is_registered()) {
+                info!(nodes = self.entries.len(), "all nodes are registered");
+            }
+        }
     }
 
     /// Looks at the node at `at`, or as soon after as it may be written again.
     fn wake(&mut self, index: usize, at: Instant) {
         let entry = &self.entries[index];
         // The answer of a running request looks again anyway.
-        if !entry.in_flight {
+        if entry.request == InFlight::None {
             self.schedule.no_later_than(index, at.max(entry.not_before));
         }
     }
@@ -280,14 +295,16 @@ impl Agent {
                 }
                 continue;
             };
-            entry.reporting = matches!(action, Action::Create(_) | Action::PatchStatus(_));
-            if entry.reporting {
+            entry.request = match action {
+                Action::Create(_) | Action::PatchStatus(_) => InFlight::Report,
+                Action::Get | Action::PatchMetadata(_) => InFlight::Plain,
+            };
+            if entry.request == InFlight::Report {
                 entry.heartbeat_at = now + jitter(STATUS_INTERVAL, 20);
             }
             if matches!(action, Action::PatchMetadata(_) | Action::PatchStatus(_)) {
                 entry.not_before = now + PATCH_PAUSE;
             }
-            entry.in_flight = true;
             let request = perform(self.client.clone(), entry.spec.name.clone(), action);
             self.requests
                 .push(request.map(move |outcome| (index, outcome)).boxed());
@@ -297,29 +314,20 @@ impl Agent {
     fn answered(&mut self, index: usize, outcome: Outcome) {
         let now = Instant::now();
         let entry = &mut self.entries[index];
-        entry.in_flight = false;
-        let name = entry.spec.name.clone();
-        if std::mem::take(&mut entry.overtaken) {
+        let request = std::mem::replace(&mut entry.request, InFlight::None);
+        if request == InFlight::Overtaken {
             entry.seen = Seen::Unknown;
             return self.wake(index, now);
+        }
+        if request == InFlight::Report && matches!(outcome, Outcome::Failed(_) | Outcome::TimedOut)
+        {
+            entry.heartbeat_at = now;
         }
         match outcome {
             Outcome::Seen(node) => {
                 entry.backoff.worked();
                 self.outage.worked(index);
-                let before = self
-                    .table
-                    .get(&name)
-                    .is_some_and(|state| state.is_registered());
                 self.observe(index, *node);
-                if !before
-                    && self
-                        .table
-                        .get(&name)
-                        .is_some_and(|state| state.is_registered())
-                {
-                    self.registered(&name);
-                }
                 self.wake(index, now);
             }
             Outcome::Gone => self.vanished(index),
@@ -337,21 +345,7 @@ impl Agent {
         let entry = &mut self.entries[index];
         self.outage.failed(index, entry.spec.name.as_str(), error);
         entry.not_before = now + jitter(entry.backoff.failed(), 20);
-        if entry.reporting {
-            entry.heartbeat_at = now;
-        }
         self.wake(index, now);
-    }
-
-    fn registered(&self, name: &NodeName) {
-        debug!(node = %name, "the node is registered");
-        let missing = self
-            .entries
-            .iter()
-            .any(|entry| !matches!(entry.seen, Seen::Present(_)));
-        if !missing {
-            info!(nodes = self.entries.len(), "all nodes are registered");
-        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! status, the leases in `kube-node-lease`, and [`NodeTable`], the view of the nodes that the
 //! other parts read. Does not know pods, and never waits for them: leases have a lane of their
 //! own, with connections and a deadline of their own. Stopping leaves all nodes in place, so that
-//! a restart does not turn their pods unready; only [`uninstall`] removes them.
+//! a restart does not turn their pods unready; only [`uninstall()`] removes them.
 //!
 //! Three kinds of things stand on a node, and each is treated differently:
 //! - What identifies it (labels for type, zone, region, node type, host name and platform, the

@@ -20,6 +20,13 @@ pub(super) enum Seen {
     Present(Box<NodeView>),
 }
 
+impl Seen {
+    /// Whether there is a node, and it is not somebody else's.
+    pub(super) fn is_registered(&self) -> bool {
+        matches!(self, Self::Present(node) if !node.is_foreign())
+    }
+}
+
 /// One request to the API server.
 #[derive(Debug)]
 pub(super) enum Action {
