@@ -78,7 +78,10 @@ pub struct PodKey {
 impl PodKey {
     /// A key from its two parts.
     pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
     }
 }
 
@@ -112,7 +115,10 @@ impl FromStr for Mac {
         let mut bytes = [0; 6];
         let mut parts = text.split(':');
         for byte in &mut bytes {
-            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(invalid)?;
+            let part = parts
+                .next()
+                .filter(|part| part.len() == 2)
+                .ok_or_else(invalid)?;
             *byte = u8::from_str_radix(part, 16).map_err(|_| invalid())?;
         }
         if parts.next().is_some() {
@@ -146,6 +152,16 @@ impl NodeType {
             Self::Acs => "acs",
             Self::Ecs => "ecs",
         }
+    }
+
+    /// The type with this name in the ledger, whose schema allows no other.
+    pub(crate) fn parse(name: &str) -> Self {
+        if name == "acs" { Self::Acs } else { Self::Ecs }
+    }
+
+    /// Whether pods on such nodes can have fixed addresses (spec, "Scope").
+    pub fn keeps_addresses(self) -> bool {
+        self == Self::Acs
     }
 }
 

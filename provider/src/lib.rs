@@ -7,6 +7,7 @@
 pub mod cloud;
 pub mod engine;
 pub mod id;
+pub mod ledger;
 pub mod policy;
 pub mod settings;
 mod sql;

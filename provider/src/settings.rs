@@ -53,7 +53,9 @@ impl VSwitch {
 
     /// Whether the operator keeps `address` out of the pool.
     pub fn excludes(&self, address: Ipv4Addr) -> bool {
-        self.exclude.iter().any(|(from, to)| (*from..=*to).contains(&address))
+        self.exclude
+            .iter()
+            .any(|(from, to)| (*from..=*to).contains(&address))
     }
 }
 

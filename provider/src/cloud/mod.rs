@@ -49,6 +49,19 @@ impl EniState {
             Self::Deleting => "Deleting",
         }
     }
+
+    /// The state with this name.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        [
+            Self::Available,
+            Self::Attaching,
+            Self::InUse,
+            Self::Detaching,
+            Self::Deleting,
+        ]
+        .into_iter()
+        .find(|state| state.as_str() == name)
+    }
 }
 
 /// One call to the cloud.
@@ -74,12 +87,14 @@ pub enum Request {
         /// The zone of that instance.
         zone: Zone,
     },
-    /// DetachNetworkInterface: asynchronous, needs `InUse`; of a missing ENI it succeeds.
+    /// DetachNetworkInterface: asynchronous, needs `InUse`, may be repeated while `Detaching`; of
+    /// a missing ENI it succeeds.
     Detach {
         /// Which.
         eni: EniId,
     },
-    /// DeleteNetworkInterface: asynchronous, needs `Available`; of a missing ENI it succeeds.
+    /// DeleteNetworkInterface: asynchronous, needs `Available`, may be repeated while `Deleting`;
+    /// of a missing ENI it succeeds.
     Delete {
         /// Which.
         eni: EniId,

@@ -4,134 +4,309 @@
 //! their results come back in as events. Owns the order, the retries and who waits for what.
 //! Holds no truth that a restart would lose (the ledger has it), takes no decision about
 //! addresses (the policy does), reads no clock and does no I/O.
+//!
+//! ```text
+//!   Bound ──▶ Acquire ──▶ (tasks) ──▶ Attached          one job per pod at a time, in this order
+//!   Deleted ─▶ Deleted     the clock of the claim starts
+//!   Stopped ─▶ Stopped ─▶ (tasks) ──▶ Detached
+//!   Gone ────▶ Gone        released, waiters woken
+//! ```
 
-use std::net::Ipv4Addr;
+mod calls;
+mod expiry;
+mod face;
+mod pods;
+#[cfg(test)]
+mod tests;
 
-use jiff::Timestamp;
-use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::id::{EniId, InstanceId, Mac, NodeName, NodeType, PodKey, PodUid, VSwitchId, Zone};
-use crate::policy::opt_in::OptIn;
+use jiff::{SignedDuration, Timestamp};
 
-/// A pod bound to a node, as far as its network is concerned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodFacts {
-    /// Who.
-    pub uid: PodUid,
-    /// Namespace and name.
-    pub key: PodKey,
-    /// `metadata.creationTimestamp`, whole seconds.
-    pub created_at: Timestamp,
-    /// The node it is bound to.
-    pub node: Node,
-    /// What its annotations and class ask for.
-    pub opt_in: OptIn,
-    /// `status.podIP` as the API server has it; imported when the ledger does not know the pod.
-    pub published: Option<Published>,
+use crate::cloud::sim;
+use crate::engine::calls::Flight;
+use crate::engine::expiry::Expiry;
+use crate::engine::pods::Pod;
+use crate::id::{PodKey, PodUid};
+use crate::ledger::{EniRow, Job, Loaded, Outcome};
+
+pub use face::{Assignment, Effect, Event, Found, Network, Node, PodFacts, Published, Reason};
+
+/// How often pods that wait are tried again without a reason, so that no lost wake-up lasts.
+const PERIOD: SignedDuration = SignedDuration::from_secs(30);
+/// How often history is pruned.
+const PRUNE_PERIOD: SignedDuration = SignedDuration::from_hours(1);
+/// How often a look at an absent pod is repeated while the API gives no answer.
+const LOOK_PERIOD: SignedDuration = SignedDuration::from_secs(5);
+
+/// See the module.
+pub struct Engine {
+    cloud: sim::Config,
+    pods: HashMap<PodUid, Pod>,
+    /// Pods without an address, longest waiting first.
+    waiting: BTreeMap<(Timestamp, u64), PodUid>,
+    flights: BTreeMap<EniRow, Flight>,
+    expiry: Expiry,
+    /// Pods of the ledger that a list did not show, until a GET says more.
+    missing: BTreeSet<PodUid>,
+    jobs: HashMap<u64, Context>,
+    calls: HashMap<u64, EniRow>,
+    timers: BTreeSet<(Timestamp, Timer)>,
+    next_number: u64,
+    stage: Stage,
+    effects: Vec<Effect>,
 }
 
-/// The address that the API server shows for a pod, and the ENI annotation beside it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Published {
-    /// `status.podIP`.
-    pub address: Ipv4Addr,
-    /// Annotation `network.alibabacloud.com/allocated-eni-id`.
-    pub eni: Option<EniId>,
+/// How far the start has come. Nothing is allocated before every running pod is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The first list is not complete.
+    Listing,
+    /// So many running pods are still being imported.
+    Importing(usize),
+    /// Pods are served.
+    Serving,
 }
 
-/// A node, as far as addresses are concerned.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// Its name.
-    pub name: NodeName,
-    /// Its zone.
-    pub zone: Zone,
-    /// Its type.
-    pub node_type: NodeType,
+/// What a job is for.
+#[derive(Clone, Debug)]
+enum Context {
+    Pod(PodUid, pods::Kind),
+    Import(PodUid),
+    Record(EniRow),
+    Due,
+    Expire,
+    Other,
 }
 
-/// What is known of a pod's network. Nothing in here was not committed before.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Network {
-    /// Being decided or set up, and nothing to tell yet.
-    Pending,
-    /// Cannot go on for now; retried without end.
-    Waiting {
-        /// Reason of the Warning event and of the pod's condition.
-        reason: Reason,
-        /// What it waits for, in one sentence.
-        note: String,
-    },
-    /// The ENI is attached: address, ENI and MAC may be published.
-    Attached(Assignment),
-    /// Detaching is committed, or there was nothing attached: the pod's end may be published and
-    /// the object deleted.
-    Detached,
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Flight(EniRow),
+    Pod(PodUid),
+    Expiry,
+    Missing,
+    Period,
+    Prune,
 }
 
-/// What a pod got. Committed, and the same for as long as the pod exists.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Assignment {
-    /// Its address.
-    pub address: Ipv4Addr,
-    /// Its ENI.
-    pub eni: EniId,
-    /// The ENI's MAC.
-    pub mac: Mac,
-    /// The vSwitch the address belongs to.
-    pub vswitch: VSwitchId,
-    /// The zone of that vSwitch.
-    pub zone: Zone,
-    /// The simulated container instance, `acs-…`.
-    pub instance: InstanceId,
-    /// The simulated request, an upper-case UUID.
-    pub request_id: String,
-}
+impl Engine {
+    /// An engine that goes on where the ledger stands.
+    pub fn new(cloud: sim::Config, loaded: Loaded, now: Timestamp) -> Self {
+        let mut engine = Self {
+            cloud,
+            pods: HashMap::with_capacity(loaded.pods.len()),
+            waiting: BTreeMap::new(),
+            flights: BTreeMap::new(),
+            expiry: Expiry::new(loaded.next_deadline),
+            missing: BTreeSet::new(),
+            jobs: HashMap::new(),
+            calls: HashMap::new(),
+            timers: BTreeSet::new(),
+            next_number: 0,
+            stage: Stage::Listing,
+            effects: Vec::new(),
+        };
+        for pod in loaded.pods {
+            engine.pods.insert(pod.state.uid.clone(), Pod::loaded(pod));
+        }
+        for task in loaded.tasks {
+            engine.start_call(now, task);
+        }
+        engine.timers.insert((now + PERIOD, Timer::Period));
+        engine.timers.insert((now + PRUNE_PERIOD, Timer::Prune));
+        engine
+    }
 
-/// Reasons of pod events (rules of retention in README.md say when each is sent).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Reason {
-    /// The retained address was given back.
-    FixedIPReused,
-    /// There was a retained address, and the pod did not get it.
-    FixedIPNotReused,
-    /// The pod crossed between node types; nothing was kept.
-    FixedIPNotRetained,
-    /// The retained address is still held by the ENI of the old pod.
-    FixedIPWaiting,
-    /// The compute class does not offer fixed addresses.
-    FixedIPUnsupported,
-    /// `enable-fixed-ip` is neither "true" nor "false".
-    FixedIPInvalidAnnotation,
-    /// `fixed-ip-release-after` is no number of hours from 1 to 8760.
-    FixedIPInvalidReleaseAfter,
-    /// No allowed vSwitch has a free address.
-    IPPoolExhausted,
-    /// No configured vSwitch is allowed for the pod.
-    NoAllowedVSwitch,
-    /// A cloud call failed and is being retried.
-    CloudCallFailed,
-}
+    /// Takes an event and says what to do about it, in order.
+    pub fn handle(&mut self, now: Timestamp, event: Event) -> Vec<Effect> {
+        match event {
+            Event::Bound(facts) => self.bound(facts, false),
+            Event::OnForeignEcs(facts) => self.bound(facts, true),
+            Event::Deleted(uid, at) => self.want(&uid, |want| {
+                want.deleted.get_or_insert(at);
+            }),
+            Event::Stopped(uid) => self.want(&uid, |want| want.stopped = true),
+            Event::Ended(uid) => self.want(&uid, |want| want.ended = true),
+            Event::Gone(uid) => self.gone(&uid),
+            Event::Listed(seen) => self.listed(now, &seen),
+            Event::Looked(key, found) => self.looked(&key, found.as_ref()),
+            Event::LookFailed(key) => self.expiry.look_failed(&key),
+            Event::Committed(number, result) => self.committed(now, number, result),
+            Event::Called(number, result) => self.called(now, number, result),
+            Event::NextDeadline(deadline) => self.expiry.set_deadline(deadline),
+            Event::LedgerChanged => {
+                self.commit(Context::Other, Job::Open);
+                self.retry_waiting();
+            }
+            Event::Clock { may_expire } => self.expiry.set_allowed(may_expire),
+            Event::Tick => {}
+        }
+        self.run_timers(now);
+        self.run_expiry(now);
+        std::mem::take(&mut self.effects)
+    }
 
-impl Reason {
-    /// The text of the event's `reason`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::FixedIPReused => "FixedIPReused",
-            Self::FixedIPNotReused => "FixedIPNotReused",
-            Self::FixedIPNotRetained => "FixedIPNotRetained",
-            Self::FixedIPWaiting => "FixedIPWaiting",
-            Self::FixedIPUnsupported => "FixedIPUnsupported",
-            Self::FixedIPInvalidAnnotation => "FixedIPInvalidAnnotation",
-            Self::FixedIPInvalidReleaseAfter => "FixedIPInvalidReleaseAfter",
-            Self::IPPoolExhausted => "IPPoolExhausted",
-            Self::NoAllowedVSwitch => "NoAllowedVSwitch",
-            Self::CloudCallFailed => "CloudCallFailed",
+    /// When [`Event::Tick`] is next worth sending.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// The network of a pod, as last committed.
+    pub fn network(&self, uid: &PodUid) -> Option<&Network> {
+        self.pods.get(uid).map(Pod::network)
+    }
+
+    /// Whether every running pod is known and new ones are served.
+    pub fn is_serving(&self) -> bool {
+        self.stage == Stage::Serving
+    }
+
+    /// Takes over changed latencies of the cloud, which tell when to look at what is under way.
+    pub fn set_cloud(&mut self, cloud: sim::Config) {
+        self.cloud = cloud;
+    }
+
+    fn commit(&mut self, context: Context, job: Job) -> u64 {
+        self.next_number += 1;
+        self.jobs.insert(self.next_number, context);
+        self.effects.push(Effect::Commit(self.next_number, job));
+        self.next_number
+    }
+
+    fn committed(
+        &mut self,
+        now: Timestamp,
+        number: u64,
+        result: Result<Outcome, crate::ledger::Error>,
+    ) {
+        let Some(context) = self.jobs.remove(&number) else {
+            return;
+        };
+        match result {
+            Ok(outcome) => {
+                self.outcome(now, outcome);
+                self.done(context);
+            }
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, cause, ?context, "a ledger operation failed and is tried again");
+                self.failed(now, context);
+            }
         }
     }
 
-    /// Whether the event is of type Warning (or else Normal).
-    pub fn is_warning(self) -> bool {
-        self != Self::FixedIPReused
+    fn done(&mut self, context: Context) {
+        match context {
+            Context::Pod(uid, kind) => self.pod_job_done(&uid, kind),
+            Context::Import(uid) => self.import_done(&uid),
+            Context::Record(eni) => self.recorded(eni),
+            Context::Due | Context::Expire | Context::Other => {}
+        }
+    }
+
+    fn failed(&mut self, now: Timestamp, context: Context) {
+        match context {
+            Context::Pod(uid, _) => self.pod_job_failed(now, &uid),
+            Context::Import(uid) => self.import_again(&uid),
+            Context::Record(eni) => self.look_again(now, eni),
+            Context::Expire | Context::Due => self.expiry.forget_looks(),
+            Context::Other => {}
+        }
+    }
+
+    fn outcome(&mut self, now: Timestamp, outcome: Outcome) {
+        if let Some(refusal) = outcome.refusal {
+            self.effects.push(Effect::Refuse(refusal));
+        }
+        self.effects
+            .extend(outcome.notices.into_iter().map(Effect::Notice));
+        for task in outcome.tasks {
+            self.start_call(now, task);
+        }
+        for state in outcome.pods {
+            self.pod_state(now, state);
+        }
+        for key in outcome.released {
+            self.wake_key(&key);
+        }
+        for vswitch in outcome.freed {
+            self.wake_pool(&vswitch);
+        }
+        for due in outcome.due {
+            if let Some(key) = self.expiry.due(due) {
+                self.effects.push(Effect::Look(key));
+            }
+        }
+    }
+
+    fn run_timers(&mut self, now: Timestamp) {
+        while let Some((at, _)) = self.timers.first()
+            && *at <= now
+        {
+            let Some((_, timer)) = self.timers.pop_first() else {
+                break;
+            };
+            match timer {
+                Timer::Flight(eni) => self.flight_due(eni),
+                Timer::Pod(uid) => self.pod_due(&uid),
+                Timer::Expiry => self.expiry.timer_fired(),
+                Timer::Missing => self.look_for_missing(now),
+                Timer::Period => {
+                    self.retry_waiting();
+                    self.timers.insert((now + PERIOD, Timer::Period));
+                }
+                Timer::Prune => {
+                    self.commit(Context::Other, Job::Prune);
+                    self.timers.insert((now + PRUNE_PERIOD, Timer::Prune));
+                }
+            }
+        }
+    }
+
+    /// A list proves no absence: every pod that it lacks is looked for by name.
+    fn listed(&mut self, now: Timestamp, seen: &BTreeSet<PodUid>) {
+        self.missing = self
+            .pods
+            .keys()
+            .filter(|uid| !seen.contains(uid))
+            .cloned()
+            .collect();
+        self.expiry.listed(seen);
+        self.look_for_missing(now);
+        if self.stage == Stage::Listing {
+            self.start_imports();
+        }
+    }
+
+    fn look_for_missing(&mut self, now: Timestamp) {
+        let keys: BTreeSet<PodKey> = self
+            .missing
+            .iter()
+            .filter_map(|uid| self.pods.get(uid))
+            .map(|pod| pod.key().clone())
+            .collect();
+        if !keys.is_empty() {
+            self.timers.insert((now + LOOK_PERIOD, Timer::Missing));
+        }
+        self.effects.extend(keys.into_iter().map(Effect::Look));
+    }
+
+    fn looked(&mut self, key: &PodKey, found: Option<&Found>) {
+        let absent: Vec<PodUid> = self
+            .missing
+            .iter()
+            .filter(|uid| self.pods.get(*uid).is_some_and(|pod| pod.key() == key))
+            .filter(|uid| found.is_none_or(|found| found.uid != **uid))
+            .cloned()
+            .collect();
+        // Whoever was found is there; whoever was not is gone: either way the search ends.
+        self.missing
+            .retain(|uid| self.pods.get(uid).is_some_and(|pod| pod.key() != key));
+        for uid in absent {
+            self.gone(&uid);
+        }
+        if let Some(claim) = self.expiry.looked(key, found) {
+            self.commit(Context::Expire, Job::Expire(claim));
+        }
     }
 }

@@ -1,0 +1,83 @@
+//! Names as the cloud gives them out: ids with the region's code, and MACs.
+//!
+//! Pure: the same numbers give the same names. That no two are equal is the schema's task.
+
+use crate::id::{EniId, Mac};
+
+/// The three characters that resource ids of a region begin with, as in
+/// `eni-bp16h6wuzpa9w2vdm5dn` of Hangzhou. A region whose code is not known here gets one
+/// derived from its name, which need not be the real one.
+pub fn region_code(region: &str) -> String {
+    match region {
+        "cn-beijing" => "2ze".to_owned(),
+        "cn-hangzhou" => "bp1".to_owned(),
+        "cn-shanghai" => "uf6".to_owned(),
+        "cn-wulanchabu" => "0jl".to_owned(),
+        other => {
+            let seed = other.bytes().fold(0, |sum: u64, byte| {
+                sum.wrapping_mul(31).wrapping_add(u64::from(byte))
+            });
+            base36(seed, 3)
+        }
+    }
+}
+
+/// A resource id: prefix, region code and 17 characters of `[a-z0-9]`, drawn from `seed`.
+pub(crate) fn resource_id(prefix: &str, region_code: &str, seed: u64) -> String {
+    format!("{prefix}-{region_code}{}", base36(seed, 17))
+}
+
+pub(super) fn eni_id(region_code: &str, seed: u64, serial: u64) -> EniId {
+    resource_id("eni", region_code, seed.wrapping_add(serial)).into()
+}
+
+/// `00:16:3e:` and 24 bits. An odd factor makes it a permutation: 2^24 serials in a row have
+/// different MACs, so that one is not given again soon after its ENI is gone.
+pub(super) fn mac(seed: u64, serial: u64) -> Mac {
+    let [.., a, b, c] = serial
+        .wrapping_mul(0x9e37_79b1)
+        .wrapping_add(seed)
+        .to_be_bytes();
+    Mac([0x00, 0x16, 0x3e, a, b, c])
+}
+
+fn base36(seed: u64, len: usize) -> String {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    (0..len).map(|_| rng.digit(36)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn ids_and_macs_have_the_shape_of_ecs_and_never_repeat() {
+        let (mut ids, mut macs) = (BTreeSet::new(), BTreeSet::new());
+        for serial in 1..=20_000 {
+            let id = eni_id("0jl", 7, serial);
+            let tail = id.as_str().strip_prefix("eni-0jl").unwrap();
+            assert_eq!(tail.len(), 17);
+            assert!(
+                tail.bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+            );
+            let mac = mac(7, serial);
+            assert!(mac.to_string().starts_with("00:16:3e:"));
+            assert!(ids.insert(id) && macs.insert(mac), "serial {serial}");
+        }
+    }
+
+    #[test]
+    fn a_region_has_its_own_three_characters() {
+        let codes: Vec<_> = ["cn-wulanchabu", "cn-hangzhou", "cn-beijing", "cn-shanghai"]
+            .map(region_code)
+            .into();
+        assert_eq!(codes, ["0jl", "bp1", "2ze", "uf6"]);
+        let derived = region_code("eu-nowhere-9");
+        assert_eq!(derived.len(), 3);
+        assert_eq!(derived, region_code("eu-nowhere-9"));
+        assert_ne!(derived, region_code("eu-nowhere-8"));
+    }
+}

@@ -1,0 +1,193 @@
+//! Cloud calls: at most one under way per ENI, looked at again until it is through.
+//!
+//! After a call that failed or was not answered nobody knows what it did, so the next call is
+//! always a look at the ENI; the ledger then says what is next.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::cloud::{self, Request, Response};
+use crate::engine::{Context, Effect, Engine, Reason, Timer};
+use crate::id::{ClientToken, PodUid};
+use crate::ledger::{EniRow, Job, Task};
+use crate::policy::eni::Step;
+
+/// The first and the longest pause before something that failed is tried again.
+const BACK_OFF: SignedDuration = SignedDuration::from_millis(250);
+const BACK_OFF_MAX: SignedDuration = SignedDuration::from_secs(30);
+/// The first and the longest pause between two looks at a call that takes longer than expected.
+const POLL: SignedDuration = SignedDuration::from_millis(100);
+const POLL_MAX: SignedDuration = SignedDuration::from_secs(5);
+
+/// A call that is planned, under way, or being recorded.
+pub(super) struct Flight {
+    task: Task,
+    token: Option<ClientToken>,
+    progress: Progress,
+    /// Looks in a row at the same thing under way.
+    looks: u32,
+    /// Calls in a row that failed.
+    failures: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Planned(Timestamp),
+    Calling,
+    Recording,
+}
+
+/// Doubles from [`BACK_OFF`] on, up to [`BACK_OFF_MAX`].
+pub(super) fn back_off(failures: u32) -> SignedDuration {
+    doubled(BACK_OFF, failures.saturating_sub(1), BACK_OFF_MAX)
+}
+
+fn doubled(first: SignedDuration, times: u32, max: SignedDuration) -> SignedDuration {
+    let factor = 1_i32 << times.min(16);
+    first.checked_mul(factor).unwrap_or(max).min(max)
+}
+
+impl Engine {
+    /// Plans the call that the ledger asks for. What is under way already is let finish: its
+    /// result makes the ledger say again what is next.
+    pub(super) fn start_call(&mut self, now: Timestamp, task: Task) {
+        let eni = task.eni;
+        let known = self.flights.get(&eni);
+        if known.is_some_and(|flight| flight.progress == Progress::Calling) {
+            return;
+        }
+        let same_look = known.filter(|flight| {
+            task.step == Step::Describe
+                && flight.task.step == Step::Describe
+                && task.under_way.is_some()
+                && flight.task.under_way == task.under_way
+        });
+        if same_look.is_some_and(|flight| matches!(flight.progress, Progress::Planned(_))) {
+            return;
+        }
+        let looks = same_look.map_or(0, |flight| flight.looks + 1);
+        let failures = known.map_or(0, |flight| flight.failures);
+        let token = match &task.request {
+            Request::Create { token, .. } | Request::Describe { token } => Some(token.clone()),
+            _ => known.and_then(|flight| flight.token.clone()),
+        };
+        let at = match (task.step, task.under_way) {
+            (Step::Describe, Some(step)) if looks == 0 => now + self.expected(step),
+            (Step::Describe, Some(_)) => now + doubled(POLL, looks - 1, POLL_MAX),
+            _ => now,
+        };
+        if let Some(Progress::Planned(old)) = known.map(|flight| flight.progress) {
+            self.timers.remove(&(old, Timer::Flight(eni)));
+        }
+        let progress = Progress::Planned(at);
+        self.flights.insert(
+            eni,
+            Flight {
+                task,
+                token,
+                progress,
+                looks,
+                failures,
+            },
+        );
+        self.timers.insert((at, Timer::Flight(eni)));
+    }
+
+    fn expected(&self, step: Step) -> SignedDuration {
+        match step {
+            Step::Attach => self.cloud.attach,
+            Step::Detach => self.cloud.detach,
+            Step::Create | Step::Delete | Step::Describe => SignedDuration::ZERO,
+        }
+    }
+
+    pub(super) fn flight_due(&mut self, eni: EniRow) {
+        let Some(flight) = self.flights.get_mut(&eni) else {
+            return;
+        };
+        flight.progress = Progress::Calling;
+        let request = flight.task.request.clone();
+        self.next_number += 1;
+        self.calls.insert(self.next_number, eni);
+        self.effects.push(Effect::Call(self.next_number, request));
+    }
+
+    pub(super) fn called(
+        &mut self,
+        now: Timestamp,
+        number: u64,
+        result: Result<Response, cloud::Error>,
+    ) {
+        let Some(eni) = self.calls.remove(&number) else {
+            return;
+        };
+        let Some(flight) = self.flights.get_mut(&eni) else {
+            return;
+        };
+        match result {
+            Ok(response) => {
+                if flight.task.step != Step::Describe {
+                    flight.failures = 0;
+                }
+                flight.progress = Progress::Recording;
+                let step = flight.task.step;
+                self.commit(
+                    Context::Record(eni),
+                    Job::Record {
+                        eni,
+                        step,
+                        response,
+                    },
+                );
+            }
+            Err(error) => {
+                flight.failures += 1;
+                let failures = flight.failures;
+                let action = flight.task.request.action();
+                let pod = flight.task.pod.clone();
+                self.look_again(now, eni);
+                if let Some(uid) = pod {
+                    self.say_call_failed(&uid, action, failures, &error);
+                }
+            }
+        }
+    }
+
+    fn say_call_failed(&mut self, uid: &PodUid, action: &str, tries: u32, error: &cloud::Error) {
+        let pause = back_off(tries);
+        let note = format!(
+            "{action} failed {tries} time{} in a row, trying again in {pause:#}: {error}",
+            if tries == 1 { "" } else { "s" }
+        );
+        tracing::warn!(%uid, action, tries, code = %error.code, "a cloud call failed");
+        self.say(uid, Reason::CloudCallFailed, note);
+    }
+
+    /// Plans a look at an ENI of which nobody knows what happened to it.
+    pub(super) fn look_again(&mut self, now: Timestamp, eni: EniRow) {
+        let Some(flight) = self.flights.get_mut(&eni) else {
+            return;
+        };
+        let at = now + back_off(flight.failures.max(1));
+        let Some(token) = flight.token.clone() else {
+            // Only the ledger knows the token; it lists every open intent with it.
+            self.flights.remove(&eni);
+            self.commit(Context::Other, Job::Open);
+            return;
+        };
+        flight.task.step = Step::Describe;
+        flight.task.request = Request::Describe { token };
+        flight.progress = Progress::Planned(at);
+        self.timers.insert((at, Timer::Flight(eni)));
+    }
+
+    /// An answer is committed; if it led to no further task, the ENI is where it should be.
+    pub(super) fn recorded(&mut self, eni: EniRow) {
+        if self
+            .flights
+            .get(&eni)
+            .is_some_and(|flight| flight.progress == Progress::Recording)
+        {
+            self.flights.remove(&eni);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Retentions that run out: found by the ledger, and ended only after a look at the API, since a
+//! pod made before the deadline may exist that no watch has shown yet.
+
+use std::collections::{BTreeSet, HashMap};
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::engine::{Context, Engine, Found, Stage, Timer};
+use crate::id::{PodKey, PodUid};
+use crate::ledger::{ClaimRef, Due, Job};
+use crate::policy::retention;
+
+/// How often claims that are held off are asked about again: half of the two seconds by which an
+/// ending may be late.
+const PASS: SignedDuration = SignedDuration::from_millis(900);
+
+/// See the module.
+pub(super) struct Expiry {
+    next_deadline: Option<Timestamp>,
+    allowed: bool,
+    /// A pass was made, and the next one waits for its timer.
+    passed: bool,
+    timer: Option<Timestamp>,
+    looking: HashMap<PodKey, Due>,
+    /// Claims whose time is over, but whose key has a pod that was made in time.
+    held_off: HashMap<PodKey, PodUid>,
+}
+
+impl Expiry {
+    pub(super) fn new(next_deadline: Option<Timestamp>) -> Self {
+        Self {
+            next_deadline,
+            allowed: true,
+            passed: false,
+            timer: None,
+            looking: HashMap::new(),
+            held_off: HashMap::new(),
+        }
+    }
+
+    pub(super) fn set_deadline(&mut self, deadline: Option<Timestamp>) {
+        self.next_deadline = deadline;
+    }
+
+    pub(super) fn set_allowed(&mut self, allowed: bool) {
+        self.allowed = allowed;
+    }
+
+    pub(super) fn timer_fired(&mut self) {
+        self.passed = false;
+        self.timer = None;
+    }
+
+    /// A claim has run out. Answers with the key to look at, unless that is known or under way.
+    pub(super) fn due(&mut self, due: Due) -> Option<PodKey> {
+        if self.held_off.contains_key(&due.key) || self.looking.contains_key(&due.key) {
+            return None;
+        }
+        let key = due.key.clone();
+        self.looking.insert(key.clone(), due);
+        Some(key)
+    }
+
+    /// What a look showed. Answers with the claim to end.
+    pub(super) fn looked(&mut self, key: &PodKey, found: Option<&Found>) -> Option<ClaimRef> {
+        let due = self.looking.remove(key)?;
+        let in_time = found.filter(|found| {
+            let created_at = Some(found.created_at);
+            found.fixed_ip && !retention::is_over(due.expires_at, due.expires_at, created_at)
+        });
+        if let Some(found) = in_time {
+            self.held_off.insert(key.clone(), found.uid.clone());
+            return None;
+        }
+        Some(due.claim)
+    }
+
+    pub(super) fn look_failed(&mut self, key: &PodKey) {
+        self.looking.remove(key);
+    }
+
+    pub(super) fn forget_looks(&mut self) {
+        self.looking.clear();
+    }
+
+    pub(super) fn gone(&mut self, uid: &PodUid) {
+        self.held_off.retain(|_, pod| pod != uid);
+    }
+
+    /// Pods that a new list does not show may have gone unseen: they are looked at again.
+    pub(super) fn listed(&mut self, seen: &BTreeSet<PodUid>) {
+        self.held_off.retain(|_, pod| seen.contains(pod));
+    }
+}
+
+impl Engine {
+    /// Asks the ledger what has run out, once per pass while anything has.
+    pub(super) fn run_expiry(&mut self, now: Timestamp) {
+        if self.stage != Stage::Serving || !self.expiry.allowed {
+            return;
+        }
+        let next = match self.expiry.next_deadline {
+            Some(at) if at > now => at,
+            Some(_) if !self.expiry.passed => {
+                self.expiry.passed = true;
+                self.commit(Context::Due, Job::Due);
+                now + PASS
+            }
+            _ => return,
+        };
+        let old = self.expiry.timer.replace(next);
+        if let Some(old) = old.filter(|old| *old != next) {
+            self.timers.remove(&(old, Timer::Expiry));
+        }
+        self.timers.insert((next, Timer::Expiry));
+    }
+}

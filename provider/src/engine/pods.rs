@@ -1,0 +1,444 @@
+//! Pods: what is wanted for each, what of it is committed, and the next job that closes the gap.
+//!
+//! One job per pod is under way at a time, in the order of a pod's life, so that a late result
+//! never overtakes a later wish.
+
+use jiff::{SignedDuration, Timestamp};
+
+use crate::engine::{Context, Effect, Engine, Network, PodFacts, Reason, Stage, Timer, calls};
+use crate::id::{PodKey, PodUid, VSwitchId};
+use crate::ledger::{Blocked, Job, LoadedPod, Notice, PodState};
+
+/// How long a new pod waits for the old one before it says so: most waits are shorter.
+const WAITING_NOTICE: SignedDuration = SignedDuration::from_secs(1);
+
+/// See the module.
+pub(super) struct Pod {
+    key: PodKey,
+    /// Needed until the pod has its address.
+    facts: Option<Box<PodFacts>>,
+    /// Bound to an ECS node that is not ours: forfeits, and gets nothing.
+    foreign: bool,
+    pub(super) want: Want,
+    have: Have,
+    busy: bool,
+    attempts: u32,
+    network: Network,
+    blocked: Option<Waiting>,
+}
+
+/// What the outside has told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Want {
+    pub(super) deleted: Option<Timestamp>,
+    pub(super) stopped: bool,
+    pub(super) ended: bool,
+    pub(super) gone: bool,
+}
+
+/// What of it is committed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Have {
+    row: bool,
+    acquired: bool,
+    deleted: bool,
+    stopped: bool,
+    ended: bool,
+}
+
+/// A pod that cannot have its address yet.
+#[derive(Clone, Debug)]
+struct Waiting {
+    blocked: Blocked,
+    place: (Timestamp, u64),
+    /// What to say once the wait is long enough to be worth saying.
+    unsaid: Option<(Reason, String)>,
+}
+
+/// The jobs of a pod's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Acquire,
+    Deleted,
+    Stopped,
+    Ended,
+    Gone,
+}
+
+impl Pod {
+    pub(super) fn loaded(pod: LoadedPod) -> Self {
+        let acquired = !matches!(pod.state.network, Network::Pending) || pod.stopped || pod.gone;
+        Self {
+            key: pod.key,
+            facts: None,
+            foreign: false,
+            want: Want {
+                gone: pod.gone,
+                ..Want::default()
+            },
+            have: Have {
+                row: true,
+                acquired,
+                deleted: pod.deleted,
+                stopped: pod.stopped,
+                ended: pod.stopped,
+            },
+            busy: false,
+            attempts: 0,
+            network: pod.state.network,
+            blocked: None,
+        }
+    }
+
+    fn seen(key: PodKey) -> Self {
+        Self {
+            key,
+            facts: None,
+            foreign: false,
+            want: Want::default(),
+            have: Have::default(),
+            busy: false,
+            attempts: 0,
+            network: Network::Pending,
+            blocked: None,
+        }
+    }
+
+    pub(super) fn key(&self) -> &PodKey {
+        &self.key
+    }
+
+    pub(super) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    fn is_over(&self) -> bool {
+        self.want.stopped || self.want.ended || self.want.gone
+    }
+
+    /// The next job, if there is one to do now.
+    fn next(&self, uid: &PodUid) -> Option<(Kind, Job)> {
+        if self.busy {
+            return None;
+        }
+        if let Some(facts) = &self.facts
+            && !self.have.acquired
+            && self.blocked.is_none()
+            && !self.is_over()
+        {
+            let facts = PodFacts::clone(facts);
+            let job = if self.foreign {
+                Job::SeenOnEcs(facts)
+            } else {
+                Job::Acquire(facts)
+            };
+            return Some((Kind::Acquire, job));
+        }
+        if !self.have.row {
+            return None;
+        }
+        if let Some(at) = self.want.deleted.filter(|_| !self.have.deleted) {
+            return Some((Kind::Deleted, Job::Deleted(uid.clone(), at)));
+        }
+        if self.want.ended && !self.have.ended {
+            return Some((Kind::Ended, Job::Ended(uid.clone())));
+        }
+        if self.want.stopped && !self.have.stopped {
+            return Some((Kind::Stopped, Job::Stopped(uid.clone())));
+        }
+        self.want.gone.then(|| (Kind::Gone, Job::Gone(uid.clone())))
+    }
+
+    /// Asks again for what it waits for.
+    fn retry(&self, uid: &PodUid) -> Option<(Kind, Job)> {
+        if self.is_over() {
+            return self.next(uid);
+        }
+        let facts = PodFacts::clone(self.facts.as_ref()?);
+        let job = if self.foreign {
+            Job::SeenOnEcs(facts)
+        } else {
+            Job::Acquire(facts)
+        };
+        Some((Kind::Acquire, job))
+    }
+}
+
+impl Engine {
+    pub(super) fn bound(&mut self, facts: PodFacts, foreign: bool) {
+        let uid = facts.uid.clone();
+        let pod = self
+            .pods
+            .entry(uid.clone())
+            .or_insert_with(|| Pod::seen(facts.key.clone()));
+        pod.foreign = foreign;
+        if !pod.have.acquired && pod.facts.is_none() {
+            pod.facts = Some(Box::new(facts));
+        }
+        self.missing.remove(&uid);
+        self.effects.push(Effect::Publish(uid.clone()));
+        self.drive(&uid);
+    }
+
+    pub(super) fn want(&mut self, uid: &PodUid, tell: impl FnOnce(&mut Want)) {
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return;
+        };
+        tell(&mut pod.want);
+        if pod.is_over() && !pod.have.row && !pod.busy {
+            // Nothing was ever given to it, and nothing will be.
+            pod.network = Network::Detached;
+            self.effects.push(Effect::Publish(uid.clone()));
+        }
+        if self.pods.get(uid).is_some_and(Pod::is_over) {
+            self.unblock(uid);
+        }
+        self.drive(uid);
+    }
+
+    pub(super) fn gone(&mut self, uid: &PodUid) {
+        self.expiry.gone(uid);
+        self.want(uid, |want| want.gone = true);
+    }
+
+    /// Starts the pod's next job, or forgets a pod that is done with.
+    pub(super) fn drive(&mut self, uid: &PodUid) {
+        if self.stage != Stage::Serving {
+            return;
+        }
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return;
+        };
+        if let Some((kind, job)) = pod.next(uid) {
+            pod.busy = true;
+            self.commit(Context::Pod(uid.clone(), kind), job);
+        } else if pod.want.gone && !pod.have.row && !pod.busy {
+            self.forget(uid);
+        }
+    }
+
+    fn forget(&mut self, uid: &PodUid) {
+        self.unblock(uid);
+        self.missing.remove(uid);
+        self.pods.remove(uid);
+    }
+
+    pub(super) fn pod_job_done(&mut self, uid: &PodUid, kind: Kind) {
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return;
+        };
+        pod.busy = false;
+        pod.attempts = 0;
+        match kind {
+            Kind::Acquire if pod.foreign => pod.have.acquired = pod.blocked.is_none(),
+            Kind::Acquire => {
+                pod.have.row = true;
+                pod.have.acquired = pod.blocked.is_none();
+                if pod.have.acquired {
+                    pod.facts = None;
+                }
+            }
+            Kind::Deleted => pod.have.deleted = true,
+            Kind::Stopped => pod.have.stopped = true,
+            Kind::Ended => pod.have.ended = true,
+            Kind::Gone => {
+                self.forget(uid);
+                return;
+            }
+        }
+        if pod.is_over() && !pod.have.row {
+            pod.network = Network::Detached;
+            self.effects.push(Effect::Publish(uid.clone()));
+        }
+        self.drive(uid);
+    }
+
+    pub(super) fn pod_job_failed(&mut self, now: Timestamp, uid: &PodUid) {
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return;
+        };
+        pod.attempts += 1;
+        let at = now + calls::back_off(pod.attempts);
+        self.timers.insert((at, Timer::Pod(uid.clone())));
+    }
+
+    /// A wait has become long enough to say so, or a failed job is due again.
+    pub(super) fn pod_due(&mut self, uid: &PodUid) {
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return;
+        };
+        if let Some((reason, note)) = pod
+            .blocked
+            .as_mut()
+            .and_then(|waiting| waiting.unsaid.take())
+        {
+            self.say(uid, reason, note);
+        }
+        if self
+            .pods
+            .get(uid)
+            .is_some_and(|pod| pod.attempts > 0 && pod.busy)
+        {
+            if let Some(pod) = self.pods.get_mut(uid) {
+                pod.busy = false;
+            }
+            self.drive(uid);
+        }
+    }
+
+    /// What a job says about a pod's network.
+    pub(super) fn pod_state(&mut self, now: Timestamp, state: PodState) {
+        let Some(pod) = self.pods.get_mut(&state.uid) else {
+            return;
+        };
+        let (Some(blocked), Network::Waiting { reason, note }) = (state.blocked, &state.network)
+        else {
+            pod.network = state.network;
+            self.unblock(&state.uid);
+            self.effects.push(Effect::Publish(state.uid));
+            return;
+        };
+        let (reason, note) = (*reason, note.clone());
+        self.next_number += 1;
+        let place = pod
+            .blocked
+            .as_ref()
+            .map_or((now, self.next_number), |old| old.place);
+        self.waiting.insert(place, state.uid.clone());
+        let soon = reason == Reason::FixedIPWaiting;
+        let unsaid = soon.then(|| (reason, note.clone()));
+        pod.blocked = Some(Waiting {
+            blocked,
+            place,
+            unsaid,
+        });
+        if soon {
+            self.timers
+                .insert((now + WAITING_NOTICE, Timer::Pod(state.uid)));
+        } else {
+            self.say(&state.uid, reason, note);
+        }
+    }
+
+    /// Tells the pod why it waits, by its network and by an event.
+    pub(super) fn say(&mut self, uid: &PodUid, reason: Reason, note: String) {
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return;
+        };
+        pod.network = Network::Waiting {
+            reason,
+            note: note.clone(),
+        };
+        self.effects.push(Effect::Notice(Notice {
+            uid: uid.clone(),
+            reason,
+            note,
+        }));
+        self.effects.push(Effect::Publish(uid.clone()));
+    }
+
+    fn unblock(&mut self, uid: &PodUid) -> bool {
+        let waiting = self.pods.get_mut(uid).and_then(|pod| pod.blocked.take());
+        waiting.is_some_and(|waiting| self.waiting.remove(&waiting.place).is_some())
+    }
+
+    /// Tries a waiting pod again; it keeps its place if it still has to wait.
+    fn wake(&mut self, uid: &PodUid) {
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return;
+        };
+        if pod.busy {
+            return;
+        }
+        if let (Some(_), Some((kind, job))) = (&pod.blocked, pod.retry(uid)) {
+            pod.busy = true;
+            self.commit(Context::Pod(uid.clone(), kind), job);
+        } else {
+            self.drive(uid);
+        }
+    }
+
+    /// The old pod of this key has let go.
+    pub(super) fn wake_key(&mut self, key: &PodKey) {
+        let woken: Vec<PodUid> = self
+            .waiting
+            .values()
+            .filter(|uid| self.pods.get(*uid).is_some_and(|pod| pod.key == *key))
+            .cloned()
+            .collect();
+        for uid in woken {
+            self.wake(&uid);
+        }
+    }
+
+    /// A vSwitch has one more free address: the pod that has waited longest for one is next.
+    pub(super) fn wake_pool(&mut self, vswitch: &VSwitchId) {
+        let first = self.waiting.values().find(|uid| {
+            self.pods.get(*uid).is_some_and(|pod| {
+                !pod.busy
+                    && matches!(&pod.blocked, Some(Waiting { blocked: Blocked::Pool(allowed), .. })
+                        if allowed.contains(vswitch))
+            })
+        });
+        if let Some(uid) = first.cloned() {
+            self.wake(&uid);
+        }
+    }
+
+    pub(super) fn retry_waiting(&mut self) {
+        let all: Vec<PodUid> = self.waiting.values().cloned().collect();
+        for uid in all {
+            self.wake(&uid);
+        }
+    }
+
+    /// Running pods that the ledger does not know come first; see [`Stage`].
+    pub(super) fn start_imports(&mut self) {
+        let imports: Vec<(PodUid, PodFacts)> = self
+            .pods
+            .iter()
+            .filter(|(_, pod)| !pod.have.row && !pod.foreign)
+            .filter_map(|(uid, pod)| Some((uid.clone(), PodFacts::clone(pod.facts.as_ref()?))))
+            .filter(|(_, facts)| facts.published.is_some())
+            .collect();
+        self.stage = Stage::Importing(imports.len());
+        for (uid, facts) in imports {
+            self.commit(Context::Import(uid), Job::Import(facts));
+        }
+        self.serve_when_imported();
+    }
+
+    pub(super) fn import_done(&mut self, uid: &PodUid) {
+        if let Some(pod) = self.pods.get_mut(uid) {
+            pod.have.row = true;
+            pod.have.acquired = true;
+            pod.facts = None;
+        }
+        if let Stage::Importing(left) = &mut self.stage {
+            *left -= 1;
+        }
+        self.serve_when_imported();
+    }
+
+    pub(super) fn import_again(&mut self, uid: &PodUid) {
+        let facts = self
+            .pods
+            .get(uid)
+            .and_then(|pod| pod.facts.as_deref().cloned());
+        if let Some(facts) = facts {
+            self.commit(Context::Import(uid.clone()), Job::Import(facts));
+        }
+    }
+
+    fn serve_when_imported(&mut self) {
+        if self.stage != Stage::Importing(0) {
+            return;
+        }
+        self.stage = Stage::Serving;
+        let mut all: Vec<PodUid> = self.pods.keys().cloned().collect();
+        all.sort_unstable();
+        for uid in all {
+            self.drive(&uid);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A cloud that is slow, refuses, or does not answer.
+
+use std::num::NonZeroU32;
+
+use super::*;
+use crate::cloud::sim::{Action, Fault, Transition};
+
+fn with(fault: Fault) -> World {
+    let cloud = Config {
+        faults: vec![fault],
+        ..slow_cloud()
+    };
+    World::with(settings("192.168.1.0/24", cloud))
+}
+
+fn heal(world: &mut World) {
+    world
+        .ledger
+        .reconfigure(settings("192.168.1.0/24", slow_cloud()), world.now)
+        .unwrap();
+}
+
+#[test]
+fn a_refused_call_is_retried_without_end_and_the_pod_shows_why() {
+    let fault = Fault::Fail {
+        action: Action::Attach,
+        every: NonZeroU32::MIN,
+        code: "InternalError".into(),
+    };
+    let mut world = with(fault);
+    let pod = world.create(&fixed("web-0"));
+    world.pass(HOUR);
+    let note = world.is_waiting(&pod, Reason::CloudCallFailed);
+    assert!(
+        note.starts_with("AttachNetworkInterface failed") && note.contains("InternalError"),
+        "{note}"
+    );
+    heal(&mut world);
+    world.pass(SECOND * 70);
+    world.address(&pod);
+}
+
+#[test]
+fn a_lost_answer_makes_no_second_eni() {
+    for action in [
+        Action::Create,
+        Action::Attach,
+        Action::Detach,
+        Action::Delete,
+    ] {
+        let mut world = with(Fault::LostAnswer {
+            action,
+            every: NonZeroU32::MIN,
+        });
+        let pod = world.create(&ordinary("job"));
+        world.pass(SECOND * 60);
+        world.address(&pod);
+        world.delete(&pod);
+        world.pass(SECOND * 60);
+        assert_eq!(world.count("vsw-b", "free"), 252, "{action:?}");
+    }
+}
+
+#[test]
+fn deleting_the_pod_ends_create_and_attach_retries() {
+    for action in [Action::Create, Action::Attach] {
+        let fault = Fault::Fail {
+            action,
+            every: NonZeroU32::MIN,
+            code: "InternalError".into(),
+        };
+        let mut world = with(fault);
+        let pod = world.create(&fixed("web-0"));
+        world.pass(SECOND * 10);
+        world.begin_deletion(&pod);
+        world.tell(Event::Stopped(pod.clone()));
+        world.pass(SECOND * 40);
+        assert_eq!(world.network(&pod), Network::Detached, "{action:?}");
+        world.vanish(&pod);
+        assert_eq!(world.count("vsw-b", "retained"), 1);
+        world.notices.clear();
+        world.pass(HOUR);
+        assert!(world.notices.is_empty(), "{:?}", world.notices);
+        heal(&mut world);
+        let back = world.create(&fixed("web-0"));
+        world.pass(SECOND * 5);
+        world.address(&back);
+    }
+}
+
+#[test]
+fn an_attach_under_way_when_the_pod_stops_is_not_forgotten() {
+    let mut world = World::with(settings("192.168.1.0/24", slow_cloud()));
+    let pod = world.create(&fixed("web-0"));
+    world.pass(SignedDuration::from_millis(500));
+    world.begin_deletion(&pod);
+    world.tell(Event::Stopped(pod.clone()));
+    assert_ne!(
+        world.network(&pod),
+        Network::Detached,
+        "the ENI is still attaching"
+    );
+    world.pass(SECOND * 5);
+    assert_eq!(world.network(&pod), Network::Detached);
+    world.vanish(&pod);
+    assert_eq!(world.count("vsw-b", "retained"), 1);
+}
+
+#[test]
+fn a_detach_that_hangs_holds_the_address_and_the_clock() {
+    let mut world = with(Fault::Stuck {
+        action: Transition::Detach,
+    });
+    let pod = world.create(&Wish {
+        hours: Some(1),
+        ..fixed("web-0")
+    });
+    world.pass(SECOND * 2);
+    world.begin_deletion(&pod);
+    world.tell(Event::Stopped(pod.clone()));
+    world.vanish(&pod);
+    world.pass(HOUR * 3);
+    assert_eq!(
+        world.claims().len(),
+        1,
+        "it cannot run out while the ENI is attached"
+    );
+    heal(&mut world);
+    world.pass(SECOND * 70);
+    assert_eq!(world.count("vsw-b", "free"), 252);
+}
+
+#[test]
+fn an_address_is_not_free_before_its_eni_is_deleted() {
+    let fault = Fault::Slow {
+        action: Transition::Delete,
+        latency: SECOND * 10,
+    };
+    let mut world = with(fault);
+    let pod = world.create(&ordinary("job"));
+    world.pass(SECOND * 2);
+    world.delete(&pod);
+    world.pass(SECOND * 5);
+    assert_eq!(world.count("vsw-b", "detaching"), 1);
+    world.pass(SECOND * 15);
+    assert_eq!(world.count("vsw-b", "free"), 252);
+}

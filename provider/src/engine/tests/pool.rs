@@ -1,0 +1,142 @@
+//! Running out of addresses.
+
+use super::*;
+
+const NAMES: [&str; 6] = ["web-0", "web-1", "web-2", "api-0", "api-1", "api-2"];
+
+fn small() -> World {
+    World::with(settings("192.168.1.0/29", Config::default()))
+}
+
+#[test]
+fn a_slash_29_has_four_addresses_and_the_rest_wait_with_the_arithmetic() {
+    let mut world = small();
+    let pods = NAMES.map(|name| world.create(&fixed(name)));
+    for pod in &pods[..4] {
+        world.address(pod);
+    }
+    for pod in &pods[4..] {
+        let note = world.is_waiting(pod, Reason::IPPoolExhausted);
+        assert_eq!(
+            note,
+            "no free address in vsw-b (b, 192.168.1.0/29): 4 usable = 4 in use + 0 retained + 0 detaching"
+        );
+        assert_eq!(world.notices_of(pod, Reason::IPPoolExhausted).len(), 1);
+    }
+}
+
+#[test]
+fn retained_addresses_are_not_taken_and_the_longest_waiting_pod_is_next() {
+    let mut world = small();
+    let pods = NAMES.map(|name| world.create(&fixed(name)));
+    world.delete(&pods[0]);
+    assert_eq!(world.count("vsw-b", "retained"), 1);
+    world.pass(SECOND * 31);
+    let note = world.is_waiting(&pods[4], Reason::IPPoolExhausted);
+    assert!(
+        note.contains("3 in use + 1 retained") && note.contains("(default/web-0) in 47h59m"),
+        "{note}"
+    );
+    world.pass(HOUR * 48);
+    world.address(&pods[4]);
+    world.is_waiting(&pods[5], Reason::IPPoolExhausted);
+}
+
+#[test]
+fn a_key_with_a_retained_address_is_not_affected_by_a_full_vswitch() {
+    let mut world = small();
+    let pods = NAMES.map(|name| world.create(&fixed(name)));
+    let had = world.address(&pods[0]);
+    world.delete(&pods[0]);
+    let back = world.create(&fixed("web-0"));
+    assert_eq!(world.address(&back), had);
+}
+
+#[test]
+fn woken_by_a_release_and_not_by_polling() {
+    let mut world = small();
+    let ordinary_pods = ["a", "b", "c", "d"].map(|name| world.create(&ordinary(name)));
+    let waiting = world.create(&fixed("web-0"));
+    world.is_waiting(&waiting, Reason::IPPoolExhausted);
+    let before = world.now;
+    world.begin_deletion(&ordinary_pods[2]);
+    world.tell(Event::Stopped(ordinary_pods[2].clone()));
+    world.vanish(&ordinary_pods[2]);
+    assert_eq!(world.now, before);
+    world.address(&waiting);
+}
+
+#[test]
+fn free_addresses_are_handed_out_least_recently_used_first() {
+    let mut world = small();
+    let first = world.create(&ordinary("a"));
+    let had = world.address(&first);
+    world.pass(SECOND);
+    world.delete(&first);
+    let others = ["b", "c", "d"].map(|name| world.create(&ordinary(name)));
+    for pod in &others {
+        assert_ne!(world.address(pod), had);
+    }
+    let last = world.create(&ordinary("e"));
+    assert_eq!(world.address(&last), had);
+}
+
+#[test]
+fn most_free_vswitch_first_and_the_next_one_when_it_is_full() {
+    let mut settings = settings("192.168.1.0/29", Config::default());
+    settings.vswitches[1].zone = "b".into();
+    let mut world = World::with(settings);
+    let pod = world.create(&fixed("web-0"));
+    assert_eq!(world.assigned(&pod).vswitch.as_str(), "vsw-c");
+    let ordered = |name| Wish {
+        vswitches: vec!["vsw-b", "vsw-c"],
+        ..fixed(name)
+    };
+    let pods = ["a", "b", "c", "d", "e"].map(|name| world.create(&ordered(name)));
+    let vswitches = pods.map(|pod| world.assigned(&pod).vswitch.to_string());
+    assert_eq!(vswitches, ["vsw-b", "vsw-b", "vsw-b", "vsw-b", "vsw-c"]);
+}
+
+#[test]
+fn an_excluded_address_leaves_at_its_release() {
+    let mut world = small();
+    let pod = world.create(&ordinary("a"));
+    let address = world.address(&pod);
+    let mut settings = settings("192.168.1.0/29", Config::default());
+    settings.vswitches[0].exclude = vec![(address, address)];
+    world.ledger.reconfigure(settings, world.now).unwrap();
+    assert_eq!(world.address(&pod), address);
+    world.delete(&pod);
+    assert_eq!(world.count("vsw-b", "excluded"), 1);
+    assert_eq!(world.count("vsw-b", "free"), 3);
+}
+
+#[test]
+fn growing_is_allowed_and_leaving_out_a_held_address_is_not() {
+    let mut world = small();
+    let pods = ["a", "b", "c", "d", "e"].map(|name| world.create(&fixed(name)));
+    world
+        .ledger
+        .reconfigure(settings("192.168.1.0/28", Config::default()), world.now)
+        .unwrap();
+    world.tell(Event::LedgerChanged);
+    world.address(&pods[4]);
+    let shrunk = settings("192.168.1.0/29", Config::default());
+    let error = world
+        .ledger
+        .reconfigure(shrunk, world.now)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("default/e") && error.contains("192.168.1.5"),
+        "{error}"
+    );
+    let mut removed = settings("192.168.1.0/28", Config::default());
+    removed.vswitches.remove(0);
+    let error = world
+        .ledger
+        .reconfigure(removed, world.now)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("vsw-b is no longer configured"), "{error}");
+}

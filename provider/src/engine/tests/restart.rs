@@ -1,0 +1,163 @@
+//! A new process on the same ledger, lists that lack pods, ledgers that lack pods.
+
+use super::*;
+
+#[test]
+fn running_pods_are_adopted_by_uid() {
+    let mut world = World::new();
+    let pods = ["web-0", "web-1"].map(|name| world.create(&fixed(name)));
+    let had = pods.clone().map(|pod| world.assigned(&pod));
+    world.restart();
+    assert_eq!(pods.map(|pod| world.assigned(&pod)), had);
+    assert_eq!(world.count("vsw-b", "in_use"), 2);
+}
+
+#[test]
+fn restart_while_retained_and_another_pod_asks_first() {
+    let mut world = World::with(settings("192.168.1.0/29", Config::default()));
+    let pod = world.create(&fixed("web-0"));
+    let had = world.address(&pod);
+    world.delete(&pod);
+    world.restart();
+    for name in ["a", "b", "c"] {
+        let other = world.create(&ordinary(name));
+        assert_ne!(world.address(&other), had);
+    }
+    let fourth = world.create(&ordinary("d"));
+    world.is_waiting(&fourth, Reason::IPPoolExhausted);
+    let back = world.create(&fixed("web-0"));
+    assert_eq!(world.address(&back), had);
+}
+
+#[test]
+fn a_deletion_that_nobody_saw_starts_the_clock_when_the_absence_is_confirmed() {
+    let mut world = World::new();
+    let pod = world.create(&fixed("web-0"));
+    world.vanish_unseen(&pod);
+    world.pass(HOUR);
+    world.restart();
+    assert_eq!(world.claims()[0].deleted_at, Some(world.now));
+    assert_eq!(world.claims()[0].holder, None);
+}
+
+#[test]
+fn stale_pod_list_frees_nothing() {
+    let mut world = World::new();
+    let pod = world.create(&fixed("web-0"));
+    let plain = world.create(&ordinary("job"));
+    let had = (world.address(&pod), world.address(&plain));
+    world.tell(Event::Listed(BTreeSet::new()));
+    assert_eq!((world.address(&pod), world.address(&plain)), had);
+    world.api_is_away = true;
+    world.vanish_unseen(&plain);
+    world.tell(Event::Listed(BTreeSet::new()));
+    world.pass(SECOND * 60);
+    assert_eq!(world.count("vsw-b", "in_use"), 2, "no answer is no proof");
+    world.api_is_away = false;
+    world.pass(SECOND * 10);
+    assert_eq!(world.count("vsw-b", "in_use"), 1);
+}
+
+#[test]
+fn an_open_intent_is_settled_by_a_look_at_the_cloud() {
+    for crash_after in 0..4_u32 {
+        let mut world = World::with(settings("192.168.1.0/24", slow_cloud()));
+        let facts = world.facts(&fixed("web-0"));
+        let pod = ApiPod {
+            facts: facts.clone(),
+            terminating: false,
+        };
+        world.api.insert(facts.key.clone(), pod);
+        // Runs only so many effects, then the process dies.
+        let effects = world.engine.handle(world.now, Event::Bound(facts.clone()));
+        let mut pending: VecDeque<Effect> = effects.into();
+        for _ in 0..crash_after {
+            let Some(effect) = pending.pop_front() else {
+                break;
+            };
+            let event = match effect {
+                Effect::Commit(number, job) => {
+                    let mut batch = world.ledger.commit(world.now, &[job]).unwrap();
+                    Event::Committed(number, batch.results.remove(0))
+                }
+                Effect::Call(number, request) => {
+                    let mut results = world.ledger.call(world.now, &[request]).unwrap();
+                    Event::Called(number, results.remove(0))
+                }
+                _ => continue,
+            };
+            pending.extend(world.engine.handle(world.now, event));
+        }
+        world.restart();
+        world.pass(SECOND * 5);
+        world.assigned(&facts.uid);
+        assert_eq!(
+            world.count("vsw-b", "in_use"),
+            1,
+            "crash after {crash_after} effects"
+        );
+        let enis = world.ledger.call(world.now, &[]).unwrap();
+        assert!(enis.is_empty());
+    }
+}
+
+#[test]
+fn a_lost_ledger_is_rebuilt_from_running_pods_before_anything_is_allocated() {
+    let mut world = World::new();
+    let mut running = world.facts(&fixed("web-0"));
+    running.published = Some(Published {
+        address: "192.168.1.1".parse().unwrap(),
+        eni: Some("eni-0jl00000000000000000".into()),
+    });
+    let new = world.facts(&ordinary("new"));
+    for facts in [&new, &running] {
+        let pod = ApiPod {
+            facts: facts.clone(),
+            terminating: false,
+        };
+        world.api.insert(facts.key.clone(), pod);
+    }
+    world.restart();
+    let imported = world.assigned(&running.uid);
+    assert_eq!(imported.address.to_string(), "192.168.1.1");
+    assert_eq!(imported.eni.as_str(), "eni-0jl00000000000000000");
+    assert_eq!(world.address(&new.uid).to_string(), "192.168.1.2");
+    world.delete(&running.uid);
+    assert_eq!(world.count("vsw-b", "retained"), 1);
+}
+
+#[test]
+fn a_running_pod_whose_address_is_taken_or_unknown_refuses_the_start() {
+    for address in ["192.168.1.1", "10.9.9.9"] {
+        let mut world = World::new();
+        world.create(&ordinary("holder"));
+        let mut running = world.facts(&fixed("web-0"));
+        running.published = Some(Published {
+            address: address.parse().unwrap(),
+            eni: None,
+        });
+        let pod = ApiPod {
+            facts: running.clone(),
+            terminating: false,
+        };
+        world.api.insert(running.key.clone(), pod);
+        world.restart();
+        let refusal = world.refusals.first().expect("the start is refused");
+        assert!(
+            refusal.contains("default/web-0") && refusal.contains(address),
+            "{refusal}"
+        );
+    }
+}
+
+#[test]
+fn nothing_is_allocated_before_the_first_list_is_complete() {
+    let mut world = World::new();
+    let loaded = world.ledger.load(world.now).unwrap();
+    world.engine = Engine::new(Config::default(), loaded, world.now);
+    let pod = world.create(&fixed("web-0"));
+    assert_eq!(world.network(&pod), Network::Pending);
+    assert_eq!(world.count("vsw-b", "in_use"), 0);
+    world.list();
+    world.address(&pod);
+}

@@ -1,0 +1,217 @@
+//! ENI rows: the next cloud call for each, and what its answer changes.
+
+use std::net::Ipv4Addr;
+
+use rusqlite::Result;
+
+use crate::cloud::sim::Failure;
+use crate::cloud::{Eni, EniState, Request, Response};
+use crate::ledger::op::{EniFacts, Op};
+use crate::ledger::{EniRow, Task};
+use crate::policy::eni::{self, State, Step, Target};
+
+impl Op<'_> {
+    /// Brings the ENI closer to its target: by a task for the engine or, in a cloud that answers
+    /// at once and never fails, right here, so that intent and outcome share one commit.
+    pub(super) fn progress(&mut self, row: i64) -> Result<()> {
+        if !self.settings.cloud.is_instant() {
+            return self.review(row);
+        }
+        while let Some(task) = self.next_task(row)? {
+            let response = match self.simulator.on(self.tx).run(self.now, &task.request) {
+                Ok(response) => response,
+                Err(Failure::Table(error)) => return Err(error),
+                Err(Failure::Cloud(_)) => {
+                    // Left to the engine, which shows the reason to the pod and retries.
+                    self.out.tasks.push(task);
+                    return Ok(());
+                }
+            };
+            if !self.apply(row, task.step, &response)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the next call for the ENI, if there is one, to what this operation tells.
+    pub(super) fn review(&mut self, row: i64) -> Result<()> {
+        let task = self.next_task(row)?;
+        self.out.tasks.extend(task);
+        Ok(())
+    }
+
+    /// A call was answered.
+    pub(super) fn record(&mut self, row: i64, step: Step, response: &Response) -> Result<()> {
+        let pod = self.pod_of(row)?.map(|pod| pod.uid);
+        if self.apply(row, step, response)? {
+            self.progress(row)?;
+        }
+        match pod {
+            Some(uid) => self.report(&uid),
+            None => Ok(()),
+        }
+    }
+
+    /// Every intent that is open. What the cloud has is unknown, so each begins with a look.
+    pub(super) fn open_intents(&mut self) -> Result<()> {
+        let rows = self.tx.rows(
+            "SELECT id FROM eni WHERE state IS NOT target AND NOT (target = 'Available' AND state IS NULL)",
+            [],
+            |row| row.get(0),
+        )?;
+        for row in rows {
+            if let Some(mut task) = self.next_task(row)? {
+                task.step = Step::Describe;
+                task.request = Request::Describe {
+                    token: self.token(row)?,
+                };
+                self.out.tasks.push(task);
+            }
+        }
+        Ok(())
+    }
+
+    fn token(&self, row: i64) -> Result<crate::id::ClientToken> {
+        let eni = self.eni(row)?.expect("the caller has just read this row");
+        Ok(eni.token.as_str().into())
+    }
+
+    fn next_task(&self, row: i64) -> Result<Option<Task>> {
+        let Some(facts) = self.eni(row)? else {
+            return Ok(None);
+        };
+        let Some(step) = eni::next(facts.state, facts.target) else {
+            return Ok(None);
+        };
+        let under_way = match facts.state {
+            State::Is(EniState::Attaching) => Some(Step::Attach),
+            State::Is(EniState::Detaching) => Some(Step::Detach),
+            State::Is(EniState::Deleting) => Some(Step::Delete),
+            _ => None,
+        };
+        Ok(Some(Task {
+            eni: EniRow(row),
+            step,
+            request: self.request(&facts, step),
+            under_way,
+            pod: self.pod_of(row)?.map(|pod| pod.uid),
+        }))
+    }
+
+    fn request(&self, facts: &EniFacts, step: Step) -> Request {
+        let vswitch = self.vswitch(facts.vswitch);
+        let token = facts.token.as_str().into();
+        let named = || facts.eni.clone().expect("an ENI in any state has a name");
+        match step {
+            Step::Create => Request::Create {
+                token,
+                vswitch: vswitch.id.clone(),
+                zone: vswitch.zone.clone(),
+                address: facts.address,
+            },
+            Step::Attach => Request::Attach {
+                eni: named(),
+                instance: facts
+                    .instance
+                    .clone()
+                    .expect("the schema demands it for this target"),
+                zone: vswitch.zone.clone(),
+            },
+            Step::Detach => Request::Detach { eni: named() },
+            Step::Delete => Request::Delete { eni: named() },
+            Step::Describe => Request::Describe { token },
+        }
+    }
+
+    /// Writes what an answer tells, and whether the ENI still exists in the ledger.
+    fn apply(&mut self, row: i64, step: Step, response: &Response) -> Result<bool> {
+        let Some(facts) = self.eni(row)? else {
+            return Ok(false);
+        };
+        match (step, response) {
+            (_, Response::Eni(Some(eni))) => self.describe(row, eni)?,
+            (_, Response::Eni(None)) if facts.target == Target::Gone => {
+                self.finish(&facts)?;
+                return Ok(false);
+            }
+            (_, Response::Eni(None)) => self.vanished(&facts)?,
+            (Step::Attach, Response::Accepted) => {
+                self.set_state(row, State::Is(EniState::Attaching))?;
+            }
+            (Step::Detach, Response::Accepted) => {
+                self.set_state(row, State::Is(EniState::Detaching))?;
+            }
+            (Step::Delete, Response::Accepted) => {
+                self.set_state(row, State::Is(EniState::Deleting))?;
+            }
+            (Step::Create | Step::Describe, Response::Accepted) => {}
+        }
+        let after = self.eni(row)?;
+        if after
+            .is_some_and(|after| !after.state.is_attached() && after.target == Target::Available)
+        {
+            self.detached(row)?;
+        }
+        Ok(true)
+    }
+
+    /// Writes down the ENI as the cloud describes it.
+    pub(super) fn describe(&self, row: i64, eni: &Eni) -> Result<()> {
+        self.tx.execute(
+            "UPDATE eni SET eni_id = ?2, mac = ?3, state = ?4 WHERE id = ?1",
+            (
+                row,
+                eni.id.as_str(),
+                eni.mac.to_string(),
+                eni.state.as_str(),
+            ),
+        )?;
+        Ok(())
+    }
+
+    pub(super) fn set_state(&self, row: i64, state: State) -> Result<()> {
+        self.tx.execute(
+            "UPDATE eni SET state = ?2 WHERE id = ?1",
+            (row, state.as_str()),
+        )?;
+        Ok(())
+    }
+
+    /// Somebody deleted the ENI behind our back. The address stays with its holder; another ENI
+    /// is made for it under a token of its own when one is wanted.
+    fn vanished(&self, facts: &EniFacts) -> Result<()> {
+        let renew = if facts.eni.is_some() {
+            "token || '+'"
+        } else {
+            "token"
+        };
+        let sql = format!(
+            "UPDATE eni SET eni_id = NULL, mac = NULL, state = NULL, token = {renew} WHERE id = ?1"
+        );
+        self.tx.execute(&sql, [facts.row])?;
+        Ok(())
+    }
+
+    /// The ENI is deleted: its address is free, or leaves the pool if the operator excludes it.
+    fn finish(&mut self, facts: &EniFacts) -> Result<()> {
+        self.tx
+            .execute("UPDATE pod SET eni = NULL WHERE eni = ?1", [facts.row])?;
+        self.tx.execute(
+            "UPDATE address SET state = iif(barred, 'excluded', 'free'), claim = NULL, pod = NULL, \
+             eni = NULL, gen = gen + 1, since_ms = ?2, why = 'ENI is deleted' WHERE eni = ?1",
+            (facts.row, self.now_ms()),
+        )?;
+        self.tx
+            .execute("DELETE FROM eni WHERE id = ?1", [facts.row])?;
+        self.out.freed.push(self.vswitch(facts.vswitch).id.clone());
+        Ok(())
+    }
+
+    /// What an address of a vSwitch does, if it is in the pool.
+    pub(super) fn address_state(&self, vswitch: i64, address: Ipv4Addr) -> Result<Option<String>> {
+        let sql = "SELECT state FROM address WHERE vswitch = ?1 AND addr = ?2";
+        self.tx
+            .row(sql, (vswitch, u32::from(address)), |row| row.get(0))
+    }
+}

@@ -1,0 +1,429 @@
+//! The durable truth: vSwitches, addresses, ENIs, claims, pods and their history, in one file.
+//!
+//! One operation is one [`Job`] and one transaction: it reads the facts, asks the policy, and
+//! writes the effects. Many jobs share a COMMIT, each in a savepoint of its own. What a job leads
+//! to comes back as an [`Outcome`], data that the engine acts on once it is committed.
+//!
+//! Owns the schema, ledger time and the rows. Decides nothing that the policy can decide, calls
+//! no cloud (except one so simple that its calls may share the commit) and knows no Kubernetes.
+//! Its face names no type of the database behind it.
+
+mod acquire;
+mod eni;
+mod import;
+mod op;
+mod open;
+mod pool;
+mod query;
+mod release;
+mod schema;
+mod writer;
+
+use std::net::Ipv4Addr;
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+
+use crate::cloud::sim::{Failure, Simulator};
+use crate::cloud::{self, Request, Response};
+use crate::engine::{Network, PodFacts, Reason};
+use crate::id::{EniId, PodKey, PodUid, VSwitchId};
+use crate::ledger::op::Op;
+use crate::policy::eni::Step;
+use crate::settings::Settings;
+use crate::sql::Tx;
+
+pub use query::{AddressRow, ClaimRow, ClaimState, Reader, VSwitchRow};
+pub use writer::{Done, Gone, Work, Writer};
+
+/// What went wrong below the ledger.
+pub type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a ledger cannot do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file, or the lock beside it, cannot be opened.
+    #[error("could not open the ledger {path}")]
+    Open {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// Another process runs on the same file.
+    #[error(
+        "another holdfast runs on the ledger {path}: stop it, or give this one a ledger of its own"
+    )]
+    Locked {
+        /// The file.
+        path: String,
+    },
+    /// The file has another schema.
+    #[error("could not bring the ledger to this version's schema")]
+    Schema(#[source] schema::Error),
+    /// The file fails SQLite's own check.
+    #[error(
+        "the ledger {path} is damaged: {report}; restore a backup, or move it away to start with an empty one"
+    )]
+    Damaged {
+        /// The file.
+        path: String,
+        /// The first line of the check.
+        report: String,
+    },
+    /// The configured vSwitches do not fit the addresses that are held.
+    #[error("{0}")]
+    VSwitches(String),
+    /// A statement failed.
+    #[error("could not {operation}")]
+    Sql {
+        /// What was being done.
+        operation: &'static str,
+        /// Whether the file itself is the trouble (full disk, I/O, damage, read-only).
+        fatal: bool,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+}
+
+impl Error {
+    fn sql(operation: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
+        move |source| Self::Sql {
+            operation,
+            fatal: is_fatal(&source),
+            source: source.into(),
+        }
+    }
+
+    /// Whether trying again cannot help: the process has to end, losing nothing.
+    pub fn is_fatal(&self) -> bool {
+        !matches!(self, Self::Sql { fatal: false, .. })
+    }
+}
+
+/// Errors after which the file must not be used any further.
+fn is_fatal(error: &rusqlite::Error) -> bool {
+    use rusqlite::ErrorCode::{
+        CannotOpen, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly, SystemIoFailure,
+    };
+    error.sqlite_error_code().is_some_and(|code| {
+        matches!(
+            code,
+            DiskFull | SystemIoFailure | DatabaseCorrupt | ReadOnly | NotADatabase | CannotOpen
+        )
+    })
+}
+
+/// One operation, one transaction. Each may be tried again with the same effect.
+#[derive(Clone, Debug)]
+pub enum Job {
+    /// A pod on one of our nodes wants a network.
+    Acquire(PodFacts),
+    /// A running pod of ours shows an address that the ledger does not know.
+    Import(PodFacts),
+    /// A fixed-IP pod is bound to an ECS node that is not ours.
+    SeenOnEcs(PodFacts),
+    /// The pod's deletion was seen; it was asked for at this time.
+    Deleted(PodUid, Timestamp),
+    /// The pod's containers have ended.
+    Stopped(PodUid),
+    /// The pod has succeeded or failed, and stays in the API.
+    Ended(PodUid),
+    /// The pod is gone from the API.
+    Gone(PodUid),
+    /// A cloud call was answered.
+    Record {
+        /// The ENI.
+        eni: EniRow,
+        /// The call.
+        step: Step,
+        /// The answer.
+        response: Response,
+    },
+    /// Which claims have run out?
+    Due,
+    /// Ends a claim that has run out and whose key has no pod.
+    Expire(ClaimRef),
+    /// Which intents are open? Asked when another process has written to the file.
+    Open,
+    /// Forgets history that is older than configured.
+    Prune,
+}
+
+/// The ledger's own number of an ENI, known before the cloud has named it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EniRow(pub(crate) i64);
+
+/// The ledger's own number of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClaimRef(pub(crate) i64);
+
+/// What a committed job leads to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Pods whose network changed or was asked for.
+    pub pods: Vec<PodState>,
+    /// Cloud calls that are next.
+    pub tasks: Vec<Task>,
+    /// Events for pods.
+    pub notices: Vec<Notice>,
+    /// vSwitches that got a free address.
+    pub freed: Vec<VSwitchId>,
+    /// Keys whose old pod has let go of its address.
+    pub released: Vec<PodKey>,
+    /// Claims that have run out.
+    pub due: Vec<Due>,
+    /// Why holdfast must not start on this ledger.
+    pub refusal: Option<String>,
+}
+
+/// A pod's network after a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodState {
+    /// Who.
+    pub uid: PodUid,
+    /// Its network.
+    pub network: Network,
+    /// What would have to change before asking again makes sense.
+    pub blocked: Option<Blocked>,
+}
+
+/// What a pod without an address waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// An older pod of its key.
+    Key,
+    /// A free address in one of these.
+    Pool(Vec<VSwitchId>),
+}
+
+/// A cloud call to make for an ENI.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// The ENI.
+    pub eni: EniRow,
+    /// The call, as the policy named it.
+    pub step: Step,
+    /// The call, with everything in it.
+    pub request: Request,
+    /// The call before it that is still under way: when to look first.
+    pub under_way: Option<Step>,
+    /// The pod that waits for it.
+    pub pod: Option<PodUid>,
+}
+
+/// An event for a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Which pod.
+    pub uid: PodUid,
+    /// Why.
+    pub reason: Reason,
+    /// One sentence.
+    pub note: String,
+}
+
+/// A claim that has run out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Which.
+    pub claim: ClaimRef,
+    /// Its key.
+    pub key: PodKey,
+    /// When it ran out.
+    pub expires_at: Timestamp,
+}
+
+/// What the engine needs to go on where an earlier process stopped.
+#[derive(Clone, Debug, Default)]
+pub struct Loaded {
+    /// Every pod in the ledger.
+    pub pods: Vec<LoadedPod>,
+    /// Every open intent; each starts with a look at what the cloud has.
+    pub tasks: Vec<Task>,
+    /// When the next retention ends.
+    pub next_deadline: Option<Timestamp>,
+}
+
+/// A pod in the ledger at start.
+#[derive(Clone, Debug)]
+pub struct LoadedPod {
+    /// Its network and whatever else a job would have told.
+    pub state: PodState,
+    /// Its key.
+    pub key: PodKey,
+    /// Whether its deletion was recorded.
+    pub deleted: bool,
+    /// Whether the end of its containers, or its own, was recorded.
+    pub stopped: bool,
+    /// Whether it was recorded as gone (and only its ENI is not detached yet).
+    pub gone: bool,
+}
+
+/// Results of one COMMIT.
+#[derive(Debug)]
+pub struct Batch {
+    /// One result per job, in order.
+    pub results: Vec<Result<Outcome, Error>>,
+    /// When the next retention ends.
+    pub next_deadline: Option<Timestamp>,
+}
+
+/// The ledger file, open for writing. One per process; the lock beside the file sees to it.
+pub struct Ledger {
+    conn: Connection,
+    settings: Settings,
+    vswitches: Vec<pool::VSwitchRef>,
+    simulator: Simulator,
+    id: String,
+    data_version: i64,
+    /// Held as long as the ledger is open; a ledger in memory needs none.
+    _lock: Option<std::fs::File>,
+}
+
+impl Ledger {
+    /// The ledger's own id: the holder of the cluster's Lease.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// What the ledger was opened with.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Runs `jobs` in order and commits them together. `wall` is the wall clock; the time that
+    /// counts is the later of it and the last commit.
+    ///
+    /// # Errors
+    /// When nothing was committed. A job that failed alone has its error in the batch.
+    pub fn commit(&mut self, wall: Timestamp, jobs: &[Job]) -> Result<Batch, Error> {
+        let begin = Error::sql("begin a transaction");
+        self.conn.execute_batch("BEGIN IMMEDIATE").map_err(begin)?;
+        let results = self.run_all(wall, jobs);
+        let committed = results.and_then(|batch| {
+            self.conn
+                .execute_batch("COMMIT")
+                .map_err(Error::sql("commit"))?;
+            Ok(batch)
+        });
+        if committed.is_err() && !self.conn.is_autocommit() {
+            // The first error is the one to report; a rollback that fails as well adds nothing.
+            drop(self.conn.execute_batch("ROLLBACK"));
+        }
+        committed
+    }
+
+    fn run_all(&mut self, wall: Timestamp, jobs: &[Job]) -> Result<Batch, Error> {
+        let tx = Tx::new(&self.conn);
+        let now = open::advance_time(&tx, wall)?;
+        let mut results = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            tx.execute("SAVEPOINT job", [])
+                .map_err(Error::sql("begin a job"))?;
+            let op = Op::new(
+                &tx,
+                now,
+                &self.settings,
+                &self.vswitches,
+                &mut self.simulator,
+            );
+            let result = op.run(job).map_err(Error::sql("run a job"));
+            match &result {
+                Ok(_) => {}
+                Err(error) if error.is_fatal() => return result.map(|_| unreachable!()),
+                Err(_) => {
+                    tx.execute("ROLLBACK TO job", [])
+                        .map_err(Error::sql("undo a job"))?;
+                }
+            }
+            tx.execute("RELEASE job", [])
+                .map_err(Error::sql("end a job"))?;
+            results.push(result);
+        }
+        let next_deadline = release::next_deadline(&tx, &self.settings.cluster)
+            .map_err(Error::sql("read deadlines"))?;
+        Ok(Batch {
+            results,
+            next_deadline,
+        })
+    }
+
+    /// Makes calls to the simulated cloud, which commits on its own, as a real one would.
+    ///
+    /// # Errors
+    /// When the simulator's tables cannot be written. What the cloud refuses is in the results.
+    #[expect(
+        clippy::type_complexity,
+        reason = "a list of results inside a result, used once"
+    )]
+    pub fn call(
+        &mut self,
+        now: Timestamp,
+        requests: &[Request],
+    ) -> Result<Vec<Result<Response, cloud::Error>>, Error> {
+        let tx = self
+            .conn
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+            .map_err(Error::sql("begin a cloud transaction"))?;
+        let handle = Tx::new(&tx);
+        let mut cloud = self.simulator.on(&handle);
+        let mut results = Vec::with_capacity(requests.len());
+        for request in requests {
+            results.push(match cloud.run(now, request) {
+                Ok(response) => Ok(response),
+                Err(Failure::Cloud(error)) => Err(error),
+                Err(Failure::Table(error)) => return Err(Error::sql("run a cloud call")(error)),
+            });
+        }
+        tx.commit().map_err(Error::sql("commit cloud calls"))?;
+        Ok(results)
+    }
+
+    /// Everything an engine needs to start.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn load(&mut self, wall: Timestamp) -> Result<Loaded, Error> {
+        let tx = Tx::new(&self.conn);
+        let now = open::advance_time(&tx, wall)?;
+        let op = Op::new(
+            &tx,
+            now,
+            &self.settings,
+            &self.vswitches,
+            &mut self.simulator,
+        );
+        op.load().map_err(Error::sql("load the ledger"))
+    }
+
+    /// Whether another process has written to the file since the last time this was asked.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn changed(&mut self) -> Result<bool, Error> {
+        let version = open::data_version(&self.conn)?;
+        Ok(std::mem::replace(&mut self.data_version, version) != version)
+    }
+}
+
+#[cfg(test)]
+impl Ledger {
+    pub(crate) fn claims(&self, now: Timestamp) -> rusqlite::Result<Vec<ClaimRow>> {
+        query::claims(&Tx::new(&self.conn), now)
+    }
+
+    pub(crate) fn addresses(&self, all: bool) -> rusqlite::Result<Vec<AddressRow>> {
+        query::addresses(&Tx::new(&self.conn), all)
+    }
+}
+
+/// An address and the ENI that carries it, for texts.
+pub(crate) fn carrier(eni: Option<&EniId>, address: Ipv4Addr) -> String {
+    match eni {
+        Some(eni) => format!("{eni} ({address})"),
+        None => format!("the ENI of {address}"),
+    }
+}

@@ -1,0 +1,288 @@
+//! One operation under way: the transaction, the time, and what comes of it.
+//!
+//! Owns reading rows into facts and the few writes that every operation is made of. Which of them
+//! happen is decided by the policy; the sequences stand in the sibling modules.
+
+use std::net::Ipv4Addr;
+
+use jiff::{SignedDuration, Timestamp};
+use rusqlite::{Result, Row};
+
+use crate::cloud::EniState;
+use crate::cloud::sim::Simulator;
+use crate::engine::{Assignment, Network};
+use crate::id::{EniId, InstanceId, PodKey, PodUid};
+use crate::ledger::pool::VSwitchRef;
+use crate::ledger::{Job, Loaded, LoadedPod, Outcome, PodState};
+use crate::policy::eni::{State, Target};
+use crate::settings::Settings;
+use crate::sql::Tx;
+
+/// See the module.
+pub(crate) struct Op<'a> {
+    pub(crate) tx: &'a Tx<'a>,
+    pub(crate) now: Timestamp,
+    pub(crate) settings: &'a Settings,
+    pub(crate) vswitches: &'a [VSwitchRef],
+    pub(crate) simulator: &'a mut Simulator,
+    pub(crate) out: Outcome,
+}
+
+/// A row of table `pod`.
+#[derive(Clone, Debug)]
+pub(crate) struct PodRow {
+    pub(crate) uid: PodUid,
+    pub(crate) key: PodKey,
+    pub(crate) hours: Option<u32>,
+    pub(crate) deleted: bool,
+    pub(crate) stopped: bool,
+    pub(crate) ended: bool,
+    pub(crate) gone: bool,
+    pub(crate) eni: Option<i64>,
+    pub(crate) instance: InstanceId,
+    pub(crate) request_id: String,
+}
+
+const POD: &str = "SELECT uid, namespace, name, hours, deleted_ms IS NOT NULL, stopped_ms IS NOT NULL, ended_ms IS NOT NULL, gone_ms IS NOT NULL, eni, instance, request_id \
+     FROM pod";
+
+impl PodRow {
+    fn read(row: &Row<'_>) -> Result<Self> {
+        Ok(Self {
+            uid: row.get::<_, String>(0)?.into(),
+            key: PodKey::new(&row.get::<_, String>(1)?, &row.get::<_, String>(2)?),
+            hours: row.get(3)?,
+            deleted: row.get(4)?,
+            stopped: row.get(5)?,
+            ended: row.get(6)?,
+            gone: row.get(7)?,
+            eni: row.get(8)?,
+            instance: row.get::<_, String>(9)?.into(),
+            request_id: row.get(10)?,
+        })
+    }
+
+    /// Whether its containers have ended, one way or another: it wants no network any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.stopped || self.ended || self.gone
+    }
+}
+
+/// A row of table `eni`.
+#[derive(Clone, Debug)]
+pub(crate) struct EniFacts {
+    pub(crate) row: i64,
+    pub(crate) token: String,
+    pub(crate) eni: Option<EniId>,
+    pub(crate) mac: Option<String>,
+    pub(crate) vswitch: i64,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) state: State,
+    pub(crate) target: Target,
+    pub(crate) instance: Option<InstanceId>,
+}
+
+impl EniFacts {
+    fn read(row: &Row<'_>) -> Result<Self> {
+        let target: String = row.get(7)?;
+        Ok(Self {
+            row: row.get(0)?,
+            token: row.get(1)?,
+            eni: row.get::<_, Option<String>>(2)?.map(Into::into),
+            mac: row.get(3)?,
+            vswitch: row.get(4)?,
+            address: Ipv4Addr::from(row.get::<_, u32>(5)?),
+            state: State::parse(row.get::<_, Option<String>>(6)?.as_deref()),
+            target: Target::parse(&target),
+            instance: row.get::<_, Option<String>>(8)?.map(Into::into),
+        })
+    }
+}
+
+impl<'a> Op<'a> {
+    pub(crate) fn new(
+        tx: &'a Tx<'a>,
+        now: Timestamp,
+        settings: &'a Settings,
+        vswitches: &'a [VSwitchRef],
+        simulator: &'a mut Simulator,
+    ) -> Self {
+        Self {
+            tx,
+            now,
+            settings,
+            vswitches,
+            simulator,
+            out: Outcome::default(),
+        }
+    }
+
+    /// Runs one job.
+    pub(crate) fn run(mut self, job: &Job) -> Result<Outcome> {
+        match job {
+            Job::Acquire(pod) => self.acquire(pod),
+            Job::Import(pod) => self.import(pod),
+            Job::SeenOnEcs(pod) => self.seen_on_ecs(pod),
+            Job::Deleted(uid, at) => self.deleted(uid, *at),
+            Job::Stopped(uid) => self.stopped(uid),
+            Job::Ended(uid) => self.ended(uid),
+            Job::Gone(uid) => self.gone(uid),
+            Job::Record {
+                eni,
+                step,
+                response,
+            } => self.record(eni.0, *step, response),
+            Job::Due => self.due(),
+            Job::Expire(claim) => self.expire(claim.0),
+            Job::Open => self.open_intents(),
+            Job::Prune => self.prune(),
+        }?;
+        Ok(self.out)
+    }
+
+    /// Everything that a starting engine needs.
+    pub(crate) fn load(mut self) -> Result<Loaded> {
+        let sql = format!("{POD} WHERE cluster = ?1");
+        let pods = self
+            .tx
+            .rows(&sql, [self.settings.cluster.as_str()], PodRow::read)?;
+        let mut loaded = Vec::with_capacity(pods.len());
+        for pod in pods {
+            let network = self.network(&pod)?;
+            loaded.push(LoadedPod {
+                state: PodState {
+                    uid: pod.uid.clone(),
+                    network,
+                    blocked: None,
+                },
+                key: pod.key.clone(),
+                deleted: pod.deleted,
+                stopped: pod.stopped || pod.ended,
+                gone: pod.gone,
+            });
+        }
+        self.open_intents()?;
+        let next_deadline = super::release::next_deadline(self.tx, &self.settings.cluster)?;
+        Ok(Loaded {
+            pods: loaded,
+            tasks: self.out.tasks,
+            next_deadline,
+        })
+    }
+
+    pub(crate) fn now_ms(&self) -> i64 {
+        self.now.as_millisecond()
+    }
+
+    pub(crate) fn cluster(&self) -> &'a str {
+        self.settings.cluster.as_str()
+    }
+
+    pub(crate) fn period_ms(&self, hours: u32) -> i64 {
+        millis(self.settings.retention.period(hours))
+    }
+
+    pub(crate) fn pod(&self, uid: &PodUid) -> Result<Option<PodRow>> {
+        self.tx.row(
+            &format!("{POD} WHERE uid = ?1"),
+            [uid.as_str()],
+            PodRow::read,
+        )
+    }
+
+    /// The other pods of a key, which are gone from the API once a newer one is seen there.
+    pub(crate) fn older_pods(&self, key: &PodKey, uid: &PodUid) -> Result<Vec<PodRow>> {
+        self.tx.rows(
+            &format!("{POD} WHERE cluster = ?1 AND namespace = ?2 AND name = ?3 AND uid <> ?4"),
+            (self.cluster(), &*key.namespace, &*key.name, uid.as_str()),
+            PodRow::read,
+        )
+    }
+
+    /// The pod that an ENI is, or was last, attached to.
+    pub(crate) fn pod_of(&self, eni: i64) -> Result<Option<PodRow>> {
+        self.tx
+            .row(&format!("{POD} WHERE eni = ?1"), [eni], PodRow::read)
+    }
+
+    pub(crate) fn eni(&self, row: i64) -> Result<Option<EniFacts>> {
+        self.tx.row(
+            "SELECT id, token, eni_id, mac, vswitch, addr, state, target, instance \
+             FROM eni WHERE id = ?1",
+            [row],
+            EniFacts::read,
+        )
+    }
+
+    pub(crate) fn vswitch(&self, row: i64) -> &'a VSwitchRef {
+        self.vswitches
+            .iter()
+            .find(|vswitch| vswitch.row == row)
+            .expect("an address that is held belongs to a configured vSwitch: opening checks it")
+    }
+
+    /// A pod's network as the rows have it.
+    pub(crate) fn network(&self, pod: &PodRow) -> Result<Network> {
+        let Some(eni) = pod.eni.map(|row| self.eni(row)).transpose()?.flatten() else {
+            return Ok(if pod.is_over() {
+                Network::Detached
+            } else {
+                Network::Pending
+            });
+        };
+        if eni.target != Target::InUse {
+            return Ok(if eni.state.is_attached() {
+                Network::Pending
+            } else {
+                Network::Detached
+            });
+        }
+        let (State::Is(EniState::InUse), Some(id), Some(mac)) = (eni.state, &eni.eni, &eni.mac)
+        else {
+            return Ok(Network::Pending);
+        };
+        let vswitch = self.vswitch(eni.vswitch);
+        Ok(Network::Attached(Assignment {
+            address: eni.address,
+            eni: id.clone(),
+            mac: mac
+                .parse()
+                .expect("the ledger writes MACs as it reads them"),
+            vswitch: vswitch.id.clone(),
+            zone: vswitch.zone.clone(),
+            instance: pod.instance.clone(),
+            request_id: pod.request_id.clone(),
+        }))
+    }
+
+    /// Adds the pod's network to what this operation tells.
+    pub(crate) fn report(&mut self, uid: &PodUid) -> Result<()> {
+        if let Some(pod) = self.pod(uid)? {
+            let network = self.network(&pod)?;
+            self.out.pods.push(PodState {
+                uid: pod.uid,
+                network,
+                blocked: None,
+            });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_target(&self, eni: i64, target: Target) -> Result<()> {
+        self.tx.execute(
+            "UPDATE eni SET target = ?2 WHERE id = ?1",
+            (eni, target.as_str()),
+        )?;
+        Ok(())
+    }
+}
+
+/// A duration as the ledger stores it; absurdly long ones end at the largest number.
+pub(crate) fn millis(duration: SignedDuration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A time as the ledger stores it.
+pub(crate) fn time(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::MAX)
+}

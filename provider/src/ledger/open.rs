@@ -1,0 +1,213 @@
+//! Opening a ledger: lock, pragmas, schema, identity, time.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OpenFlags};
+use uuid::Uuid;
+
+use crate::cloud::sim::Simulator;
+use crate::ledger::{Error, Ledger, pool, schema};
+use crate::settings::Settings;
+use crate::sql::Tx;
+
+/// How long a statement waits for a command of another process to finish its transaction.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Ledger {
+    /// Opens (or makes) the file at `path`, brings it to this version's schema and its vSwitches
+    /// to those of `settings`. `wall` is the wall clock.
+    ///
+    /// # Errors
+    /// When another process runs on it, when it is damaged or newer than this binary, or when the
+    /// configured vSwitches leave out an address that is held. Nothing is changed then.
+    pub fn open(path: &Path, settings: Settings, wall: Timestamp) -> Result<Self, Error> {
+        let lock = lock(path)?;
+        let conn = Connection::open(path).map_err(|source| Error::Open {
+            path: path.display().to_string(),
+            source: source.into(),
+        })?;
+        check(&conn, path)?;
+        Ok(Self {
+            _lock: Some(lock),
+            ..Self::on(conn, settings, wall)?
+        })
+    }
+
+    /// A ledger that lives in memory and ends with the process: for simulations.
+    ///
+    /// # Errors
+    /// As for [`Ledger::open`].
+    pub fn in_memory(settings: Settings, wall: Timestamp) -> Result<Self, Error> {
+        let conn = Connection::open_in_memory().map_err(Error::sql("open a ledger in memory"))?;
+        Self::on(conn, settings, wall)
+    }
+
+    fn on(mut conn: Connection, settings: Settings, wall: Timestamp) -> Result<Self, Error> {
+        configure(&conn)?;
+        schema::migrate(&mut conn).map_err(Error::Schema)?;
+        let tx = conn
+            .unchecked_transaction()
+            .map_err(Error::sql("begin a transaction"))?;
+        let handle = Tx::new(&tx);
+        let id = identity(&handle, wall)?;
+        let now = advance_time(&handle, wall)?;
+        let vswitches = pool::sync(&handle, &settings, now)?;
+        tx.commit().map_err(Error::sql("commit"))?;
+        let seed = seed(&id, now);
+        let simulator = Simulator::new(settings.cloud.clone(), &settings.region, seed);
+        let data_version = data_version(&conn)?;
+        Ok(Self {
+            conn,
+            settings,
+            vswitches,
+            simulator,
+            id,
+            data_version,
+            _lock: None,
+        })
+    }
+
+    /// Takes over changed settings: vSwitches may grow and exclude more, and lose what is free.
+    ///
+    /// # Errors
+    /// When an address that is held would be left out; nothing is changed then.
+    pub fn reconfigure(&mut self, settings: Settings, wall: Timestamp) -> Result<(), Error> {
+        let tx = self
+            .conn
+            .unchecked_transaction()
+            .map_err(Error::sql("begin a transaction"))?;
+        let handle = Tx::new(&tx);
+        let now = advance_time(&handle, wall)?;
+        let vswitches = pool::sync(&handle, &settings, now)?;
+        tx.commit().map_err(Error::sql("commit"))?;
+        self.vswitches = vswitches;
+        self.simulator.set_config(settings.cloud.clone());
+        self.settings = settings;
+        Ok(())
+    }
+}
+
+/// The lock file beside the ledger. SQLite's own locks are per transaction, and commands may
+/// write between them; this one says that a process is running.
+fn lock(path: &Path) -> Result<File, Error> {
+    let name = PathBuf::from(format!("{}.lock", path.display()));
+    let open = |source: std::io::Error| Error::Open {
+        path: name.display().to_string(),
+        source: source.into(),
+    };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&name)
+        .map_err(open)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked {
+            path: path.display().to_string(),
+        }),
+        Err(std::fs::TryLockError::Error(source)) => Err(open(source)),
+    }
+}
+
+fn check(conn: &Connection, path: &Path) -> Result<(), Error> {
+    let damaged = |report: String| Error::Damaged {
+        path: path.display().to_string(),
+        report,
+    };
+    let report = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
+    match report {
+        Ok(report) if report == "ok" => Ok(()),
+        Ok(report) => Err(damaged(report)),
+        Err(error) => match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+                Err(damaged(error.to_string()))
+            }
+            _ => Err(Error::sql("check the ledger")(error)),
+        },
+    }
+}
+
+/// FULL and not NORMAL: in WAL mode NORMAL may lose the last commits at a power loss, and an
+/// address that a pod already shows would be given out again.
+fn configure(conn: &Connection) -> Result<(), Error> {
+    conn.busy_timeout(BUSY_TIMEOUT)
+        .map_err(Error::sql("set the busy timeout"))?;
+    conn.set_prepared_statement_cache_capacity(128);
+    conn.execute_batch(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
+         PRAGMA trusted_schema = OFF; PRAGMA cache_size = -4096; PRAGMA temp_store = MEMORY;",
+    )
+    .map_err(Error::sql("configure the connection"))
+}
+
+/// A connection that can only read, for commands beside a running process.
+pub(crate) fn reader(path: &Path) -> Result<Connection, Error> {
+    let open = |source: rusqlite::Error| Error::Open {
+        path: path.display().to_string(),
+        source: source.into(),
+    };
+    if !path.exists() {
+        let source = format!(
+            "there is no such file; `holdfast run` makes it at {}",
+            path.display()
+        );
+        return Err(Error::Open {
+            path: path.display().to_string(),
+            source: source.into(),
+        });
+    }
+    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(open)?;
+    conn.busy_timeout(BUSY_TIMEOUT).map_err(open)?;
+    schema::expect_current(&conn).map_err(Error::Schema)?;
+    Ok(conn)
+}
+
+fn identity(tx: &Tx<'_>, wall: Timestamp) -> Result<String, Error> {
+    let operation = "read the ledger's identity";
+    let known = tx
+        .row("SELECT id FROM ledger", [], |row| row.get(0))
+        .map_err(Error::sql(operation))?;
+    if let Some(id) = known {
+        return Ok(id);
+    }
+    let id = Uuid::new_v4().to_string();
+    let now_ms = wall.as_millisecond();
+    tx.execute(
+        "INSERT INTO ledger VALUES (1, ?1, ?2, ?2, ?2)",
+        (&id, now_ms),
+    )
+    .map_err(Error::sql(operation))?;
+    Ok(id)
+}
+
+/// Ledger time: the later of the wall clock and the last commit, and stored before anything
+/// happens at it, so that the history's triggers and a clock set back can rely on it.
+pub(crate) fn advance_time(tx: &Tx<'_>, wall: Timestamp) -> Result<Timestamp, Error> {
+    let now_ms = tx
+        .row(
+            "UPDATE ledger SET last_ms = max(last_ms, ?1) RETURNING last_ms",
+            [wall.as_millisecond()],
+            |row| row.get(0),
+        )
+        .map_err(Error::sql("advance ledger time"))?
+        .expect("a ledger has an identity before it has a time");
+    Ok(Timestamp::from_millisecond(now_ms).unwrap_or(wall))
+}
+
+pub(crate) fn data_version(conn: &Connection) -> Result<i64, Error> {
+    conn.query_row("PRAGMA data_version", [], |row| row.get(0))
+        .map_err(Error::sql("read the data version"))
+}
+
+/// Ids that the simulated cloud gives out differ from run to run of one ledger, and repeat for
+/// one ledger and one instant.
+fn seed(id: &str, now: Timestamp) -> u64 {
+    let name = format!("{id}/{}", now.as_millisecond());
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
+        .as_u64_pair()
+        .0
+}

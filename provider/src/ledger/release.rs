@@ -1,0 +1,232 @@
+//! Letting go: deletions start clocks, detached pods that are gone release, claims run out.
+
+use jiff::Timestamp;
+use rusqlite::Result;
+
+use crate::id::{ClusterId, PodKey, PodUid};
+use crate::ledger::op::{Op, PodRow, time};
+use crate::ledger::{ClaimRef, Due};
+use crate::policy::eni::Target;
+use crate::policy::retained::Close;
+use crate::policy::retention;
+use crate::sql::Tx;
+
+/// When the next retention ends by itself.
+pub(super) fn next_deadline(tx: &Tx<'_>, cluster: &ClusterId) -> Result<Option<Timestamp>> {
+    let sql = "SELECT min(expires_ms) FROM claim \
+         WHERE closed_ms IS NULL AND holder IS NULL AND cluster = ?1";
+    Ok(tx
+        .row(sql, [cluster.as_str()], |row| row.get::<_, Option<i64>>(0))?
+        .flatten()
+        .map(time))
+}
+
+impl Op<'_> {
+    /// The pod's deletion was asked for at `at`. The first word of it counts; it starts the clock
+    /// of the claim, also for a pod that was accepted and still waits.
+    pub(super) fn deleted(&mut self, uid: &PodUid, at: Timestamp) -> Result<()> {
+        let Some(pod) = self.pod(uid)? else {
+            return Ok(());
+        };
+        if pod.deleted {
+            return self.report(uid);
+        }
+        let sql = "UPDATE pod SET deleted_ms = ?2 WHERE uid = ?1";
+        self.tx.execute(sql, (uid.as_str(), at.as_millisecond()))?;
+        self.start_clock(&pod, at)?;
+        self.report(uid)
+    }
+
+    /// A waiting pod has not the claim yet, so the claim is found by its key; one that another
+    /// pod holds is that pod's, whose own deletion counts.
+    fn start_clock(&self, pod: &PodRow, at: Timestamp) -> Result<()> {
+        let Some(hours) = pod.hours else {
+            return Ok(());
+        };
+        let retain_ms = self.period_ms(hours);
+        let expires_at = retention::expires_at(at, self.settings.retention.period(hours));
+        self.tx.execute(
+            "UPDATE claim SET deleted_ms = ?5, expires_ms = ?6, retain_ms = ?7 \
+             WHERE cluster = ?1 AND namespace = ?2 AND name = ?3 AND closed_ms IS NULL \
+             AND (holder IS NULL OR holder = ?4) AND (deleted_ms IS NULL OR deleted_ms < ?5)",
+            (
+                self.cluster(),
+                &*pod.key.namespace,
+                &*pod.key.name,
+                pod.uid.as_str(),
+                at.as_millisecond(),
+                expires_at.as_millisecond(),
+                retain_ms,
+            ),
+        )?;
+        Ok(())
+    }
+
+    /// The pod's containers have ended: its ENI may be detached. Ends the attempts to make one.
+    pub(super) fn stopped(&mut self, uid: &PodUid) -> Result<()> {
+        self.over(uid, "stopped_ms")
+    }
+
+    /// The pod has succeeded or failed and stays: its ENI is detached at once.
+    pub(super) fn ended(&mut self, uid: &PodUid) -> Result<()> {
+        self.over(uid, "ended_ms")
+    }
+
+    /// The pod is gone from the API. Its address is released once its ENI is detached.
+    pub(super) fn gone(&mut self, uid: &PodUid) -> Result<()> {
+        self.over(uid, "gone_ms")
+    }
+
+    fn over(&mut self, uid: &PodUid, column: &str) -> Result<()> {
+        if self.pod(uid)?.is_none() {
+            // A late word about a pod that has let go long ago, or was never ours.
+            return Ok(());
+        }
+        let sql = format!("UPDATE pod SET {column} = coalesce({column}, ?2) WHERE uid = ?1");
+        self.tx.execute(&sql, (uid.as_str(), self.now_ms()))?;
+        let Some(pod) = self.pod(uid)? else {
+            return Ok(());
+        };
+        let Some(eni) = pod.eni else {
+            return if pod.gone {
+                self.release(&pod, None)
+            } else {
+                self.report(uid)
+            };
+        };
+        let facts = self.eni(eni)?.expect("a pod refers to an ENI that exists");
+        if facts.target == Target::InUse {
+            self.set_target(eni, Target::Available)?;
+            self.set_state(eni, facts.state.abandoned())?;
+        }
+        if self
+            .eni(eni)?
+            .is_some_and(|facts| facts.state.is_attached())
+        {
+            self.progress(eni)?;
+        } else {
+            self.detached(eni)?;
+        }
+        self.report(uid)
+    }
+
+    /// The ENI holds on to nothing (any more): whoever only waited for that is served.
+    pub(super) fn detached(&mut self, eni: i64) -> Result<()> {
+        match self.pod_of(eni)? {
+            Some(pod) if pod.gone => self.release(&pod, Some(eni)),
+            // A pod that has ended holds nothing that it could give back later.
+            Some(pod) if pod.ended && !self.is_claimed(eni)? => self.give_up(eni, "pod has ended"),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_claimed(&self, eni: i64) -> Result<bool> {
+        let sql = "SELECT claim IS NOT NULL FROM address WHERE eni = ?1";
+        Ok(self.tx.row(sql, [eni], |row| row.get(0))?.unwrap_or(false))
+    }
+
+    /// The pod is gone and nothing is attached: retained if it was fixed, else given up.
+    fn release(&mut self, pod: &PodRow, eni: Option<i64>) -> Result<()> {
+        if let Some(eni) = eni {
+            let detach = "UPDATE pod SET eni = NULL WHERE uid = ?1";
+            self.tx.execute(detach, [pod.uid.as_str()])?;
+            if self.is_claimed(eni)? {
+                self.retain(pod, eni)?;
+            } else {
+                self.give_up(eni, "pod is gone")?;
+            }
+        } else if pod.hours.is_some() && !pod.deleted {
+            // It waited, was accepted, and vanished unseen: its end is now.
+            self.start_clock(pod, self.now)?;
+        }
+        self.tx
+            .execute("DELETE FROM pod WHERE uid = ?1", [pod.uid.as_str()])?;
+        self.out.released.push(pod.key.clone());
+        Ok(())
+    }
+
+    fn retain(&mut self, pod: &PodRow, eni: i64) -> Result<()> {
+        if !pod.deleted {
+            // Nobody saw the deletion: the clock starts now that the absence is known.
+            self.start_clock(pod, self.now)?;
+        }
+        let fenced = "UPDATE claim SET holder = NULL WHERE holder = ?1 AND closed_ms IS NULL";
+        self.tx.execute(fenced, [pod.uid.as_str()])?;
+        self.tx.execute(
+            "UPDATE address SET state = 'retained', pod = NULL, gen = gen + 1, since_ms = ?3, \
+             why = 'pod is gone' WHERE eni = ?1 AND pod = ?2",
+            (eni, pod.uid.as_str(), self.now_ms()),
+        )?;
+        Ok(())
+    }
+
+    /// Nobody's any more: the address is free when the ENI's deletion is confirmed.
+    pub(super) fn give_up(&mut self, eni: i64, why: &str) -> Result<()> {
+        self.tx.execute(
+            "UPDATE address SET state = 'detaching', claim = NULL, pod = NULL, gen = gen + 1, \
+             since_ms = ?2, why = ?3 WHERE eni = ?1 AND state <> 'detaching'",
+            (eni, self.now_ms(), why),
+        )?;
+        self.set_target(eni, Target::Gone)?;
+        self.progress(eni)
+    }
+
+    /// Ends a claim that nobody holds; its address follows when the ENI is deleted.
+    pub(super) fn close(&mut self, claim: i64, eni: i64, why: &str) -> Result<()> {
+        let sql = "UPDATE claim SET closed_ms = ?2, closed_why = ?3 WHERE id = ?1";
+        self.tx.execute(sql, (claim, self.now_ms(), why))?;
+        self.give_up(eni, why)
+    }
+
+    /// Lists the claims whose time is over; whether a pod still comes in time is asked elsewhere.
+    pub(super) fn due(&mut self) -> Result<()> {
+        self.out.due = self.tx.rows(
+            "SELECT id, namespace, name, expires_ms FROM claim \
+             WHERE closed_ms IS NULL AND holder IS NULL AND expires_ms <= ?1 AND cluster = ?2 \
+             ORDER BY expires_ms LIMIT 1000",
+            (self.now_ms(), self.cluster()),
+            |row| {
+                Ok(Due {
+                    claim: ClaimRef(row.get(0)?),
+                    key: PodKey::new(&row.get::<_, String>(1)?, &row.get::<_, String>(2)?),
+                    expires_at: time(row.get(3)?),
+                })
+            },
+        )?;
+        Ok(())
+    }
+
+    /// Ends a claim whose time is over, unless a pod has taken it in the meantime.
+    pub(super) fn expire(&mut self, claim: i64) -> Result<()> {
+        let found = self.tx.row(
+            "SELECT a.eni, c.expires_ms FROM claim c JOIN address a ON a.claim = c.id \
+             WHERE c.id = ?1 AND c.closed_ms IS NULL AND c.holder IS NULL",
+            [claim],
+            |row| Ok((row.get::<_, i64>(0)?, time(row.get(1)?))),
+        )?;
+        match found {
+            Some((eni, at)) if retention::is_over(at, self.now, None) => {
+                self.close(claim, eni, Close::Expired.as_str())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Forgets what ended longer ago than configured, and remembers since when history is whole.
+    pub(super) fn prune(&mut self) -> Result<()> {
+        let days = i64::from(self.settings.history_days);
+        let before_ms = self.now_ms() - days * 24 * 3_600_000;
+        for sql in [
+            "DELETE FROM address_span WHERE to_ms < ?1",
+            "DELETE FROM claim_event WHERE claim IN (SELECT id FROM claim WHERE closed_ms < ?1)",
+            "DELETE FROM claim WHERE closed_ms < ?1",
+            "DELETE FROM placement WHERE seen_ms < ?1 AND NOT EXISTS (SELECT 1 FROM pod p \
+             WHERE p.cluster = placement.cluster AND p.namespace = placement.namespace \
+             AND p.name = placement.name)",
+            "UPDATE ledger SET history_from_ms = max(history_from_ms, ?1)",
+        ] {
+            self.tx.execute(sql, [before_ms])?;
+        }
+        Ok(())
+    }
+}

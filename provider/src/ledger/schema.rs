@@ -1,0 +1,139 @@
+//! Brings a ledger file to the schema of this binary, or refuses it.
+//!
+//! Owns `PRAGMA user_version` and the order of `migrations/NNNN-name/up.sql`. There is no way
+//! down: an older binary is run on a backup.
+
+use std::cmp::Ordering;
+
+use include_dir::{Dir, include_dir};
+use rusqlite::{Connection, TransactionBehavior};
+
+use crate::ledger::Cause;
+
+static MIGRATIONS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../migrations");
+
+/// A file that cannot be brought to the schema of this binary.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A newer binary wrote it.
+    #[error(
+        "the ledger has schema version {found} and this holdfast knows {known}: run the newer holdfast, or restore a backup"
+    )]
+    Newer {
+        /// The version of the file.
+        found: usize,
+        /// The newest version this binary knows.
+        known: usize,
+    },
+    /// An older binary wrote it, and it is only being read.
+    #[error(
+        "the ledger has schema version {found} and this holdfast needs {known}: start `holdfast run` of this version once to bring it up to date"
+    )]
+    Older {
+        /// The version of the file.
+        found: usize,
+        /// The version this binary needs.
+        known: usize,
+    },
+    /// A statement of a migration failed; nothing was changed.
+    #[error("could not apply migration {name}")]
+    Apply {
+        /// The folder of the migration.
+        name: String,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// The version could not be read or written.
+    #[error("could not read or write the schema version")]
+    Version(#[source] Cause),
+}
+
+/// Applies every migration that the file lacks, all of them in one transaction.
+pub(crate) fn migrate(conn: &mut Connection) -> Result<(), Error> {
+    let migrations = migrations();
+    let tx = conn
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(|cause| Error::Version(cause.into()))?;
+    let found: usize = tx
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(|cause| Error::Version(cause.into()))?;
+    if found > migrations.len() {
+        return Err(Error::Newer {
+            found,
+            known: migrations.len(),
+        });
+    }
+    for (name, sql) in &migrations[found..] {
+        tx.execute_batch(sql).map_err(|source| Error::Apply {
+            name: (*name).to_owned(),
+            source: source.into(),
+        })?;
+    }
+    if found < migrations.len() {
+        tx.pragma_update(None, "user_version", migrations.len())
+            .map_err(|cause| Error::Version(cause.into()))?;
+    }
+    tx.commit().map_err(|cause| Error::Version(cause.into()))
+}
+
+/// Refuses a file that has not the schema of this binary: a reader cannot migrate.
+pub(crate) fn expect_current(conn: &Connection) -> Result<(), Error> {
+    let known = migrations().len();
+    let found: usize = conn
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .map_err(|cause| Error::Version(cause.into()))?;
+    match found.cmp(&known) {
+        Ordering::Equal => Ok(()),
+        Ordering::Greater => Err(Error::Newer { found, known }),
+        Ordering::Less => Err(Error::Older { found, known }),
+    }
+}
+
+/// Name and text of every migration, in order; number N stands at index N - 1.
+fn migrations() -> Vec<(&'static str, &'static str)> {
+    let mut found: Vec<_> = MIGRATIONS
+        .dirs()
+        .map(|dir| {
+            let name = dir
+                .path()
+                .to_str()
+                .expect("migration folders have ASCII names");
+            let text = dir
+                .get_file(dir.path().join("up.sql"))
+                .and_then(|file| file.contents_utf8())
+                .expect("every migration folder has an up.sql");
+            (name, text)
+        })
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrations_are_numbered_without_gaps() {
+        for (index, (name, _)) in migrations().iter().enumerate() {
+            assert!(name.starts_with(&format!("{:04}-", index + 1)), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_database_from_a_newer_binary_is_refused() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate(&mut conn).unwrap();
+        conn.pragma_update(None, "user_version", 99).unwrap();
+        let error = migrate(&mut conn).unwrap_err();
+        assert!(error.to_string().contains("schema version 99"), "{error}");
+    }
+
+    #[test]
+    fn migrating_twice_changes_nothing() {
+        let mut conn = Connection::open_in_memory().unwrap();
+        migrate(&mut conn).unwrap();
+        migrate(&mut conn).unwrap();
+    }
+}

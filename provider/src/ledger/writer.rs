@@ -1,0 +1,163 @@
+//! The one thread that writes: a bounded queue in, group commits, results out.
+//!
+//! Owns the [`Ledger`] and the batching. A result leaves only after its COMMIT. Knows nothing of
+//! what the results are for. A fatal error ends the thread, and the caller is told why.
+
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use jiff::Timestamp;
+
+use crate::cloud::{self, Request, Response};
+use crate::ledger::{Error, Job, Ledger, Outcome};
+use crate::settings::Settings;
+
+/// Work that waits for the thread: enough for a burst, and a bound on memory.
+const QUEUE: usize = 4096;
+/// Jobs per COMMIT: past this the sync is a small part of the cost, and a batch delays its first.
+const BATCH: usize = 256;
+
+/// Something for the thread to do. The number comes back with the result.
+#[derive(Debug)]
+pub enum Work {
+    /// A ledger operation.
+    Job(u64, Job),
+    /// A call to the cloud.
+    Call(u64, Request),
+    /// Has another process written to the file?
+    Look,
+    /// Changed settings.
+    Reconfigure(Box<Settings>),
+}
+
+/// What was done.
+#[derive(Debug)]
+pub enum Done {
+    /// An operation is committed, or failed.
+    Job(u64, Result<Outcome, Error>),
+    /// The cloud answered.
+    Call(u64, Result<Response, cloud::Error>),
+    /// Another process has written to the file.
+    Changed,
+    /// When the next retention ends.
+    NextDeadline(Option<Timestamp>),
+    /// Settings were taken over, or refused.
+    Reconfigured(Result<(), Error>),
+    /// The thread has ended, and nothing more will be done.
+    Fatal(Error),
+}
+
+/// The thread has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the ledger's writer has ended")]
+pub struct Gone;
+
+/// A handle on the thread.
+pub struct Writer {
+    queue: SyncSender<Work>,
+    thread: JoinHandle<()>,
+}
+
+impl Writer {
+    /// Starts the thread. `clock` is the wall clock; `done` gets every result, in order.
+    ///
+    /// # Errors
+    /// When the system refuses a thread.
+    pub fn start(
+        ledger: Ledger,
+        clock: impl Fn() -> Timestamp + Send + 'static,
+        done: impl Fn(Done) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (queue, work) = sync_channel(QUEUE);
+        let thread = std::thread::Builder::new()
+            .name("ledger".into())
+            .spawn(move || run(ledger, &work, &clock, &done))?;
+        Ok(Self { queue, thread })
+    }
+
+    /// Queues work, or gives it back when the queue is full.
+    ///
+    /// # Errors
+    /// When the thread has ended.
+    pub fn submit(&self, work: Work) -> Result<Option<Work>, Gone> {
+        match self.queue.try_send(work) {
+            Ok(()) => Ok(None),
+            Err(TrySendError::Full(work)) => Ok(Some(work)),
+            Err(TrySendError::Disconnected(_)) => Err(Gone),
+        }
+    }
+
+    /// Lets the queued work finish and closes the file.
+    pub fn stop(self) {
+        drop(self.queue);
+        if self.thread.join().is_err() {
+            tracing::error!("the ledger's writer panicked");
+        }
+    }
+}
+
+fn run(
+    mut ledger: Ledger,
+    queue: &Receiver<Work>,
+    clock: &impl Fn() -> Timestamp,
+    done: &impl Fn(Done),
+) {
+    let mut deadline = None;
+    while let Ok(first) = queue.recv() {
+        let batch = std::iter::once(first)
+            .chain(queue.try_iter())
+            .take(BATCH)
+            .collect();
+        if let Err(error) = serve(&mut ledger, batch, clock, done, &mut deadline) {
+            done(Done::Fatal(error));
+            return;
+        }
+    }
+}
+
+fn serve(
+    ledger: &mut Ledger,
+    batch: Vec<Work>,
+    clock: &impl Fn() -> Timestamp,
+    done: &impl Fn(Done),
+    deadline: &mut Option<Timestamp>,
+) -> Result<(), Error> {
+    let (mut ids, mut jobs) = (Vec::new(), Vec::new());
+    let (mut call_ids, mut requests) = (Vec::new(), Vec::new());
+    let mut look = false;
+    for work in batch {
+        match work {
+            Work::Job(id, job) => {
+                ids.push(id);
+                jobs.push(job);
+            }
+            Work::Call(id, request) => {
+                call_ids.push(id);
+                requests.push(request);
+            }
+            Work::Look => look = true,
+            Work::Reconfigure(settings) => {
+                done(Done::Reconfigured(ledger.reconfigure(*settings, clock())));
+            }
+        }
+    }
+    if !jobs.is_empty() {
+        let batch = ledger.commit(clock(), &jobs)?;
+        if std::mem::replace(deadline, batch.next_deadline) != batch.next_deadline {
+            done(Done::NextDeadline(batch.next_deadline));
+        }
+        for (id, result) in ids.into_iter().zip(batch.results) {
+            done(Done::Job(id, result));
+        }
+    }
+    if !requests.is_empty() {
+        let results = ledger.call(clock(), &requests)?;
+        for (id, result) in call_ids.into_iter().zip(results) {
+            done(Done::Call(id, result));
+        }
+    }
+    if look && ledger.changed()? {
+        done(Done::Changed);
+    }
+    Ok(())
+}

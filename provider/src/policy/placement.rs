@@ -1,0 +1,127 @@
+//! Which vSwitches a pod may use, and in what order they are tried.
+
+use crate::id::{VSwitchId, Zone};
+
+/// A configured vSwitch with the number of its free addresses.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Its id.
+    pub id: VSwitchId,
+    /// Its zone.
+    pub zone: Zone,
+    /// Free addresses now.
+    pub free: u64,
+}
+
+/// The vSwitches that a pod on a node in `zone` may use, best first.
+///
+/// `requested` are the ones its annotation names: only those, in that order (ACS, "Specify
+/// vSwitches for a pod"). Without them the one with the most free addresses comes first, ties in
+/// configuration order. ACS picks at random there; holdfast prefers what can be explained.
+///
+/// # Errors
+/// One sentence when none is left, saying which vSwitches are where.
+pub fn allowed(
+    zone: &Zone,
+    requested: &[VSwitchId],
+    configured: &[Candidate],
+) -> Result<Vec<VSwitchId>, String> {
+    let in_zone = |candidate: &&Candidate| candidate.zone == *zone;
+    if requested.is_empty() {
+        let mut found: Vec<_> = configured.iter().filter(in_zone).collect();
+        found.sort_by_key(|candidate| std::cmp::Reverse(candidate.free));
+        return Ok(found
+            .into_iter()
+            .map(|candidate| candidate.id.clone())
+            .collect());
+    }
+    let found: Vec<_> = requested
+        .iter()
+        .filter(|id| {
+            configured
+                .iter()
+                .filter(in_zone)
+                .any(|candidate| candidate.id == **id)
+        })
+        .cloned()
+        .collect();
+    if found.is_empty() {
+        Err(none_left(zone, requested, configured))
+    } else {
+        Ok(found)
+    }
+}
+
+fn none_left(zone: &Zone, requested: &[VSwitchId], configured: &[Candidate]) -> String {
+    let places: Vec<_> = requested
+        .iter()
+        .map(
+            |id| match configured.iter().find(|candidate| candidate.id == *id) {
+                Some(candidate) => format!("{id} is in {}", candidate.zone),
+                None => format!("{id} is not configured"),
+            },
+        )
+        .collect();
+    let here: Vec<_> = configured
+        .iter()
+        .filter(|candidate| candidate.zone == *zone)
+        .map(|candidate| candidate.id.as_str())
+        .collect();
+    format!(
+        "no vSwitch named in network.alibabacloud.com/vswitch-ids can be used in zone {zone}: {}; {zone} has {}",
+        places.join(", "),
+        here.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn configured() -> Vec<Candidate> {
+        [
+            ("vsw-1", "b", 3),
+            ("vsw-2", "b", 9),
+            ("vsw-3", "b", 9),
+            ("vsw-4", "c", 99),
+        ]
+        .map(|(id, zone, free)| Candidate {
+            id: id.into(),
+            zone: zone.into(),
+            free,
+        })
+        .to_vec()
+    }
+
+    #[track_caller]
+    fn check(requested: &[&str], want: &[&str]) {
+        let requested: Vec<VSwitchId> = requested.iter().map(|id| (*id).into()).collect();
+        let got = allowed(&"b".into(), &requested, &configured()).unwrap();
+        assert_eq!(got.iter().map(VSwitchId::as_str).collect::<Vec<_>>(), want);
+    }
+
+    #[test]
+    fn most_free_first_then_configuration_order() {
+        check(&[], &["vsw-2", "vsw-3", "vsw-1"]);
+    }
+
+    #[test]
+    fn the_annotation_gives_the_order_and_the_zone_the_limit() {
+        check(&["vsw-1", "vsw-4", "vsw-2"], &["vsw-1", "vsw-2"]);
+    }
+
+    #[test]
+    fn none_left_says_which_are_where() {
+        let note = allowed(
+            &"b".into(),
+            &["vsw-4".into(), "vsw-9".into()],
+            &configured(),
+        )
+        .unwrap_err();
+        assert!(
+            note.contains("vsw-4 is in c") && note.contains("vsw-9 is not configured"),
+            "{note}"
+        );
+        assert!(note.contains("b has vsw-1, vsw-2, vsw-3"), "{note}");
+    }
+}

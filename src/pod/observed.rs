@@ -1,0 +1,327 @@
+//! The part of a pod's status that is written here, as the API server has it now.
+//!
+//! Owns the form in which a status is kept so that it can be compared with the wanted one.
+//! Conditions, annotations and fields of others are not in it, and so never cause a write.
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
+
+use holdfast_provider::id::PodUid;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::record::{Container, Record};
+use super::status::SYSTEM_ANNOTATIONS;
+use super::view::{self, ConditionStatus, ContainerReason, Phase, PodView};
+
+/// The part of a status that is written here, as the API has it.
+#[derive(Debug, Default)]
+pub(super) struct Observed {
+    pub(super) phase: Phase,
+    pub(super) host_ip: Addresses,
+    pub(super) pod_ip: Addresses,
+    pub(super) start_time: Option<Timestamp>,
+    pub(super) generation: Option<i64>,
+    pub(super) conditions: Box<[Condition]>,
+    pub(super) init_containers: Box<[ContainerStatus]>,
+    pub(super) containers: Box<[ContainerStatus]>,
+    /// Digests of the values of [`SYSTEM_ANNOTATIONS`], in that order; 0 for one that is absent.
+    pub(super) annotations: [u64; SYSTEM_ANNOTATIONS.len()],
+}
+
+impl Observed {
+    pub(super) fn new(view: &PodView, record: &Record) -> Self {
+        let status = &view.status;
+        let annotations = view.metadata.annotations.as_ref();
+        Self {
+            phase: status.phase,
+            host_ip: Addresses::new(status.host_ip.as_deref(), &status.host_ips),
+            pod_ip: Addresses::new(status.pod_ip.as_deref(), &status.pod_ips),
+            start_time: status.start_time,
+            generation: status.observed_generation,
+            conditions: status
+                .conditions
+                .iter()
+                .filter_map(Condition::new)
+                .collect(),
+            init_containers: ContainerStatus::list(
+                &status.init_container_statuses,
+                &record.init_containers,
+                &record.uid,
+            ),
+            containers: ContainerStatus::list(
+                &status.container_statuses,
+                &record.containers,
+                &record.uid,
+            ),
+            annotations: SYSTEM_ANNOTATIONS.map(|key| {
+                annotations
+                    .and_then(|all| all.get(key))
+                    .map_or(0, |value| digest(value))
+            }),
+        }
+    }
+
+    /// The condition of type `kind`.
+    pub(super) fn condition(&self, kind: ConditionType) -> Option<&Condition> {
+        self.conditions
+            .iter()
+            .find(|condition| condition.kind == kind)
+    }
+
+    /// Whether a container has ever run.
+    pub(super) fn has_started(&self) -> bool {
+        let mut all = self.init_containers.iter().chain(&self.containers);
+        self.phase == Phase::Running || all.any(|one| !matches!(one.state, State::Waiting { .. }))
+    }
+
+    /// Whether the network is shown and no container has run yet.
+    pub(super) fn is_creating(&self) -> bool {
+        self.pod_ip.first.is_some() && !self.containers.is_empty() && !self.has_started()
+    }
+}
+
+/// Digest of one annotation's value, never 0.
+pub(super) fn digest(value: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish().max(1)
+}
+
+/// `podIP` with `podIPs`, or `hostIP` with `hostIPs`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Addresses {
+    pub(super) first: Option<IpAddr>,
+    /// Whether the list has others than the first.
+    pub(super) more: bool,
+}
+
+impl Addresses {
+    fn new(first: Option<&str>, all: &[view::Ip]) -> Self {
+        Self {
+            first: first.and_then(|text| text.parse().ok()),
+            more: all.iter().any(|entry| Some(entry.ip.as_str()) != first),
+        }
+    }
+}
+
+/// One condition as the API has it.
+#[derive(Debug)]
+pub(super) struct Condition {
+    pub(super) kind: ConditionType,
+    pub(super) status: ConditionStatus,
+    /// Reason and message; most conditions have none most of the time.
+    pub(super) why: Option<Box<(Box<str>, Box<str>)>>,
+    pub(super) since: Option<Timestamp>,
+    pub(super) generation: Option<i64>,
+}
+
+impl Condition {
+    fn new(condition: &view::Condition) -> Option<Self> {
+        let kind = ConditionType::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == condition.kind)?;
+        let (reason, message) = (&*condition.reason, &*condition.message);
+        let told = !(reason.is_empty() && message.is_empty());
+        Some(Self {
+            kind,
+            status: condition.status,
+            why: told.then(|| Box::new((reason.into(), message.into()))),
+            since: condition.last_transition_time,
+            generation: condition.observed_generation,
+        })
+    }
+}
+
+/// The conditions that are written here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) enum ConditionType {
+    /// Set by whoever binds the pod; only a pod made with a node name comes without it.
+    PodScheduled,
+    /// The network is there.
+    PodReadyToStartContainers,
+    /// ACS: the container instance, with its ENI, is there.
+    ContainerInstanceCreated,
+    /// ACS: the sandbox is there.
+    SandboxReady,
+    /// The init containers are done.
+    Initialized,
+    /// All containers are ready.
+    ContainersReady,
+    /// The containers and the readiness gates are ready.
+    Ready,
+}
+
+impl ConditionType {
+    pub(super) const ALL: [Self; 7] = [
+        Self::PodScheduled,
+        Self::PodReadyToStartContainers,
+        Self::ContainerInstanceCreated,
+        Self::SandboxReady,
+        Self::Initialized,
+        Self::ContainersReady,
+        Self::Ready,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::PodScheduled => "PodScheduled",
+            Self::PodReadyToStartContainers => "PodReadyToStartContainers",
+            Self::ContainerInstanceCreated => "ContainerInstanceCreated",
+            Self::SandboxReady => "SandboxReady",
+            Self::Initialized => "Initialized",
+            Self::ContainersReady => "ContainersReady",
+            Self::Ready => "Ready",
+        }
+    }
+}
+
+/// One container's status as the API has it, in the order of the specification.
+#[derive(Debug)]
+pub(super) struct ContainerStatus {
+    pub(super) state: State,
+    pub(super) ready: bool,
+    pub(super) started: bool,
+    pub(super) identity: Identity,
+}
+
+impl ContainerStatus {
+    fn list(seen: &[view::ContainerStatus], wanted: &[Container], uid: &PodUid) -> Box<[Self]> {
+        let wanted = wanted.iter().map(Some).chain(std::iter::repeat(None));
+        seen.iter()
+            .zip(wanted)
+            .map(|(status, container)| Self {
+                state: State::new(&status.state),
+                ready: status.ready,
+                started: status.started.unwrap_or(false),
+                identity: container.map_or(Identity::Other, |container| {
+                    Identity::new(status, container, uid)
+                }),
+            })
+            .collect()
+    }
+}
+
+/// What a container is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Not started.
+    Waiting { reason: ContainerReason },
+    /// Started and not ended.
+    Running { started_at: Timestamp },
+    /// Ended.
+    Terminated {
+        exit_code: i32,
+        reason: ContainerReason,
+        started_at: Timestamp,
+        finished_at: Timestamp,
+    },
+}
+
+impl State {
+    fn new(state: &view::ContainerState) -> Self {
+        let time = |time: Option<Timestamp>| time.unwrap_or(Timestamp::UNIX_EPOCH);
+        if let Some(running) = &state.running {
+            Self::Running {
+                started_at: time(running.started_at),
+            }
+        } else if let Some(ended) = &state.terminated {
+            Self::Terminated {
+                exit_code: ended.exit_code,
+                reason: ended.reason,
+                started_at: time(ended.started_at),
+                finished_at: time(ended.finished_at),
+            }
+        } else {
+            Self::Waiting {
+                reason: state.waiting.clone().unwrap_or_default().reason,
+            }
+        }
+    }
+
+    /// Whether two states say the same to everybody who does not look at the times.
+    pub(super) fn is_like(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Waiting { reason: a }, Self::Waiting { reason: b }) => a == b,
+            (Self::Running { .. }, Self::Running { .. }) => true,
+            (
+                Self::Terminated {
+                    exit_code: a,
+                    reason: x,
+                    ..
+                },
+                Self::Terminated {
+                    exit_code: b,
+                    reason: y,
+                    ..
+                },
+            ) => (a, x) == (b, y),
+            _ => false,
+        }
+    }
+}
+
+/// Whose container a status speaks of. The id is computed again and compared, not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Identity {
+    /// The right name and image, not created yet.
+    Blank,
+    /// The right name, image and id.
+    Ours,
+    /// Anything else.
+    Other,
+}
+
+impl Identity {
+    fn new(status: &view::ContainerStatus, container: &Container, uid: &PodUid) -> Self {
+        if status.name != *container.name
+            || status.image != *container.image
+            || status.restart_count != 0
+        {
+            return Self::Other;
+        }
+        match status.container_id.as_deref().unwrap_or_default() {
+            "" if status.image_id.is_empty() => Self::Blank,
+            id if id == ContainerId::new(uid, &container.name).to_string()
+                && status.image_id == *container.image =>
+            {
+                Self::Ours
+            }
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The id of a container: the same for the same pod and name, so that it needs no place to be kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ContainerId<'a> {
+    uid: &'a PodUid,
+    name: &'a str,
+}
+
+impl<'a> ContainerId<'a> {
+    pub(super) fn new(uid: &'a PodUid, name: &'a str) -> Self {
+        Self { uid, name }
+    }
+}
+
+impl fmt::Display for ContainerId<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut hash = ring::digest::Context::new(&ring::digest::SHA256);
+        hash.update(self.uid.as_str().as_bytes());
+        hash.update(b"/");
+        hash.update(self.name.as_bytes());
+        f.write_str("holdfast://")?;
+        hash.finish()
+            .as_ref()
+            .iter()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Serialize for ContainerId<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

@@ -1,0 +1,314 @@
+//! What is kept in memory of each pod, between the views that come in.
+//!
+//! Owns what is read once (identity, deletion) and what the newest view says. A record is small
+//! on purpose: there are tens of thousands. It decides nothing; [`step`](super::core::step) does.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use holdfast_provider::id::{NodeName, PodKey, PodUid};
+use jiff::{SignedDuration, Timestamp};
+
+use super::observed::{ConditionType, Observed, State};
+use super::view::{self, ConditionStatus, Phase, PodView, RestartPolicy};
+
+/// The API cuts its timestamps to whole seconds, so a time read from it is up to this much early.
+const TRUNCATION: SignedDuration = SignedDuration::from_secs(1);
+
+/// One pod on one of our nodes.
+#[derive(Debug)]
+pub struct Record {
+    pub(super) uid: PodUid,
+    pub(super) key: PodKey,
+    pub(super) created_at: Timestamp,
+    pub(super) node: NodeName,
+    pub(super) pod_use_spec: Box<str>,
+    pub(super) host_network: bool,
+    pub(super) restart_policy: RestartPolicy,
+    pub(super) has_finalizers: bool,
+    pub(super) containers: Box<[Container]>,
+    pub(super) init_containers: Box<[Container]>,
+    pub(super) gates: Box<[Gate]>,
+    pub(super) generation: Option<i64>,
+    /// `resourceVersion` of the newest view: a number that grows with every write of the object
+    /// (KEP-5504, Comparable Resource Version).
+    pub(super) version: u64,
+    pub(super) deletion: Option<Deletion>,
+    /// When the status ContainerCreating was seen to stand in the API.
+    pub(super) creating_since: Option<Timestamp>,
+    pub(super) observed: Observed,
+}
+
+impl Record {
+    /// A record of a pod that is bound to `node`, seen for the first time at `now`.
+    ///
+    /// `pod_use_spec` is what the annotation of that name will say. `None` when the object has no
+    /// UID or name, which no object from an API server lacks.
+    pub fn from_view(
+        view: &PodView,
+        node: NodeName,
+        pod_use_spec: Box<str>,
+        names: &mut Names,
+        now: Timestamp,
+    ) -> Option<Self> {
+        let meta = &view.metadata;
+        let containers = |list: &[view::Container], names: &mut Names| {
+            list.iter()
+                .map(|container| Container::new(container, names))
+                .collect()
+        };
+        let mut record = Self {
+            uid: meta.uid.as_deref()?.into(),
+            key: PodKey {
+                namespace: names.share(meta.namespace.as_deref().unwrap_or("default")),
+                name: meta.name.as_deref()?.into(),
+            },
+            created_at: meta.creation_timestamp.as_ref().map_or(now, |time| time.0),
+            node,
+            pod_use_spec,
+            host_network: view.spec.host_network,
+            restart_policy: view.spec.restart_policy,
+            has_finalizers: false,
+            containers: containers(&view.spec.containers, names),
+            init_containers: containers(&view.spec.init_containers, names),
+            gates: view
+                .spec
+                .readiness_gates
+                .iter()
+                .map(|gate| Gate::new(gate, names))
+                .collect(),
+            generation: None,
+            version: 0,
+            deletion: None,
+            creating_since: None,
+            observed: Observed::default(),
+        };
+        record.refresh(view, names, now);
+        // What was there before this process saw it began at the time that the API tells.
+        if let Some(deletion) = &mut record.deletion {
+            deletion.seen_at = deletion.seen_at.min(deletion.deleted_at);
+        }
+        if record.creating_since.is_some() {
+            let network = record
+                .observed
+                .condition(ConditionType::PodReadyToStartContainers);
+            record.creating_since = network.and_then(|condition| condition.since).or(Some(now));
+        }
+        Some(record)
+    }
+
+    /// Takes in a later view of the same pod, from the watch or from the answer to a write.
+    ///
+    /// Returns whether it told anything new: a view of another UID or one that is not newer than
+    /// the last changes nothing, since the answer to a write can overtake the watch.
+    pub fn observe(&mut self, view: &PodView, names: &mut Names, now: Timestamp) -> bool {
+        if view.metadata.uid.as_deref() != Some(self.uid.as_str()) {
+            return false;
+        }
+        if version(view).is_some_and(|version| version <= self.version) {
+            return false;
+        }
+        self.refresh(view, names, now);
+        true
+    }
+
+    fn refresh(&mut self, view: &PodView, names: &mut Names, now: Timestamp) {
+        let meta = &view.metadata;
+        self.version = version(view).unwrap_or(self.version);
+        self.generation = meta.generation;
+        self.has_finalizers = meta
+            .finalizers
+            .as_ref()
+            .is_some_and(|list| !list.is_empty());
+        // Images are all that an update may change of a container.
+        for (kept, seen) in [
+            (&mut self.containers, &view.spec.containers),
+            (&mut self.init_containers, &view.spec.init_containers),
+        ] {
+            for (kept, seen) in kept
+                .iter_mut()
+                .zip(seen)
+                .filter(|(a, b)| *a.image != *b.image)
+            {
+                kept.image = names.share(&seen.image);
+            }
+        }
+        for gate in &mut self.gates {
+            let found = view
+                .status
+                .conditions
+                .iter()
+                .find(|one| one.kind == *gate.kind);
+            gate.status = found.map(|condition| condition.status);
+        }
+        if let Some(at) = &meta.deletion_timestamp {
+            self.refresh_deletion(at.0, meta.deletion_grace_period_seconds, now);
+        }
+        self.observed = Observed::new(view, self);
+        if self.observed.is_creating() {
+            self.creating_since.get_or_insert(now);
+        }
+    }
+
+    fn refresh_deletion(&mut self, at: Timestamp, grace_s: Option<i64>, now: Timestamp) {
+        let grace = SignedDuration::from_secs(grace_s.unwrap_or(0));
+        let deletion = self.deletion.get_or_insert_with(|| Deletion {
+            seen_at: now,
+            deleted_at: later(at, TRUNCATION - grace),
+            kill_at: at,
+            is_final: false,
+        });
+        // A second deletion moves the timestamp back, possibly to before the moment it was sent.
+        if at < deletion.kill_at {
+            deletion.kill_at = deletion.kill_at.min(at.max(now));
+        }
+        deletion.is_final |= grace_s == Some(0);
+    }
+
+    /// UID of the pod.
+    pub fn uid(&self) -> &PodUid {
+        &self.uid
+    }
+
+    /// Namespace and name of the pod.
+    pub fn key(&self) -> &PodKey {
+        &self.key
+    }
+
+    /// `metadata.creationTimestamp`, whole seconds.
+    pub fn created_at(&self) -> Timestamp {
+        self.created_at
+    }
+
+    /// The node that it is bound to.
+    pub fn node(&self) -> &NodeName {
+        &self.node
+    }
+
+    /// Whether it uses the node's network, and so has no ENI.
+    pub fn host_network(&self) -> bool {
+        self.host_network
+    }
+
+    /// Its deletion, from the first view that carried one.
+    pub fn deletion(&self) -> Option<&Deletion> {
+        self.deletion.as_ref()
+    }
+
+    /// `status.phase` in the newest view.
+    pub fn phase(&self) -> Phase {
+        self.observed.phase
+    }
+
+    /// `status.podIP` in the newest view.
+    pub fn pod_ip(&self) -> Option<IpAddr> {
+        self.observed.pod_ip.first
+    }
+
+    /// Names of the containers that run, sidecars first, and since when.
+    pub fn running_containers(&self) -> impl Iterator<Item = (&str, Timestamp)> {
+        let sidecars = self
+            .init_containers
+            .iter()
+            .zip(&self.observed.init_containers);
+        let containers = self.containers.iter().zip(&self.observed.containers);
+        sidecars
+            .chain(containers)
+            .filter_map(|(container, status)| match status.state {
+                State::Running { started_at } => Some((&*container.name, started_at)),
+                State::Waiting { .. } | State::Terminated { .. } => None,
+            })
+    }
+}
+
+fn version(view: &PodView) -> Option<u64> {
+    view.metadata.resource_version.as_deref()?.parse().ok()
+}
+
+/// `time` plus `by`, at most the last moment that can be told.
+pub(super) fn later(time: Timestamp, by: SignedDuration) -> Timestamp {
+    time.checked_add(by).unwrap_or(Timestamp::MAX)
+}
+
+/// A deletion, graceful or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deletion {
+    /// When its stop signal went out: when it was seen, or `deleted_at` if nobody was watching then.
+    pub seen_at: Timestamp,
+    /// When it was asked for: deletionTimestamp minus grace, plus the second that the API may have
+    /// cut off, so never early. Read once: the final DELETE with grace 0 rewrites the timestamp.
+    pub deleted_at: Timestamp,
+    /// When containers are killed: the earliest of all deletionTimestamps seen.
+    pub kill_at: Timestamp,
+    /// Whether it was seen with grace 0: nothing but finalizers keeps the object.
+    pub is_final: bool,
+}
+
+impl Deletion {
+    /// How long containers may take to stop.
+    pub fn grace(&self) -> SignedDuration {
+        self.kill_at.duration_since(self.deleted_at) + TRUNCATION
+    }
+}
+
+/// One container or init container of the specification.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) name: Arc<str>,
+    pub(super) image: Arc<str>,
+    /// An init container that keeps running.
+    pub(super) sidecar: bool,
+}
+
+impl Container {
+    fn new(container: &view::Container, names: &mut Names) -> Self {
+        Self {
+            name: names.share(&container.name),
+            image: names.share(&container.image),
+            sidecar: container.is_sidecar(),
+        }
+    }
+}
+
+/// A readiness gate and the condition of that type, which somebody else writes.
+#[derive(Debug)]
+pub(super) struct Gate {
+    pub(super) kind: Arc<str>,
+    pub(super) status: Option<ConditionStatus>,
+}
+
+impl Gate {
+    fn new(gate: &view::ReadinessGate, names: &mut Names) -> Self {
+        Self {
+            kind: names.share(&gate.condition_type),
+            status: None,
+        }
+    }
+}
+
+/// Strings that many records have in common, such as images, kept once.
+#[derive(Debug, Default)]
+pub struct Names {
+    all: HashSet<Arc<str>>,
+    /// Sweeping at twice the number that was left keeps its cost below that of the insertions.
+    sweep_at: usize,
+}
+
+impl Names {
+    fn share(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.all.get(text) {
+            return Arc::clone(known);
+        }
+        if self.all.len() >= self.sweep_at {
+            self.all.retain(|name| Arc::strong_count(name) > 1);
+            self.sweep_at = (2 * self.all.len()).max(64);
+        }
+        let new = Arc::from(text);
+        self.all.insert(Arc::clone(&new));
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests;
