@@ -4,11 +4,12 @@ use std::error::Error;
 use std::fmt;
 
 /// Displays `error` and every cause below it, separated by colons.
-pub fn chain(error: &(dyn Error + 'static)) -> Chain<'_> {
+pub fn chain<'a>(error: &'a (dyn Error + 'static)) -> Chain<'a> {
     Chain(error)
 }
 
 /// See [`chain`].
+#[derive(Debug)]
 pub struct Chain<'a>(&'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {

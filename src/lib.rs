@@ -1,8 +1,12 @@
 //! Virtual Kubernetes nodes whose pods keep their address: the part that knows Kubernetes and HTTP.
 
 pub mod chain;
+pub mod cli;
 pub mod clock;
+pub mod cluster_lease;
 pub mod config;
+pub mod kube_client;
 pub mod node;
 pub mod pod;
+pub mod serve;
 pub mod webhook;

@@ -1,2 +1,7 @@
-//! stub
-fn main() {}
+//! The program `holdfast`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    holdfast::cli::main()
+}

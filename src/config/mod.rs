@@ -1,1 +1,230 @@
-//! stub
+//! The configuration file: what an operator writes, checked whole before anything starts.
+//!
+//! Owns the YAML keys, their defaults and every sentence that refuses one. `raw` is the file as
+//! written, `check` turns it into a [`Config`] and collects all refusals rather than the first.
+//! Does not watch the file, read the environment or open the ledger.
+
+mod check;
+mod network;
+mod nodes;
+mod raw;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use holdfast_provider::cloud::sim;
+use holdfast_provider::id::{ClusterId, NodeName, NodeType, Zone};
+use holdfast_provider::policy::opt_in::UnsupportedClass;
+use holdfast_provider::settings::{Retention, Settings, VSwitch};
+use jiff::SignedDuration;
+
+pub use raw::{FailurePolicy, Profile};
+
+/// A configuration that was accepted. Nothing in it needs checking again.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The cluster's id when the file names one; else the UID of namespace `kube-system`.
+    pub cluster: Option<ClusterId>,
+    /// Region of all zones.
+    pub region: String,
+    /// VPC of all vSwitches.
+    pub vpc: String,
+    /// The ledger's file. A relative path starts at the working directory.
+    pub ledger: PathBuf,
+    /// Which stages pods go through.
+    pub profile: Profile,
+    /// In the order of the file, which breaks ties between equally free ones.
+    pub vswitches: Vec<VSwitch>,
+    /// All nodes, `count` entries expanded.
+    pub nodes: Vec<NodeSpec>,
+    /// How long a released address is kept.
+    pub retention: Retention,
+    /// What happens to a fixed-IP pod of a compute class without fixed addresses.
+    pub unsupported_class: UnsupportedClass,
+    /// Capacity of every node.
+    pub capacity: Capacity,
+    /// How long pods stay in each stage.
+    pub delays: Delays,
+    /// The simulated cloud.
+    pub cloud: sim::Config,
+    /// Days of history that the ledger keeps.
+    pub history_days: u32,
+    /// Where the kubelet API listens.
+    pub kubelet: KubeletConfig,
+    /// The admission webhook.
+    pub webhook: WebhookConfig,
+}
+
+/// One virtual node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSpec {
+    /// `metadata.name`.
+    pub name: NodeName,
+    /// Its zone; there is a vSwitch in it.
+    pub zone: Zone,
+    /// What it stands for.
+    pub node_type: NodeType,
+    /// Index of the entry of `nodes` it comes from.
+    pub entry: usize,
+    /// Port of its kubelet API: `kubelet.port` plus `entry`.
+    pub kubelet_port: u16,
+    /// Whether other nodes have that port too (entries with `count`).
+    pub shared_port: bool,
+}
+
+/// What every node offers to the scheduler, as Kubernetes quantities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Cores.
+    pub cpu: String,
+    /// Bytes.
+    pub memory: String,
+    /// Pods. Never derived from a vSwitch: the scheduler would hide that addresses ran out.
+    pub pods: u32,
+}
+
+/// How long a pod stays in each stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delays {
+    /// From bound to ContainerCreating.
+    pub creating: SignedDuration,
+    /// From ContainerCreating to Running.
+    pub running: SignedDuration,
+    /// From deleted until the containers have stopped.
+    pub stop: SignedDuration,
+}
+
+/// Where the kubelet API listens, and what it serves to anybody.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KubeletConfig {
+    /// Address of all nodes, also published as their InternalIP.
+    pub address: IpAddr,
+    /// Port of the first entry of `nodes`.
+    pub port: u16,
+    /// Paths served without a caller's identity.
+    pub anonymous: Vec<String>,
+}
+
+/// The admission webhook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WebhookConfig {
+    /// Whether there is one.
+    pub enabled: bool,
+    /// Address it listens on.
+    pub address: IpAddr,
+    /// Port it listens on; 0: any free one.
+    pub port: u16,
+    /// Whether pods that opt in are kept off other nodes.
+    pub bind: bool,
+    /// Whether a pod with a kept address is pinned to its zone.
+    pub zone_pin: bool,
+    /// What the API server does with an opted-in pod when the webhook is away.
+    pub failure_policy: FailurePolicy,
+    /// How the API server reaches it inside the cluster; `None`: by URL.
+    pub service: Option<ServiceRef>,
+}
+
+/// A Service of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceRef {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The port of the Service.
+    pub port: u16,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`.
+    pub fn load(path: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text, path)
+    }
+
+    /// Checks `text`; `path` only appears in the refusals.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
+        let refused = |refusals| {
+            Error::Refused(Refused {
+                path: path.to_owned(),
+                refusals,
+            })
+        };
+        let raw = raw::parse(text).map_err(|refusal| refused(vec![refusal]))?;
+        check::config(&raw).map_err(refused)
+    }
+
+    /// What the provider needs of it.
+    pub fn settings(&self, cluster: ClusterId) -> Settings {
+        Settings {
+            cluster,
+            region: self.region.clone(),
+            vpc: self.vpc.clone(),
+            vswitches: self.vswitches.clone(),
+            retention: self.retention,
+            cloud: self.cloud.clone(),
+            history_days: self.history_days,
+        }
+    }
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file says something that cannot be done.
+    #[error("{0}")]
+    Refused(Refused),
+}
+
+/// Everything that is wrong with a file, one line each: `path:line:column: reason`.
+#[derive(Debug)]
+pub struct Refused {
+    path: PathBuf,
+    refusals: Vec<Refusal>,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (
+            index,
+            Refusal {
+                line,
+                column,
+                reason,
+            },
+        ) in self.refusals.iter().enumerate()
+        {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(
+                f,
+                "{separator}{}:{line}:{column}: {reason}",
+                self.path.display()
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// One thing that is wrong, and where (both counted from 1).
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Refusal {
+    line: u64,
+    column: u64,
+    reason: String,
+}

@@ -23,6 +23,7 @@ use super::draft::Outcome;
 use super::record::{Deletion, Record, later};
 use super::status::Wanted;
 use super::view::RestartPolicy;
+use crate::config::Profile;
 
 /// What is known beside the pod itself.
 #[derive(Clone, Copy, Debug)]
@@ -50,15 +51,6 @@ pub struct NodeInfo {
     pub vpc: Box<str>,
     /// Only ACS nodes have container instances.
     pub node_type: NodeType,
-}
-
-/// Which stages a pod goes through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Profile {
-    /// Those that ACS shows, one write each.
-    Acs,
-    /// As few writes as possible.
-    Fast,
 }
 
 /// The stages and how long they last.

@@ -3,12 +3,12 @@
 //! Owns the one task in which the agent lives, and everything that waits. Decides nothing: what
 //! happens becomes an input, and what the agent wants done is done, at once and off this task.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use holdfast_provider::engine::Event;
-use holdfast_provider::id::{NodeName, PodKey, PodUid};
+use holdfast_provider::id::{NodeName, PodKey};
 use holdfast_provider::ledger::{self, Done, Work, Writer};
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::{WatchStreamExt as _, watcher};

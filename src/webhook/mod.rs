@@ -21,11 +21,12 @@ use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
 use k8s_openapi::api::core::v1::Taint;
 use kube::Client;
-use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+
+use crate::config::WebhookConfig;
 use tracing::{info, warn};
 
 use holdfast_provider::id::{PodKey, VSwitchId, Zone};
@@ -49,56 +50,6 @@ const PATH: &str = "/mutate";
 const PERIOD: Duration = Duration::from_secs(30);
 /// Longest pause between two attempts to register at the start.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
-
-/// How the webhook is reached, and what it does.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Address to listen on. Without `service` also the one the API server calls.
-    pub address: IpAddr,
-    /// Port to listen on; 0 takes a free one.
-    pub port: u16,
-    /// The Service through which the API server calls, in the cluster.
-    pub service: Option<ServiceRef>,
-    /// Whether a pod that says nothing about nodes is bound to virtual ones.
-    pub bind: bool,
-    /// Whether a pod is pinned to the zone of the address it comes back to.
-    pub zone_pin: bool,
-    /// What becomes of an opted-in pod when the webhook cannot answer.
-    pub failure_policy: FailurePolicy,
-}
-
-/// A Service in front of the webhook.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ServiceRef {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Its port.
-    pub port: u16,
-}
-
-/// What becomes of an opted-in pod when the webhook cannot answer, or cannot read the pod's
-/// claim.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub enum FailurePolicy {
-    /// It is refused; its controller tries again. A pod never loses its address this way.
-    Fail,
-    /// It is created without what the webhook would have added. When only the claim cannot be
-    /// read, it lacks only the zone pin, and its creator is warned.
-    Ignore,
-}
-
-impl FailurePolicy {
-    /// As the Kubernetes API spells it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Fail => "Fail",
-            Self::Ignore => "Ignore",
-        }
-    }
-}
 
 /// Where the address of a claim lives.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -174,7 +125,7 @@ pub enum Error {
 /// When it cannot start. Later failures are logged and tried again.
 pub async fn run(
     client: Client,
-    settings: Settings,
+    settings: WebhookConfig,
     claims: Arc<dyn Claims>,
     nodes: Arc<dyn Nodes>,
     ready: oneshot::Sender<SocketAddr>,
@@ -220,7 +171,7 @@ pub async fn run(
 }
 
 /// The names that the API server may look for in the certificate.
-fn names(settings: &Settings) -> Vec<String> {
+fn names(settings: &WebhookConfig) -> Vec<String> {
     let service = settings
         .service
         .iter()

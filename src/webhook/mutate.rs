@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 
 use holdfast_provider::policy::opt_in::{COMPUTE_CLASS, ENABLE_FIXED_IP};
 
-use super::{Candidate, ClaimPlace, Settings, pin, selector};
+use super::{Candidate, ClaimPlace, pin, selector};
+use crate::config::WebhookConfig;
 
 /// Label that sends a pod of an ACK cluster to ACS when it is `"true"`
 /// (ACK, "Configure computing resources for the Argo workflow: ACS pods").
@@ -122,7 +123,7 @@ pub fn mutate(
     pod: &PodForAdmission,
     claim: Option<&ClaimPlace>,
     candidates: &[Candidate],
-    settings: &Settings,
+    settings: &WebhookConfig,
 ) -> Patch {
     let metadata = &pod.metadata;
     if !opted_in(metadata.labels.as_ref(), metadata.annotations.as_ref()) {
@@ -153,7 +154,7 @@ pub(super) fn requirement_in(key: &str, value: &str) -> NodeSelectorRequirement 
 
 /// The term that attracts a pod which says nothing about nodes: a toleration alone would let it
 /// land on a real one.
-fn attracted(spec: &PodSpec, settings: &Settings) -> Option<Vec<NodeSelectorTerm>> {
+fn attracted(spec: &PodSpec, settings: &WebhookConfig) -> Option<Vec<NodeSelectorTerm>> {
     let free = !spec.has_node() && !spec.has_node_selector() && spec.required_terms().is_none();
     (settings.bind && free).then(|| {
         vec![NodeSelectorTerm {

@@ -9,7 +9,8 @@ use holdfast_provider::id::PodKey;
 use holdfast_provider::policy::opt_in::{ENABLE_FIXED_IP, VSWITCH_IDS};
 
 use super::mutate::{PodForAdmission, requirement_in};
-use super::{Candidate, ClaimPlace, Settings, selector};
+use super::{Candidate, ClaimPlace, selector};
+use crate::config::WebhookConfig;
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 
@@ -27,7 +28,7 @@ const PASSING: [&str; 2] = [
 pub(super) fn key(
     pod: &PodForAdmission,
     namespace: Option<&str>,
-    settings: &Settings,
+    settings: &WebhookConfig,
 ) -> Option<PodKey> {
     let name = pod
         .metadata
@@ -37,7 +38,7 @@ pub(super) fn key(
     applies(pod, settings).then(|| PodKey::new(namespace.unwrap_or_default(), name))
 }
 
-fn applies(pod: &PodForAdmission, settings: &Settings) -> bool {
+fn applies(pod: &PodForAdmission, settings: &WebhookConfig) -> bool {
     let daemon = pod
         .metadata
         .owner_references
@@ -62,7 +63,7 @@ pub(super) fn pinned(
     terms: Option<&[NodeSelectorTerm]>,
     claim: &ClaimPlace,
     candidates: &[Candidate],
-    settings: &Settings,
+    settings: &WebhookConfig,
 ) -> Option<Vec<NodeSelectorTerm>> {
     if !applies(pod, settings) || !allows_vswitch(pod, claim) {
         return None;

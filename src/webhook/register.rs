@@ -19,8 +19,9 @@ use tokio::time::timeout;
 
 use holdfast_provider::policy::opt_in::{COMPUTE_CLASS, ENABLE_FIXED_IP};
 
+use super::PATH;
 use super::mutate::ACS;
-use super::{PATH, Settings};
+use crate::config::WebhookConfig;
 
 /// Name of the configuration object.
 pub const NAME: &str = "holdfast";
@@ -77,7 +78,11 @@ impl Error {
 
 /// The webhook as it has to stand in the API server. Fields that the API server would fill in
 /// are given too, so that what it returns can be compared.
-pub(super) fn webhook(settings: &Settings, listening: SocketAddr, ca_pem: &str) -> MutatingWebhook {
+pub(super) fn webhook(
+    settings: &WebhookConfig,
+    listening: SocketAddr,
+    ca_pem: &str,
+) -> MutatingWebhook {
     let service = settings.service.as_ref();
     let texts = |texts: &[&str]| Some(texts.iter().map(|&text| text.to_owned()).collect());
     MutatingWebhook {

@@ -18,7 +18,8 @@ use tracing::{debug, warn};
 use holdfast_provider::id::PodKey;
 
 use super::mutate::{PodForAdmission, mutate};
-use super::{ClaimPlace, Claims, FailurePolicy, Nodes, PATH, Settings, pin};
+use super::{ClaimPlace, Claims, Nodes, PATH, pin};
+use crate::config::{FailurePolicy, WebhookConfig};
 
 /// The API server takes objects of up to 3 MiB; the review adds who asked and how.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -27,7 +28,7 @@ const CLAIM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What an answer needs.
 pub(super) struct Reviewer {
-    pub(super) settings: Settings,
+    pub(super) settings: WebhookConfig,
     pub(super) claims: Arc<dyn Claims>,
     pub(super) nodes: Arc<dyn Nodes>,
     /// Set by the first review: the proof that the API server reaches this process.

@@ -20,6 +20,8 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::config::{FailurePolicy, ServiceRef, WebhookConfig};
+
 use super::*;
 
 /// Far above what anything here takes; only a failing test waits so long.
@@ -124,8 +126,9 @@ async fn forbid() -> Response {
     status(StatusCode::FORBIDDEN)
 }
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> WebhookConfig {
+    WebhookConfig {
+        enabled: true,
         address: std::net::Ipv4Addr::LOCALHOST.into(),
         port: 0,
         service: None,
@@ -186,11 +189,11 @@ struct Running {
 }
 
 impl Running {
-    async fn start(settings: Settings, readable: bool) -> Self {
+    async fn start(settings: WebhookConfig, readable: bool) -> Self {
         Self::start_on(ApiServer::new(), settings, readable).await
     }
 
-    async fn start_on(api: ApiServer, settings: Settings, readable: bool) -> Self {
+    async fn start_on(api: ApiServer, settings: WebhookConfig, readable: bool) -> Self {
         let shutdown = CancellationToken::new();
         let (ready, readied) = oneshot::channel();
         let task = tokio::spawn(run(
@@ -361,7 +364,7 @@ async fn an_unreadable_claim_refuses_the_pod_when_the_policy_is_fail() {
 
 #[tokio::test]
 async fn an_unreadable_claim_costs_only_the_pin_when_the_policy_is_ignore() {
-    let ignore = Settings {
+    let ignore = WebhookConfig {
         failure_policy: FailurePolicy::Ignore,
         ..settings()
     };
@@ -479,7 +482,7 @@ async fn a_registration_refused_for_good_ends_the_start() {
 
 #[tokio::test]
 async fn an_address_that_the_api_server_cannot_call_is_refused_without_a_service() {
-    let everywhere = Settings {
+    let everywhere = WebhookConfig {
         address: std::net::Ipv4Addr::UNSPECIFIED.into(),
         ..settings()
     };
@@ -503,7 +506,7 @@ fn a_service_is_registered_by_name_and_is_in_the_certificate() {
         name: "holdfast".to_owned(),
         port: 443,
     };
-    let settings = Settings {
+    let settings = WebhookConfig {
         service: Some(service),
         ..settings()
     };

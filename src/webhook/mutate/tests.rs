@@ -8,12 +8,13 @@
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::webhook::FailurePolicy;
+use crate::config::{FailurePolicy, WebhookConfig};
 
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-fn settings() -> Settings {
-    Settings {
+fn settings() -> WebhookConfig {
+    WebhookConfig {
+        enabled: true,
         address: Ipv4Addr::LOCALHOST.into(),
         port: 0,
         service: None,
@@ -73,7 +74,7 @@ fn apply(
     pod: &Value,
     claim: Option<&ClaimPlace>,
     nodes: &[Candidate],
-    settings: &Settings,
+    settings: &WebhookConfig,
 ) -> Value {
     let decoded = serde_json::from_value(pod.clone()).unwrap();
     let patch = mutate(&decoded, claim, nodes, settings);
@@ -210,7 +211,7 @@ fn a_pod_that_chose_its_nodes_is_not_attracted() {
 
 #[test]
 fn bind_off_leaves_attraction_to_the_pod_but_pins_in_a_term_of_its_own() {
-    let settings = Settings {
+    let settings = WebhookConfig {
         bind: false,
         ..settings()
     };
@@ -282,7 +283,7 @@ fn a_pod_without_a_claim_is_not_pinned() {
 
 #[test]
 fn zone_pin_off_pins_nothing() {
-    let settings = Settings {
+    let settings = WebhookConfig {
         zone_pin: false,
         ..settings()
     };

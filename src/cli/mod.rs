@@ -1,0 +1,194 @@
+//! The command line: what is asked, and how answers and errors look.
+//!
+//! Owns arguments, exit codes and output formats. Contains no rule: `run` is wired in
+//! [`crate::serve`], and the commands that read ask [`holdfast_provider::ledger::Reader`].
+//!
+//! Exit codes: 0 done, 1 it failed, 2 the arguments or the configuration are wrong.
+
+mod output;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use holdfast_provider::ledger::Reader;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{self, Config};
+use crate::{clock, kube_client, node, serve, webhook};
+
+use output::Format;
+
+/// Virtual Kubernetes nodes whose pods keep their IP address, ENI and MAC when they are deleted
+/// and made again under the same name.
+#[derive(Debug, Parser)]
+#[command(name = "holdfast", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the virtual nodes.
+    Run(Run),
+    /// Remove the nodes, their leases, the cluster lease and the webhook configuration.
+    Uninstall(Cluster),
+    /// List the vSwitches and what their addresses do.
+    Vswitches(Query),
+    /// List the addresses that are not free.
+    Addresses {
+        #[command(flatten)]
+        query: Query,
+        /// List the free ones too.
+        #[arg(long)]
+        all: bool,
+    },
+    /// List the claims: who holds a fixed address, or for how long it is still kept.
+    Claims {
+        #[command(flatten)]
+        query: Query,
+        /// Only the claims of this namespace.
+        #[arg(short, long)]
+        namespace: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    cluster: Cluster,
+    /// Replace another holdfast that serves this cluster from another ledger.
+    #[arg(long)]
+    take_over: bool,
+}
+
+#[derive(Debug, Args)]
+struct Cluster {
+    /// The configuration.
+    #[arg(short, long, default_value = "holdfast.yaml")]
+    config: PathBuf,
+    /// The cluster; else KUBECONFIG, `~/.kube/config`, or the service account of the pod.
+    #[arg(long)]
+    kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Query {
+    /// The configuration that names the ledger.
+    #[arg(short, long, default_value = "holdfast.yaml")]
+    config: PathBuf,
+    /// The ledger file itself; no configuration is read then.
+    #[arg(long)]
+    ledger: Option<PathBuf>,
+    /// How the answer looks.
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Format,
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // An error here would mean that something else has chosen already, and nothing else does.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("holdfast: {error:#}");
+            let is_usage = error
+                .chain()
+                .any(<dyn std::error::Error>::is::<config::Error>);
+            ExitCode::from(if is_usage { 2 } else { 1 })
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Run(run) => {
+            log_to_stderr();
+            let config = Config::load(&run.cluster.config)?;
+            let source = run.cluster.config.clone();
+            block_on(serve::run(
+                config,
+                source,
+                run.cluster.kubeconfig,
+                run.take_over,
+            ))
+        }
+        Command::Uninstall(cluster) => {
+            log_to_stderr();
+            let config = Config::load(&cluster.config)?;
+            block_on(uninstall(&config, cluster.kubeconfig.as_deref()))
+        }
+        Command::Vswitches(query) => {
+            let rows = reader(&query)?
+                .vswitches()
+                .context("could not read the ledger")?;
+            output::print(query.output, &rows)
+        }
+        Command::Addresses { query, all } => {
+            let rows = reader(&query)?
+                .addresses(all)
+                .context("could not read the ledger")?;
+            output::print(query.output, &rows)
+        }
+        Command::Claims { query, namespace } => {
+            let now = clock::wall();
+            let mut rows = reader(&query)?
+                .claims(now)
+                .context("could not read the ledger")?;
+            if let Some(namespace) = namespace {
+                rows.retain(|claim| *claim.key.namespace == *namespace);
+            }
+            output::print(query.output, &output::Timed { rows: &rows, now })
+        }
+    }
+}
+
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("could not start")?;
+    runtime.block_on(work)
+}
+
+fn reader(query: &Query) -> anyhow::Result<Reader> {
+    let path = match &query.ledger {
+        Some(path) => path.clone(),
+        None => ledger_of(&query.config)?,
+    };
+    Ok(Reader::open(&path)?)
+}
+
+fn ledger_of(config: &Path) -> anyhow::Result<PathBuf> {
+    Ok(Config::load(config)?.ledger)
+}
+
+async fn uninstall(config: &Config, kubeconfig: Option<&Path>) -> anyhow::Result<()> {
+    let cluster = kube_client::config(kubeconfig).await?;
+    let client = kube_client::client(&cluster)?;
+    let removed = node::uninstall(client.clone(), config).await?;
+    webhook::unregister(client).await?;
+    let nodes = removed.nodes.len();
+    println!(
+        "removed {nodes} nodes, {} leases and the webhook configuration",
+        removed.leases
+    );
+    for kept in removed.kept {
+        println!("left alone: node {kept}, which holdfast did not make");
+    }
+    Ok(())
+}

@@ -1,0 +1,390 @@
+//! From the file as written to a [`Config`]: defaults, values, and what they must not be.
+
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use holdfast_provider::cloud::sim;
+use holdfast_provider::settings::Retention;
+use jiff::SignedDuration;
+use serde_saphyr::Location;
+
+use super::raw::{self, Profile, Raw, Text};
+use super::{
+    Capacity, Config, Delays, KubeletConfig, Refusal, ServiceRef, WebhookConfig, network, nodes,
+};
+
+/// Retention periods of ACS: 48 hours by default; a year is this project's limit.
+const HOURS_DEFAULT: u32 = 48;
+const HOURS_MAX: u32 = 8760;
+/// No simulated delay needs more; keeps every deadline far from the end of time.
+const DELAY_MAX: SignedDuration = SignedDuration::from_hours(24);
+
+/// The whole file. All refusals, in the order of the file.
+pub(super) fn config(raw: &Raw) -> Result<Config, Vec<Refusal>> {
+    let mut checks = Checks::default();
+    let second = |seconds| match raw.profile {
+        Profile::Acs => SignedDuration::from_secs(seconds),
+        Profile::Fast => SignedDuration::ZERO,
+    };
+
+    let region = checks.region(raw.region.as_ref());
+    let vswitches = network::vswitches(&raw.vswitches, &mut checks);
+    let kubelet = checks.kubelet(&raw.kubelet);
+    let nodes = nodes::nodes(&raw.nodes, &raw.vswitches, kubelet.port, &mut checks);
+    let config = Config {
+        cluster: raw
+            .cluster
+            .as_ref()
+            .map(|id| checks.not_empty(id, "cluster").into()),
+        region,
+        vpc: raw
+            .vpc
+            .as_ref()
+            .map_or("vpc-holdfast", |id| checks.not_empty(id, "vpc"))
+            .to_owned(),
+        ledger: raw
+            .ledger
+            .as_ref()
+            .map_or("./holdfast.db", |path| checks.not_empty(path, "ledger"))
+            .into(),
+        profile: raw.profile,
+        vswitches,
+        nodes,
+        retention: checks.retention(&raw.retention),
+        unsupported_class: raw.fixed_ip.unsupported_class,
+        capacity: checks.capacity(&raw.capacity),
+        delays: Delays {
+            creating: checks.delay(raw.delays.creating.as_ref(), "delays.creating", second(3)),
+            running: checks.delay(raw.delays.running.as_ref(), "delays.running", second(1)),
+            stop: checks.delay(raw.delays.stop.as_ref(), "delays.stop", second(1)),
+        },
+        cloud: checks.cloud(&raw.cloud, second(1)),
+        history_days: checks.number(raw.history.days.as_ref(), "history.days", 1..=3650, 30),
+        kubelet,
+        webhook: checks.webhook(&raw.webhook),
+    };
+
+    if checks.refusals.is_empty() {
+        Ok(config)
+    } else {
+        checks.refusals.sort();
+        Err(checks.refusals)
+    }
+}
+
+/// Collects refusals; every check gives a usable value back, so that the next one can go on.
+#[derive(Default)]
+pub(super) struct Checks {
+    refusals: Vec<Refusal>,
+}
+
+impl Checks {
+    pub(super) fn refuse(&mut self, at: Location, reason: impl Into<String>) {
+        let (line, column) = (at.line(), at.column());
+        self.refusals.push(Refusal {
+            line,
+            column,
+            reason: reason.into(),
+        });
+    }
+
+    /// Refuses the lack of something, which has no place.
+    pub(super) fn missing(&mut self, reason: &str) {
+        self.refusals.push(Refusal {
+            line: 1,
+            column: 1,
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// A value that ends up in a label, an annotation or a URL.
+    pub(super) fn id<'a>(&mut self, text: &'a Text, what: &str) -> &'a str {
+        if !is_label_value(&text.value) {
+            self.refuse(
+                text.referenced,
+                format!(
+                    "{what} `{}` is no valid id: use 1 to 63 letters, digits, `-`, `_` and `.`, \
+                     with a letter or digit at both ends",
+                    text.value
+                ),
+            );
+        }
+        &text.value
+    }
+
+    /// A DNS-1123 name short enough for the label `kubernetes.io/hostname`.
+    pub(super) fn dns_name(&mut self, at: Location, name: &str, what: &str) {
+        let valid = (1..=63).contains(&name.len())
+            && name.split('.').all(|label| {
+                let inner = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+                !label.is_empty()
+                    && label.chars().all(inner)
+                    && !label.starts_with('-')
+                    && !label.ends_with('-')
+            });
+        if !valid {
+            self.refuse(
+                at,
+                format!(
+                    "{what} `{name}` is no valid name: use 1 to 63 lower-case letters, digits, \
+                     `-` and `.`, with a letter or digit at both ends of each part"
+                ),
+            );
+        }
+    }
+
+    /// A whole number within `allowed`.
+    pub(super) fn number(
+        &mut self,
+        text: Option<&Text>,
+        key: &str,
+        allowed: RangeInclusive<u32>,
+        default: u32,
+    ) -> u32 {
+        let Some(text) = text else { return default };
+        match text.value.parse() {
+            Ok(number) if allowed.contains(&number) => number,
+            _ => {
+                let (least, most) = (allowed.start(), allowed.end());
+                self.refuse(
+                    text.referenced,
+                    format!(
+                        "{key} is `{}`: give a whole number from {least} to {most}",
+                        text.value
+                    ),
+                );
+                default
+            }
+        }
+    }
+
+    fn port(&mut self, text: Option<&Text>, key: &str, least: u16, default: u16) -> u16 {
+        let allowed = u32::from(least)..=u32::from(u16::MAX);
+        let port = self.number(text, key, allowed, default.into());
+        u16::try_from(port).expect("within the range of a port")
+    }
+
+    fn delay(&mut self, text: Option<&Text>, key: &str, default: SignedDuration) -> SignedDuration {
+        self.duration(text, key, SignedDuration::ZERO, default)
+    }
+
+    fn duration(
+        &mut self,
+        text: Option<&Text>,
+        key: &str,
+        least: SignedDuration,
+        default: SignedDuration,
+    ) -> SignedDuration {
+        let Some(text) = text else { return default };
+        // A bare zero needs no unit.
+        let parsed = if text.value == "0" {
+            Ok(SignedDuration::ZERO)
+        } else {
+            text.value.parse()
+        };
+        match parsed {
+            Ok(duration) if (least..=DELAY_MAX).contains(&duration) => duration,
+            Ok(_) => {
+                self.refuse(
+                    text.referenced,
+                    format!("{key} is `{}`: give {least:#} to {DELAY_MAX:#}", text.value),
+                );
+                default
+            }
+            Err(_) => {
+                self.refuse(
+                    text.referenced,
+                    format!(
+                        "{key} is `{}`, which is no duration: write it like 3s, 500ms or 1m30s",
+                        text.value
+                    ),
+                );
+                default
+            }
+        }
+    }
+
+    /// Anything that [`FromStr`] reads.
+    fn parse<T: FromStr<Err: Display>>(
+        &mut self,
+        text: Option<&Text>,
+        key: &str,
+        what: &str,
+        default: T,
+    ) -> T {
+        let Some(text) = text else { return default };
+        text.value.parse().unwrap_or_else(|_| {
+            self.refuse(
+                text.referenced,
+                format!("{key} is `{}`: give {what}", text.value),
+            );
+            default
+        })
+    }
+
+    fn not_empty<'a>(&mut self, text: &'a Text, key: &str) -> &'a str {
+        if text.value.is_empty() {
+            self.refuse(
+                text.referenced,
+                format!("{key} is empty: give a value or leave it out"),
+            );
+        }
+        &text.value
+    }
+
+    fn region(&mut self, region: Option<&Text>) -> String {
+        if let Some(region) = region {
+            return self.id(region, "region").to_owned();
+        }
+        self.missing("region is missing: name the region of the zones, such as cn-wulanchabu");
+        String::new()
+    }
+
+    fn retention(&mut self, raw: &raw::Retention) -> Retention {
+        let hours = raw.hours.as_ref();
+        let millisecond = SignedDuration::from_millis(1);
+        Retention {
+            default_hours: self.number(hours, "retention.hours", 1..=HOURS_MAX, HOURS_DEFAULT),
+            hour: self.duration(
+                raw.hour.as_ref(),
+                "retention.hour",
+                millisecond,
+                SignedDuration::from_hours(1),
+            ),
+        }
+    }
+
+    fn capacity(&mut self, raw: &raw::Capacity) -> Capacity {
+        Capacity {
+            cpu: self.quantity(raw.cpu.as_ref(), "capacity.cpu", "10000"),
+            memory: self.quantity(raw.memory.as_ref(), "capacity.memory", "40Ti"),
+            pods: self.number(raw.pods.as_ref(), "capacity.pods", 0..=1_000_000, 10_000),
+        }
+    }
+
+    fn quantity(&mut self, text: Option<&Text>, key: &str, default: &str) -> String {
+        let Some(text) = text else {
+            return default.to_owned();
+        };
+        if !is_quantity(&text.value) {
+            self.refuse(
+                text.referenced,
+                format!(
+                    "{key} is `{}`: give a quantity like 32, 500m or 64Gi",
+                    text.value
+                ),
+            );
+        }
+        text.value.clone()
+    }
+
+    fn cloud(&mut self, raw: &raw::Cloud, latency: SignedDuration) -> sim::Config {
+        if let Some(fault) = raw.faults.first() {
+            self.refuse(
+                fault.referenced,
+                "cloud.faults cannot be set in the file: leave the list empty",
+            );
+        }
+        let calls_per_s = raw.calls_per_s.as_ref();
+        let enis_max = raw.enis_max.as_ref();
+        sim::Config {
+            attach: self.delay(raw.attach.as_ref(), "cloud.attach", latency),
+            detach: self.delay(raw.detach.as_ref(), "cloud.detach", latency),
+            calls_per_s: self.number(calls_per_s, "cloud.calls_per_s", 0..=1_000_000, 0),
+            enis_max: self.number(enis_max, "cloud.enis_max", 0..=u32::MAX, 0),
+            ..sim::Config::default()
+        }
+    }
+
+    fn kubelet(&mut self, raw: &raw::Kubelet) -> KubeletConfig {
+        let address = self.address(raw.address.as_ref(), "kubelet.address");
+        if let (true, Some(text)) = (address.is_unspecified(), &raw.address) {
+            self.refuse(
+                text.referenced,
+                format!(
+                    "kubelet.address is `{address}`, but the nodes publish it as theirs: give an \
+                     address of this host"
+                ),
+            );
+        }
+        for path in raw
+            .anonymous
+            .iter()
+            .filter(|path| !path.value.starts_with('/'))
+        {
+            self.refuse(
+                path.referenced,
+                format!(
+                    "kubelet.anonymous has `{}`: a path begins with `/`",
+                    path.value
+                ),
+            );
+        }
+        KubeletConfig {
+            address,
+            port: self.port(raw.port.as_ref(), "kubelet.port", 1, 10250),
+            anonymous: raw
+                .anonymous
+                .iter()
+                .map(|path| path.value.clone())
+                .collect(),
+        }
+    }
+
+    fn address(&mut self, text: Option<&Text>, key: &str) -> IpAddr {
+        self.parse(
+            text,
+            key,
+            "an IP address of this host",
+            Ipv4Addr::LOCALHOST.into(),
+        )
+    }
+
+    fn webhook(&mut self, raw: &raw::Webhook) -> WebhookConfig {
+        WebhookConfig {
+            enabled: raw.enabled.unwrap_or(true),
+            address: self.address(raw.address.as_ref(), "webhook.address"),
+            port: self.port(raw.port.as_ref(), "webhook.port", 0, 0),
+            bind: raw.bind.unwrap_or(true),
+            zone_pin: raw.zone_pin.unwrap_or(true),
+            failure_policy: raw.failure_policy,
+            service: raw.service.as_ref().map(|service| self.service(service)),
+        }
+    }
+
+    fn service(&mut self, raw: &raw::Service) -> ServiceRef {
+        for (text, what) in [(&raw.namespace, "namespace"), (&raw.name, "Service")] {
+            self.dns_name(text.referenced, &text.value, what);
+        }
+        ServiceRef {
+            namespace: raw.namespace.value.clone(),
+            name: raw.name.value.clone(),
+            port: self.port(raw.port.as_ref(), "webhook.service.port", 1, 443),
+        }
+    }
+}
+
+/// A label value of Kubernetes that is not empty.
+fn is_label_value(text: &str) -> bool {
+    let end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    text.len() <= 63
+        && end(text.chars().next())
+        && end(text.chars().last())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+/// A quantity of Kubernetes that is not negative and has no exponent.
+fn is_quantity(text: &str) -> bool {
+    const SUFFIXES: [&str; 14] = [
+        "", "n", "u", "m", "k", "M", "G", "T", "P", "Ki", "Mi", "Gi", "Ti", "Pi",
+    ];
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, suffix) = text.split_at(end);
+    number.parse::<f64>().is_ok() && SUFFIXES.contains(&suffix)
+}

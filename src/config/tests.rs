@@ -1,0 +1,429 @@
+//! Every refusal by its sentence, and the whole file by its values.
+
+use std::path::Path;
+
+use holdfast_provider::id::NodeType;
+use jiff::SignedDuration;
+
+use super::{Config, FailurePolicy, Profile};
+use holdfast_provider::policy::opt_in::UnsupportedClass;
+
+const WHOLE: &str = "\
+cluster: c1a2b3
+region: cn-wulanchabu
+vpc: vpc-0jl1234567890abcdefgh
+ledger: ./holdfast.db
+profile: acs
+vswitches:
+- {id: vsw-b, zone: cn-wulanchabu-b, cidr: 192.168.1.0/24}
+- {id: vsw-c, zone: cn-wulanchabu-c, cidr: 192.168.2.0/24, exclude: [192.168.2.10-192.168.2.20]}
+nodes:
+- {zone: cn-wulanchabu-b}                                    # name: virtual-kubelet-<zone>
+- {zone: cn-wulanchabu-c}
+- {name: ecs-1, zone: cn-wulanchabu-b, type: ecs}
+- {name: load-%d, zone: cn-wulanchabu-b, count: 1000}
+retention: {hours: 48, hour: 1h}
+fixedIP: {unsupportedClass: refuse}
+capacity: {cpu: 10000, memory: 40Ti, pods: 10000}
+delays: {creating: 3s, running: 1s, stop: 1s}
+cloud: {attach: 1s, detach: 1s, calls_per_s: 0, enis_max: 0, faults: []}
+history: {days: 30}
+kubelet: {address: 127.0.0.1, port: 10250, anonymous: []}
+webhook: {address: 127.0.0.1, port: 0, bind: true, zonePin: true, failurePolicy: Fail}
+";
+
+/// What every file needs; the tests put their lines in.
+const BASE: &str = "\
+region: cn-wulanchabu
+vswitches:
+- {id: vsw-b, zone: cn-wulanchabu-b, cidr: 192.168.1.0/24}
+nodes:
+- {zone: cn-wulanchabu-b}
+# end
+";
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, Path::new("holdfast.yaml")).map_err(|error| error.to_string())
+}
+
+#[track_caller]
+fn accepted(text: &str) -> Config {
+    parse(text).unwrap_or_else(|refused| panic!("refused:\n{refused}\nin\n{text}"))
+}
+
+/// Expects `reason` alone, at the first place where `token` stands.
+#[track_caller]
+fn refused(text: &str, token: &str, reason: &str) {
+    let (line, column) = text
+        .lines()
+        .zip(1..)
+        .find_map(|(line, number)| line.find(token).map(|column| (number, column + 1)))
+        .unwrap();
+    let want = format!("holdfast.yaml:{line}:{column}: {reason}");
+    assert_eq!(parse(text).map(|_| "accepted"), Err(want), "for\n{text}");
+}
+
+#[test]
+fn a_file_with_everything_is_read_whole() {
+    let config = accepted(WHOLE);
+
+    assert_eq!(config.cluster.as_ref().unwrap().as_str(), "c1a2b3");
+    assert_eq!(config.vpc, "vpc-0jl1234567890abcdefgh");
+    assert_eq!(config.profile, Profile::Acs);
+    assert_eq!(config.unsupported_class, UnsupportedClass::Refuse);
+    assert_eq!(config.vswitches[1].cidr.to_string(), "192.168.2.0/24");
+    assert!(config.vswitches[1].excludes("192.168.2.20".parse().unwrap()));
+    assert_eq!(config.retention.hour, SignedDuration::from_hours(1));
+    assert_eq!(config.capacity.memory, "40Ti");
+    assert_eq!(config.delays.creating, SignedDuration::from_secs(3));
+    assert_eq!(config.webhook.failure_policy, FailurePolicy::Fail);
+    assert_eq!(config.settings("c1a2b3".into()).history_days, 30);
+
+    assert_eq!(config.nodes.len(), 1003);
+    let [first, .., last] = config.nodes.as_slice() else {
+        panic!("there are 1003")
+    };
+    assert_eq!(first.name.as_str(), "virtual-kubelet-cn-wulanchabu-b");
+    assert_eq!((first.kubelet_port, first.shared_port), (10250, false));
+    assert_eq!(config.nodes[2].node_type, NodeType::Ecs);
+    assert_eq!(last.name.as_str(), "load-999");
+    assert_eq!(
+        (last.kubelet_port, last.shared_port, last.entry),
+        (10253, true, 3)
+    );
+}
+
+#[test]
+fn everything_but_region_vswitches_and_nodes_has_a_default() {
+    let config = accepted(BASE);
+
+    assert!(config.cluster.is_none());
+    assert_eq!(config.vpc, "vpc-holdfast");
+    assert_eq!(config.ledger, Path::new("./holdfast.db"));
+    assert_eq!(config.retention.default_hours, 48);
+    assert_eq!(config.capacity.pods, 10_000);
+    assert_eq!(config.history_days, 30);
+    assert_eq!(config.kubelet.address.to_string(), "127.0.0.1");
+    assert_eq!(config.kubelet.port, 10250);
+    assert!(config.webhook.enabled && config.webhook.bind && config.webhook.zone_pin);
+    assert!(config.webhook.service.is_none());
+}
+
+#[test]
+fn the_profile_sets_the_delays_that_the_file_leaves_out() {
+    let acs = accepted(BASE);
+    let fast = accepted(&format!("{BASE}profile: fast\ndelays: {{stop: 1m30s}}\n"));
+
+    assert_eq!(acs.delays.running, SignedDuration::from_secs(1));
+    assert_eq!(acs.cloud.attach, SignedDuration::from_secs(1));
+    assert_eq!(fast.delays.creating, SignedDuration::ZERO);
+    assert_eq!(fast.delays.stop, SignedDuration::from_secs(90));
+    assert_eq!(fast.cloud.detach, SignedDuration::ZERO);
+}
+
+#[test]
+fn an_exclusion_is_an_address_a_range_or_a_cidr() {
+    let config = accepted(&BASE.replace(
+        "192.168.1.0/24}",
+        "192.168.1.0/24, exclude: [192.168.1.1, 192.168.1.8/31, 192.168.1.20-192.168.1.21]}",
+    ));
+
+    let excluded: Vec<_> = config.vswitches[0]
+        .usable()
+        .filter(|address| config.vswitches[0].excludes(*address))
+        .map(|address| address.octets()[3])
+        .collect();
+    assert_eq!(excluded, [1, 8, 9, 20, 21]);
+}
+
+#[test]
+fn the_webhook_can_be_reached_by_service_or_turned_off() {
+    let on = accepted(&format!(
+        "{BASE}webhook: {{service: {{namespace: kube-system, name: h}}}}"
+    ));
+    let off = accepted(&format!("{BASE}webhook: {{enabled: false}}"));
+
+    assert_eq!(on.webhook.service.unwrap().port, 443);
+    assert!(!off.webhook.enabled);
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let want = "\
+holdfast.yaml:1:1: nodes is missing: give at least one, such as {zone: cn-wulanchabu-b}
+holdfast.yaml:1:1: region is missing: name the region of the zones, such as cn-wulanchabu
+holdfast.yaml:1:1: vswitches is missing: give at least one, with id, zone and cidr";
+    assert_eq!(parse("profile: fast").unwrap_err(), want);
+}
+
+#[test]
+fn every_refusal_of_the_file_is_told_at_once() {
+    let want = "\
+holdfast.yaml:7:17: history.days is `0`: give a whole number from 1 to 3650
+holdfast.yaml:8:16: delays.stop is `-1s`: give 0s to 24h";
+    let text = format!("{BASE}history: {{days: 0}}\ndelays: {{stop: -1s}}\n");
+    assert_eq!(parse(&text).unwrap_err(), want);
+}
+
+#[test]
+fn an_unknown_key_is_refused_where_it_stands() {
+    refused(
+        &BASE.replace(
+            "zone: cn-wulanchabu-b}",
+            "zone: cn-wulanchabu-b, colour: red}",
+        ),
+        "colour",
+        "unknown field `colour`, expected one of name, zone, type, count",
+    );
+}
+
+#[test]
+fn a_wrong_value_is_refused_with_its_place_and_the_way_out() {
+    let name = "use 1 to 63 lower-case letters, digits, `-` and `.`, with a letter or digit at \
+                both ends of each part";
+    let no_name = format!("namespace `A` is no valid name: {name}");
+    for (line, token, reason) in [
+        (
+            "profile: slow",
+            "slow",
+            "unknown variant `slow`, expected one of acs, fast",
+        ),
+        (
+            "ledger: ''",
+            "''",
+            "ledger is empty: give a value or leave it out",
+        ),
+        (
+            "cloud: {attach: soon}",
+            "soon",
+            "cloud.attach is `soon`, which is no duration: write it like 3s, 500ms or 1m30s",
+        ),
+        (
+            "cloud: {faults: [lost]}",
+            "lost",
+            "cloud.faults cannot be set in the file: leave the list empty",
+        ),
+        (
+            "retention: {hour: 0s}",
+            "0s",
+            "retention.hour is `0s`: give 1ms to 24h",
+        ),
+        (
+            "retention: {hours: 8761}",
+            "8761",
+            "retention.hours is `8761`: give a whole number from 1 to 8760",
+        ),
+        (
+            "retention: {hours: two}",
+            "two",
+            "retention.hours is `two`: give a whole number from 1 to 8760",
+        ),
+        (
+            "capacity: {memory: lots}",
+            "lots",
+            "capacity.memory is `lots`: give a quantity like 32, 500m or 64Gi",
+        ),
+        (
+            "capacity: {pods: 1.5}",
+            "1.5",
+            "capacity.pods is `1.5`: give a whole number from 0 to 1000000",
+        ),
+        (
+            "kubelet: {address: here}",
+            "here",
+            "kubelet.address is `here`: give an IP address of this host",
+        ),
+        (
+            "kubelet: {address: 0.0.0.0}",
+            "0.0.0.0",
+            "kubelet.address is `0.0.0.0`, but the nodes publish it as theirs: give an address \
+             of this host",
+        ),
+        (
+            "kubelet: {port: 65536}",
+            "65536",
+            "kubelet.port is `65536`: give a whole number from 1 to 65535",
+        ),
+        (
+            "kubelet: {anonymous: [healthz]}",
+            "healthz",
+            "kubelet.anonymous has `healthz`: a path begins with `/`",
+        ),
+        (
+            "webhook: {service: {namespace: A, name: h}}",
+            "A,",
+            &no_name,
+        ),
+    ] {
+        refused(&format!("{BASE}{line}"), token, reason);
+    }
+}
+
+#[test]
+fn a_wrong_vswitch_is_refused_with_its_place_and_the_way_out() {
+    for (id, cidr, token, reason) in [
+        (
+            "vsw-c",
+            "192.168.1.128/25",
+            "192.168.1.128/25",
+            "vSwitch vsw-c overlaps vsw-b (192.168.1.0/24): give it a CIDR of its own",
+        ),
+        (
+            "'a,b'",
+            "10.0.0.0/24",
+            "'a,b'",
+            "vSwitch `a,b` is no valid id: use 1 to 63 letters, digits, `-`, `_` and `.`, with a \
+             letter or digit at both ends",
+        ),
+        (
+            "v",
+            "10.0.0.0",
+            "10.0.0.0",
+            "`10.0.0.0` is no IPv4 CIDR: write it like 192.168.1.0/24",
+        ),
+        (
+            "v",
+            "10.0.0.7/24",
+            "10.0.0.7",
+            "`10.0.0.7/24` does not begin at its network address: write 10.0.0.0/24",
+        ),
+        (
+            "v",
+            "10.0.0.0/15",
+            "10.0.0.0",
+            "`10.0.0.0/15` is no size for a vSwitch: give a /16 to a /29",
+        ),
+        (
+            "v",
+            "10.0.0.0/30",
+            "10.0.0.0",
+            "`10.0.0.0/30` is no size for a vSwitch: give a /16 to a /29",
+        ),
+        (
+            "v",
+            "10.0.0.0/29, exclude: [10.0.0.1-10.0.0.4]",
+            "10.0.0.0",
+            "vSwitch v (10.0.0.0/29) has no usable address left: exclude fewer",
+        ),
+        (
+            "v",
+            "10.0.0.0/29, exclude: [10.0.0.4-10.0.0.2]",
+            "10.0.0.4",
+            "`10.0.0.4-10.0.0.2` runs backwards: write 10.0.0.2-10.0.0.4",
+        ),
+        (
+            "v",
+            "10.0.0.0/29, exclude: [10.0.0.9]",
+            "10.0.0.9",
+            "`10.0.0.9` lies outside 10.0.0.0/29: exclude only what is inside",
+        ),
+        (
+            "v",
+            "10.0.0.0/29, exclude: [all]",
+            "all",
+            "`all` excludes nothing: write an address, a range like 192.168.2.10-192.168.2.20, \
+             or a CIDR",
+        ),
+    ] {
+        let entry = format!("- {{id: {id}, zone: z, cidr: {cidr}}}\nnodes:");
+        refused(&BASE.replace("nodes:", &entry), token, reason);
+    }
+}
+
+#[test]
+fn two_vswitches_with_one_id_are_refused() {
+    let entry = "- {id: \"vsw-b\", zone: z, cidr: 10.0.0.0/24}\nnodes:";
+    refused(
+        &BASE.replace("nodes:", entry),
+        "\"vsw-b\"",
+        "vSwitch vsw-b is there twice: give each one an id of its own",
+    );
+}
+
+#[test]
+fn a_wrong_node_is_refused_with_its_place_and_the_way_out() {
+    let long = "n".repeat(64);
+    let name = |name: &str| {
+        format!(
+            "node `{name}` is no valid name: use 1 to 63 lower-case letters, digits, `-` and `.`, \
+             with a letter or digit at both ends of each part"
+        )
+    };
+    for (entry, token, reason) in [
+        (
+            "zone: zone-z",
+            "zone-z",
+            "zone zone-z has no vSwitch, so its pods could get no address: add one",
+        ),
+        (
+            "name: virtual-kubelet-cn-wulanchabu-b, zone: cn-wulanchabu-b",
+            "virtual-kubelet",
+            "node virtual-kubelet-cn-wulanchabu-b is there twice: give it another name",
+        ),
+        (
+            "name: Node_1, zone: cn-wulanchabu-b",
+            "Node_1",
+            &name("Node_1"),
+        ),
+        ("name: a..b, zone: cn-wulanchabu-b", "a..b", &name("a..b")),
+        (
+            &format!("name: {long}, zone: cn-wulanchabu-b"),
+            &long,
+            &name(&long),
+        ),
+        (
+            "type: ecs, zone: cn-wulanchabu-b",
+            "{type",
+            "a node of type ecs needs a name",
+        ),
+        (
+            "count: 27, zone: cn-wulanchabu-b",
+            "27",
+            "an entry with count needs a name with one `%d`, like load-%d",
+        ),
+        (
+            "name: a-%d, zone: cn-wulanchabu-b",
+            "a-%d",
+            "`a-%d` has `%d` but no count: say how many",
+        ),
+        (
+            "name: a-%d, zone: cn-wulanchabu-b, count: 0",
+            "0}",
+            "count is `0`: give a whole number from 1 to 10000",
+        ),
+        (
+            "name: a-%d, zone: cn-wulanchabu-b, count: 10001",
+            "10001",
+            "count is `10001`: give a whole number from 1 to 10000",
+        ),
+    ] {
+        refused(
+            &BASE.replace("# end", &format!("- {{{entry}}}")),
+            token,
+            reason,
+        );
+    }
+}
+
+#[test]
+fn a_node_entry_without_a_port_left_is_refused() {
+    refused(
+        &BASE.replace(
+            "# end",
+            "- {name: n, zone: cn-wulanchabu-b}\nkubelet: {port: 65535}",
+        ),
+        "{name: n",
+        "no port is left for this entry: each has one of its own from kubelet.port (65535) \
+         upward, so give a lower kubelet.port",
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let error = Config::load(Path::new("/nowhere/holdfast.yaml")).unwrap_err();
+
+    assert_eq!(
+        error.to_string(),
+        "cannot read the configuration /nowhere/holdfast.yaml"
+    );
+}

@@ -1,0 +1,61 @@
+//! Clients for the API server. Owns how one is found and reached, not what is asked of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+/// An API server that accepts no connection by then is down, and the caller tries again.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The API server cannot be reached as configured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kubeconfig file cannot be used.
+    #[error("cannot use the kubeconfig {path}")]
+    Kubeconfig {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: kube::config::KubeconfigError,
+    },
+    /// There is neither a kubeconfig nor a service account.
+    #[error("found no cluster: give --kubeconfig, set KUBECONFIG, or run in a pod")]
+    NoCluster(#[source] kube::config::InferConfigError),
+    /// The client cannot be built, for instance out of an unreadable certificate.
+    #[error("cannot build a client for the cluster")]
+    Build(#[source] kube::Error),
+}
+
+/// How to reach the cluster: `kubeconfig`, or else KUBECONFIG, `~/.kube/config` or the service
+/// account of the pod.
+pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, Error> {
+    let mut config = match kubeconfig {
+        None => Config::infer().await.map_err(Error::NoCluster)?,
+        Some(path) => {
+            let unusable = |source| Error::Kubeconfig {
+                path: path.display().to_string(),
+                source,
+            };
+            let file = Kubeconfig::read_from(path).map_err(unusable)?;
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
+                .await
+                .map_err(unusable)?
+        }
+    };
+    // Callers know their deadlines and retry themselves. kube would retry for minutes, POSTs
+    // included, and hold a lease renewal past its lease.
+    config.default_retry = false;
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    Ok(config)
+}
+
+/// A client with connections of its own: what one client is waiting for delays no other.
+///
+/// There is no read timeout, which would cut watches and idle connections alike; a request is
+/// bounded by a deadline where it is made.
+pub fn client(config: &Config) -> Result<Client, Error> {
+    Client::try_from(config.clone()).map_err(Error::Build)
+}

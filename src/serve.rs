@@ -1,0 +1,292 @@
+//! `holdfast run`: every part started, wired to the others, and stopped in order.
+//!
+//! Owns start and stop. The order of a start keeps two processes from serving one ledger (the
+//! lock beside the file) and two ledgers from serving one cluster (the cluster's Lease). Contains
+//! no rule of its own.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use holdfast_provider::engine::Engine;
+use holdfast_provider::id::{ClusterId, PodKey, Zone};
+use holdfast_provider::ledger::{Ledger, Reader, Writer};
+use holdfast_provider::settings::Settings;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{Api, Client};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::chain::chain;
+use crate::clock::{self, Clock};
+use crate::cluster_lease::ClusterLease;
+use crate::config::Config;
+use crate::kube_client;
+use crate::node::{self, NodeTable};
+use crate::pod::agent::{self, Agent};
+use crate::pod::core::{Lifecycle, NodeInfo};
+use crate::pod::run::{self as pods, Parts};
+use crate::webhook::{self, Candidate, ClaimPlace, Claims, Nodes};
+
+/// Status writes and deletions under way at once. Each holds a connection, and more than this
+/// only queue inside the API server.
+const WRITES_MAX: usize = 32;
+
+/// Runs the virtual nodes of `config` until SIGTERM or SIGINT. `source` is the file that is read
+/// again at SIGHUP.
+///
+/// # Errors
+/// When the ledger, the cluster or the configuration make serving impossible.
+pub async fn run(
+    config: Config,
+    source: PathBuf,
+    kubeconfig: Option<PathBuf>,
+    take_over: bool,
+) -> anyhow::Result<()> {
+    let access = kube_client::config(kubeconfig.as_deref()).await?;
+    let client = kube_client::client(&access)?;
+    let cluster = cluster_id(&config, &client).await?;
+    let settings = config.settings(cluster);
+    let ledger = Ledger::open(&config.ledger, settings.clone(), clock::wall())?;
+    // The lease has connections of its own: pods must not hold up its renewal.
+    let lanes = (kube_client::client(&access)?, kube_client::client(&access)?);
+    let mut lease = ClusterLease::acquire(lanes.0, ledger.id(), take_over).await?;
+    tracing::info!(ledger = %config.ledger.display(), nodes = config.nodes.len(), "serving the cluster");
+
+    let shutdown = CancellationToken::new();
+    let stopping = shutdown.clone().drop_guard();
+    let config = Arc::new(config);
+    let table = NodeTable::new(&config);
+    let (changes, changed) = watch::channel(settings.clone());
+    let nodes = tokio::spawn(node::run(
+        client.clone(),
+        lanes.1,
+        Arc::clone(&config),
+        table.clone(),
+        shutdown.clone(),
+    ));
+    let (serving, mut is_serving) = watch::channel(false);
+    let pods = tokio::spawn(pods::run(
+        parts(&config, &client, ledger, &table, changed)?,
+        serving,
+        shutdown.clone(),
+    ));
+    let mut webhook = start_webhook(&config, &client, &settings, &table, &shutdown)?;
+    let ready = tokio::spawn(async move {
+        // An error means that serving ended first, which is reported below.
+        drop(is_serving.wait_for(|serving| *serving).await);
+        tracing::info!("every running pod is known; new pods are served");
+    });
+    let mut pods = pods;
+    let mut pods_result = None;
+    let result = tokio::select! {
+        () = signalled(&source, &config, &changes) => Ok(()),
+        lost = lease.hold() => Err(anyhow::Error::new(lost)),
+        ended = &mut pods => {
+            pods_result = Some(());
+            ended.context("serving pods panicked").and_then(|result| Ok(result?))
+        }
+        ended = &mut webhook => ended.context("the webhook panicked").and_then(|result| Ok(result?)),
+    };
+    drop(stopping);
+    ready.abort();
+    if pods_result.is_none() {
+        finish(
+            pods.await
+                .context("serving pods panicked")
+                .and_then(|result| Ok(result?)),
+        );
+    }
+    finish(nodes.await.context("keeping nodes panicked"));
+    finish(
+        lease
+            .release()
+            .await
+            .context("could not give the cluster's lease back"),
+    );
+    result
+}
+
+/// What fails while everything stops is told, and does not keep the rest from stopping.
+fn finish(result: anyhow::Result<()>) {
+    if let Err(error) = result {
+        tracing::error!(error = %chain(error.as_ref()), "stopping");
+    }
+}
+
+/// The configured cluster id, or else the UID of the namespace that every cluster has.
+async fn cluster_id(config: &Config, client: &Client) -> anyhow::Result<ClusterId> {
+    if let Some(id) = &config.cluster {
+        return Ok(id.clone());
+    }
+    let api: Api<Namespace> = Api::all(client.clone());
+    let namespace = api
+        .get_metadata("kube-system")
+        .await
+        .context("could not reach the cluster")?;
+    let uid = namespace
+        .metadata
+        .uid
+        .context("namespace kube-system has no uid; set `cluster`")?;
+    Ok(uid.into())
+}
+
+fn parts(
+    config: &Config,
+    client: &Client,
+    mut ledger: Ledger,
+    table: &NodeTable,
+    settings: watch::Receiver<Settings>,
+) -> anyhow::Result<Parts> {
+    let clock = Clock::new();
+    let loaded = ledger.load(clock::wall())?;
+    let engine = Engine::new(config.cloud.clone(), loaded, clock.now());
+    let (results, done) = mpsc::unbounded_channel();
+    let writer = Writer::start(ledger, clock::wall, move |result| {
+        // Once serving has ended nobody needs results any more; they are committed all the same.
+        drop(results.send(result));
+    })
+    .context("could not start the ledger's writer")?;
+    let nodes = table.all().into_iter().map(|node| {
+        let info = NodeInfo {
+            host_ip: node.host_ip,
+            zone: node.spec.zone.clone(),
+            region: config.region.as_str().into(),
+            vpc: config.vpc.as_str().into(),
+            node_type: node.spec.node_type,
+        };
+        (node.spec.name.clone(), info)
+    });
+    let agent = Agent::new(
+        agent::Settings {
+            nodes: nodes.collect(),
+            lifecycle: Lifecycle {
+                profile: config.profile,
+                creating: config.delays.creating,
+                running: config.delays.running,
+                stop: config.delays.stop,
+            },
+            unsupported_class: config.unsupported_class,
+            default_hours: config.retention.default_hours,
+            tolerate: config.webhook.enabled,
+            writes_max: WRITES_MAX,
+        },
+        engine,
+    );
+    Ok(Parts {
+        client: client.clone(),
+        agent,
+        writer,
+        done,
+        clock,
+        settings,
+    })
+}
+
+type WebhookTask = tokio::task::JoinHandle<Result<(), webhook::Error>>;
+
+fn start_webhook(
+    config: &Config,
+    client: &Client,
+    settings: &Settings,
+    table: &NodeTable,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<WebhookTask> {
+    if !config.webhook.enabled {
+        let shutdown = shutdown.clone();
+        return Ok(tokio::spawn(async move {
+            shutdown.cancelled().await;
+            Ok(())
+        }));
+    }
+    let claims = LedgerClaims {
+        reader: Reader::open(&config.ledger)?,
+        cluster: settings.cluster.clone(),
+    };
+    let (ready, is_ready) = oneshot::channel();
+    tokio::spawn(async move {
+        if let Ok(address) = is_ready.await {
+            tracing::info!(%address, "the webhook is registered");
+        }
+    });
+    Ok(tokio::spawn(webhook::run(
+        client.clone(),
+        config.webhook.clone(),
+        Arc::new(claims),
+        Arc::new(OurNodes(table.clone())),
+        ready,
+        shutdown.clone(),
+    )))
+}
+
+/// Waits for SIGTERM or SIGINT, and takes over changed settings at SIGHUP.
+async fn signalled(source: &Path, running: &Config, changes: &watch::Sender<Settings>) {
+    let hook = |kind| signal(kind).expect("a process can listen for its signals");
+    let mut terminate = hook(SignalKind::terminate());
+    let mut interrupt = hook(SignalKind::interrupt());
+    let mut hangup = hook(SignalKind::hangup());
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => reload(source, running, changes),
+        }
+    }
+    tracing::info!("stopping; nodes and leases stay, `holdfast uninstall` removes them");
+}
+
+/// vSwitches, retention, the simulated cloud and history are taken over; the rest at a restart.
+fn reload(source: &Path, running: &Config, changes: &watch::Sender<Settings>) {
+    let config = match Config::load(source) {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!(error = %chain(&error), "the changed configuration is refused; the old one stays");
+            return;
+        }
+    };
+    if config.nodes != running.nodes || config.profile != running.profile {
+        tracing::warn!("nodes and profile are taken over at the next start only");
+    }
+    let cluster = changes.borrow().cluster.clone();
+    changes.send_replace(config.settings(cluster));
+}
+
+/// Claims as the webhook reads them.
+struct LedgerClaims {
+    reader: Reader,
+    cluster: ClusterId,
+}
+
+impl Claims for LedgerClaims {
+    fn unexpired(
+        &self,
+        key: &PodKey,
+        now: Timestamp,
+    ) -> Result<Option<ClaimPlace>, Box<dyn std::error::Error + Send + Sync>> {
+        let claim = self.reader.unexpired_claim(&self.cluster, key, now)?;
+        Ok(claim.map(|claim| ClaimPlace {
+            zone: claim.zone,
+            vswitch: claim.vswitch,
+        }))
+    }
+}
+
+/// Our nodes as the webhook sees them.
+struct OurNodes(NodeTable);
+
+impl Nodes for OurNodes {
+    fn candidates(&self, zone: &Zone) -> Vec<Candidate> {
+        let all = self.0.all().into_iter();
+        all.filter(|node| node.spec.zone == *zone && node.spec.node_type.keeps_addresses())
+            .filter(|node| node.is_registered())
+            .map(|node| Candidate {
+                name: node.spec.name.to_string(),
+                labels: node.labels.clone(),
+                taints: node.taints.clone(),
+                unschedulable: node.unschedulable,
+            })
+            .collect()
+    }
+}
