@@ -1,1 +1,31 @@
-//! stub
+//! A real Kubernetes control plane on loopback, for tests and demos that must not believe in a mock.
+//!
+//! Owns: building the Go program in `tests/controlplane` once ([`binary`]), running etcd, kube-apiserver,
+//! kube-controller-manager and kube-scheduler out of it ([`ControlPlane`]), sharing a few of them between the tests of
+//! one process ([`lease`]), running the program under test ([`Holdfast`]), and watching pods the way
+//! `kubectl get pod -o wide -w` shows them ([`PodRecorder`]).
+//!
+//! Promises: no process outlives its owner, whatever ends the owner (see `process`). With `KUBECONFIG` set nothing is
+//! started and that cluster is used.
+//!
+//! Deliberately knows nothing of addresses, claims or how holdfast works: it starts it, signals it and reads its log.
+
+mod binary;
+mod control_plane;
+mod holdfast;
+mod lease;
+mod pki;
+mod pods;
+mod process;
+mod recorder;
+mod scrub;
+mod state;
+mod wait;
+
+pub use binary::binary;
+pub use control_plane::{ControlPlane, Options};
+pub use holdfast::Holdfast;
+pub use lease::{Leased, PLANES_MAX, lease};
+pub use pods::{PodRow, status_column};
+pub use recorder::PodRecorder;
+pub use wait::eventually;

@@ -1,0 +1,497 @@
+//! A running control plane, its clients, and the cluster of `KUBECONFIG` in its place.
+//!
+//! Owns the four processes and their directory. Sharing between tests and cleaning up between them are not here.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs, io,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use kube::{
+    Api, Client, Config,
+    api::PostParams,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::json;
+
+use crate::{
+    binary, eventually, pki,
+    process::{Supervised, stop_all},
+    state::StateDir,
+};
+
+/// The label of namespaces that [`ControlPlane::create_namespace`] made, and that may be deleted with all they contain.
+pub(crate) const NAMESPACE_LABEL: &str = "holdfast.dev/testbed";
+
+/// Five seconds is usual on 2 cores; the rest is for a machine that compiles beside it.
+const READY_LIMIT: Duration = Duration::from_mins(2);
+
+/// A lost race for a port is rare; three in a row mean something else.
+const STARTS_MAX: usize = 3;
+
+/// What a control plane has beyond the usual. A cluster of `KUBECONFIG` cannot have any of it.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// More flags for kube-apiserver, such as `--enable-priority-and-fairness=false`.
+    pub apiserver_flags: Vec<String>,
+    /// More flags for kube-controller-manager.
+    pub controller_manager_flags: Vec<String>,
+    /// An audit policy (YAML) to log by; see [`ControlPlane::audit_log`].
+    pub audit_policy: Option<String>,
+}
+
+impl Options {
+    fn is_plain(&self) -> bool {
+        self.apiserver_flags.is_empty()
+            && self.controller_manager_flags.is_empty()
+            && self.audit_policy.is_none()
+    }
+}
+
+/// A control plane of real Kubernetes 1.36 on loopback; stopped and removed when dropped.
+///
+/// Holds no resource of an async runtime, so that tests with a runtime each can hand it on.
+#[derive(Debug)]
+pub struct ControlPlane {
+    // Empty for a cluster of KUBECONFIG.
+    components: Vec<Supervised>,
+    kubeconfig: PathBuf,
+    state: StateDir,
+}
+
+impl ControlPlane {
+    /// Starts a control plane (building it first where that has not happened yet) and waits until pods can be created.
+    /// With `KUBECONFIG` set, waits for that cluster instead and starts nothing.
+    ///
+    /// # Errors
+    /// The program cannot be built, a component ended or is not ready within two minutes (the error shows the end of
+    /// its log), or `options` are given for a cluster of `KUBECONFIG`.
+    pub async fn start(options: Options) -> Result<Self> {
+        let mut starts = 0;
+        loop {
+            starts += 1;
+            let mut plane = Self::launch(options.clone()).await?;
+            match plane.wait_until_ready(&options).await {
+                Ok(()) => return Ok(plane),
+                Err(_) if starts < STARTS_MAX && plane.lost_a_port() => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    async fn launch(options: Options) -> Result<Self> {
+        if is_external() {
+            ensure!(
+                options.is_plain(),
+                "this test gives its control plane flags or an audit policy, which the cluster of KUBECONFIG cannot \
+                 be given; unset KUBECONFIG to run it"
+            );
+            return Self::external();
+        }
+        let launched = tokio::task::spawn_blocking(move || Self::launch_own(&options)).await;
+        launched.context("starting the control plane panicked")?
+    }
+
+    fn external() -> Result<Self> {
+        let state = StateDir::create()?;
+        // KUBECONFIG may be a list of files with paths relative to each; one flat file serves every reader.
+        let merged = Kubeconfig::from_env()
+            .context("cannot read the file that KUBECONFIG names")?
+            .context("KUBECONFIG names no file that exists")?;
+        let kubeconfig = state.path().join("kubeconfig");
+        let text = serde_json::to_string(&merged).context("cannot write the merged kubeconfig")?;
+        fs::write(&kubeconfig, text).context("cannot write the merged kubeconfig")?;
+        Ok(Self {
+            components: Vec::new(),
+            kubeconfig,
+            state,
+        })
+    }
+
+    fn launch_own(options: &Options) -> Result<Self> {
+        let program = binary()?;
+        let state = StateDir::create()?;
+        let dir = state.path();
+        pki::write(dir)?;
+        let [client_port, peer_port, secure_port] = free_ports()?;
+        for user in ["admin", "controller-manager", "scheduler"] {
+            write_kubeconfig(dir, user, secure_port)?;
+        }
+        let mut plane = Self {
+            kubeconfig: dir.join("admin.kubeconfig"),
+            components: Vec::new(),
+            state,
+        };
+        plane.spawn(&program, "etcd", &etcd_flags(client_port, peer_port))?;
+        plane.spawn(
+            &program,
+            "kube-apiserver",
+            &apiserver_flags(plane.dir(), client_port, secure_port, options)?,
+        )?;
+        Ok(plane)
+    }
+
+    /// The controllers and the scheduler give up when the API server stays away for ten seconds, so they come after it.
+    fn launch_clients(&mut self, options: &Options) -> Result<()> {
+        if self.is_external() {
+            return Ok(());
+        }
+        let program = binary()?;
+        let mut flags = client_flags("controller-manager");
+        flags.extend(
+            [
+                "--service-account-private-key-file=service-account.key",
+                "--root-ca-file=ca.crt",
+                "--cluster-signing-cert-file=ca.crt",
+                "--cluster-signing-key-file=ca.key",
+                "--use-service-account-credentials",
+            ]
+            .map(str::to_owned),
+        );
+        flags.extend_from_slice(&options.controller_manager_flags);
+        self.spawn(&program, "kube-controller-manager", &flags)?;
+        self.spawn(&program, "kube-scheduler", &client_flags("scheduler"))
+    }
+
+    fn spawn(&mut self, program: &Path, name: &'static str, flags: &[String]) -> Result<()> {
+        let mut command = Command::new(program);
+        // In the state directory, so that flags name files without their path.
+        command.arg(name).args(flags).current_dir(self.dir());
+        let log = self.dir().join(format!("{name}.log"));
+        self.components
+            .push(Supervised::spawn(name, &mut command, &log)?);
+        Ok(())
+    }
+
+    async fn wait_until_ready(&mut self, options: &Options) -> Result<()> {
+        let client = self.client().await?;
+        self.wait_for("the API server is ready", async || {
+            let request = http::Request::get("/readyz")
+                .body(Vec::new())
+                .map_err(|e| e.to_string())?;
+            client
+                .request_text(request)
+                .await
+                .map(drop)
+                .map_err(|e| e.to_string())
+        })
+        .await?;
+        self.launch_clients(options)?;
+        self.wait_for(
+            "the controllers have made the default service account",
+            async || service_account_exists(&client, "default").await,
+        )
+        .await
+    }
+
+    /// Waits for `check`, but not for longer than all components run.
+    async fn wait_for(
+        &mut self,
+        what: &str,
+        check: impl AsyncFn() -> Result<(), String>,
+    ) -> Result<()> {
+        let components = &mut self.components;
+        let ended = eventually(what, READY_LIMIT, async || {
+            for component in &mut *components {
+                match component.exited() {
+                    Ok(None) => {}
+                    Ok(Some(status)) => {
+                        return Ok(Some(format!("{} ended ({status})", component.name())));
+                    }
+                    Err(e) => return Ok(Some(format!("{e:#}"))),
+                }
+            }
+            // One slow answer must not hide that a component has ended meanwhile.
+            let answer = tokio::time::timeout(Duration::from_secs(5), check()).await;
+            answer.map_err(|_| "no answer".to_owned())?.map(|()| None)
+        })
+        .await;
+        let failure = match ended {
+            Ok(None) => return Ok(()),
+            Ok(Some(ended)) => anyhow!("waiting for: {what}, but {ended}"),
+            Err(e) => e,
+        };
+        let tails = components
+            .iter()
+            .map(|it| format!("\n---- the end of {}'s log\n{}", it.name(), it.log_tail()));
+        Err(anyhow!("{failure:#}{}", tails.collect::<String>()))
+    }
+
+    /// Whether a component found its port taken by somebody who came between [`free_ports`] and it.
+    fn lost_a_port(&self) -> bool {
+        self.components
+            .iter()
+            .any(|it| it.log_tail().contains("address already in use"))
+    }
+
+    /// A kubeconfig file of a cluster administrator.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
+    /// A directory that is removed with the control plane: logs, certificates, and room for a test's own files.
+    pub fn dir(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// The process ids of the components; none for a cluster of `KUBECONFIG`.
+    pub fn pids(&self) -> Vec<u32> {
+        self.components.iter().map(Supervised::pid).collect()
+    }
+
+    /// The API server's audit log, one JSON event per line; there is one if [`Options::audit_policy`] was given.
+    pub fn audit_log(&self) -> Option<PathBuf> {
+        Some(self.dir().join("audit.log")).filter(|path| path.exists())
+    }
+
+    /// Whether this is the cluster of `KUBECONFIG`, which may have nodes and pods that are not the tests'.
+    pub fn is_external(&self) -> bool {
+        self.components.is_empty()
+    }
+
+    /// A new client of a cluster administrator, bound to the caller's runtime.
+    ///
+    /// # Errors
+    /// The kubeconfig cannot be used.
+    pub async fn client(&self) -> Result<Client> {
+        let kubeconfig =
+            Kubeconfig::read_from(&self.kubeconfig).context("cannot read the kubeconfig")?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .context("cannot use the kubeconfig")?;
+        Client::try_from(config).context("cannot make a client")
+    }
+
+    /// Runs kubectl as a cluster administrator and returns what it wrote on standard output.
+    ///
+    /// # Errors
+    /// kubectl cannot be run or fails; the error carries what it wrote on standard error.
+    pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
+        let output = if self.is_external() {
+            match self.run_kubectl(Command::new("kubectl"), args).await {
+                // A user with a cluster has kubectl; building one takes Go and minutes.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => self.run_own_kubectl(args).await?,
+                other => other.context("cannot run kubectl")?,
+            }
+        } else {
+            self.run_own_kubectl(args).await?
+        };
+        ensure!(
+            output.status.success(),
+            "kubectl {} failed ({}): {}",
+            args.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        String::from_utf8(output.stdout).context("kubectl wrote something that is not UTF-8")
+    }
+
+    async fn run_own_kubectl(&self, args: &[&str]) -> Result<Output> {
+        let program = tokio::task::spawn_blocking(binary)
+            .await
+            .context("the build panicked")??;
+        let mut command = Command::new(program);
+        command.arg("kubectl");
+        self.run_kubectl(command, args)
+            .await
+            .context("cannot run kubectl")
+    }
+
+    async fn run_kubectl(&self, command: Command, args: &[&str]) -> io::Result<Output> {
+        tokio::process::Command::from(command)
+            .args(args)
+            .env("KUBECONFIG", &self.kubeconfig)
+            // The default is in the user's home, by address: another control plane had this port a minute ago.
+            .env("KUBECACHEDIR", self.dir().join("kubectl-cache"))
+            .kill_on_drop(true)
+            .output()
+            .await
+    }
+
+    /// Makes a namespace that nobody had before, named after `prefix`, ready for pods. It goes when the lease of the
+    /// control plane is handed on.
+    ///
+    /// # Errors
+    /// It cannot be created or gets no service account within 30 seconds.
+    pub async fn create_namespace(&self, prefix: &str) -> Result<String> {
+        let client = self.client().await?;
+        let namespace: Namespace = serde_json::from_value(json!({
+            "metadata": {"generateName": format!("{prefix}-"), "labels": {NAMESPACE_LABEL: "true"}}
+        }))
+        .context("cannot build a namespace")?;
+        let created = Api::all(client.clone())
+            .create(&PostParams::default(), &namespace)
+            .await;
+        let name = created
+            .context("cannot create a namespace")?
+            .metadata
+            .name
+            .context("it has no name")?;
+        eventually(
+            "the namespace has a service account",
+            Duration::from_secs(30),
+            async || service_account_exists(&client, &name).await,
+        )
+        .await?;
+        Ok(name)
+    }
+
+    /// Stops all components and removes [`ControlPlane::dir`]; dropping does the same.
+    pub fn stop(self) {}
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        stop_all(&mut self.components);
+    }
+}
+
+/// Whether the tests are to use a cluster of the user's.
+pub(crate) fn is_external() -> bool {
+    env::var_os("KUBECONFIG").is_some_and(|value| !OsStr::is_empty(&value))
+}
+
+/// Pods are refused in a namespace until this service account exists.
+async fn service_account_exists(client: &Client, namespace: &str) -> Result<(), String> {
+    match Api::<ServiceAccount>::namespaced(client.clone(), namespace)
+        .get_opt("default")
+        .await
+    {
+        Ok(Some(_)) => Ok(()),
+        Ok(None) => Err("there is none".to_owned()),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// Ports that were free a moment ago. The components bind them a moment later and cannot be handed a bound socket.
+fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    let mut ports = [0; N];
+    // All are held until the last is known, so that they differ.
+    let mut held = Vec::with_capacity(N);
+    for port in &mut ports {
+        let listener = TcpListener::bind("127.0.0.1:0").context("no free port on loopback")?;
+        *port = listener
+            .local_addr()
+            .context("no free port on loopback")?
+            .port();
+        held.push(listener);
+    }
+    Ok(ports)
+}
+
+fn write_kubeconfig(dir: &Path, user: &str, secure_port: u16) -> Result<()> {
+    let file = |name: String| dir.join(name);
+    let config = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "testbed", "cluster": {
+            "server": format!("https://127.0.0.1:{secure_port}"),
+            "certificate-authority": file("ca.crt".to_owned()),
+        }}],
+        "users": [{"name": user, "user": {
+            "client-certificate": file(format!("{user}.crt")),
+            "client-key": file(format!("{user}.key")),
+        }}],
+        "contexts": [{"name": "testbed", "context": {"cluster": "testbed", "user": user}}],
+        "current-context": "testbed",
+    });
+    // JSON is YAML.
+    fs::write(dir.join(format!("{user}.kubeconfig")), config.to_string())
+        .with_context(|| format!("cannot write the kubeconfig of {user}"))
+}
+
+fn etcd_flags(client_port: u16, peer_port: u16) -> Vec<String> {
+    vec![
+        "--data-dir=etcd".to_owned(),
+        format!("--listen-client-urls=http://127.0.0.1:{client_port}"),
+        format!("--advertise-client-urls=http://127.0.0.1:{client_port}"),
+        format!("--listen-peer-urls=http://127.0.0.1:{peer_port}"),
+        "--quota-backend-bytes=8589934592".to_owned(),
+        // Nothing here survives the process anyway, and a disk shared with a compiler syncs slowly: an API server whose
+        // writes wait for it times out in places that have nothing to do with the test.
+        "--unsafe-no-fsync".to_owned(),
+    ]
+}
+
+fn apiserver_flags(
+    dir: &Path,
+    etcd_port: u16,
+    secure_port: u16,
+    options: &Options,
+) -> Result<Vec<String>> {
+    let mut flags = vec![
+        format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
+        format!("--secure-port={secure_port}"),
+    ];
+    flags.extend(
+        [
+            "--bind-address=127.0.0.1",
+            "--tls-cert-file=apiserver.crt",
+            "--tls-private-key-file=apiserver.key",
+            "--client-ca-file=ca.crt",
+            "--service-account-key-file=service-account.pub",
+            "--service-account-signing-key-file=service-account.key",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            "--service-cluster-ip-range=10.96.0.0/16",
+            "--authorization-mode=Node,RBAC",
+            "--allow-privileged",
+            "--kubelet-client-certificate=kubelet-client.crt",
+            "--kubelet-client-key=kubelet-client.key",
+            "--kubelet-preferred-address-types=InternalIP,Hostname",
+            "--requestheader-client-ca-file=ca.crt",
+            "--requestheader-allowed-names=front-proxy",
+            "--requestheader-username-headers=X-Remote-User",
+            "--requestheader-group-headers=X-Remote-Group",
+            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+            "--proxy-client-cert-file=front-proxy.crt",
+            "--proxy-client-key-file=front-proxy.key",
+            "--enable-aggregator-routing",
+        ]
+        .map(str::to_owned),
+    );
+    if let Some(policy) = &options.audit_policy {
+        fs::write(dir.join("audit-policy.yaml"), policy)
+            .context("cannot write the audit policy")?;
+        flags.extend(
+            [
+                "--audit-policy-file=audit-policy.yaml",
+                "--audit-log-path=audit.log",
+            ]
+            .map(str::to_owned),
+        );
+    }
+    flags.extend_from_slice(&options.apiserver_flags);
+    Ok(flags)
+}
+
+/// What the controller manager and the scheduler have in common.
+fn client_flags(user: &str) -> Vec<String> {
+    let kubeconfig = format!("{user}.kubeconfig");
+    let mut flags = [
+        "--kubeconfig",
+        "--authentication-kubeconfig",
+        "--authorization-kubeconfig",
+    ]
+    .map(|flag| format!("{flag}={kubeconfig}"))
+    .to_vec();
+    flags.extend(
+        [
+            // One of each: an election would cost its lease duration after every start.
+            "--leader-elect=false",
+            // No HTTPS of their own, so no port to lose a race for.
+            "--secure-port=0",
+            // The defaults, 20 to 50 requests/s, are what a test of hundreds of pods would measure.
+            "--kube-api-qps=5000",
+            "--kube-api-burst=10000",
+        ]
+        .map(str::to_owned),
+    );
+    flags
+}
