@@ -201,7 +201,11 @@ impl Agent {
             Input::DeleteSent(uid, result) => {
                 self.answered(now, &uid, result, Some(DELETE_PATIENCE));
             }
-            Input::Tolerated(uid, result) => self.tolerated(&uid, result),
+            Input::Tolerated(_, Ok(())) => {}
+            Input::Tolerated(uid, Err(error)) => {
+                // The next view of the pod, at the latest that of the next list, asks again.
+                tracing::warn!(%uid, ?error, "a pod could not be given our toleration");
+            }
             Input::Looked(key, result) => self.looked(now, key, result),
             Input::NodeLooked(name, result) => self.node_looked(now, &name, result),
             Input::Engine(event) => self.tell(now, event),
@@ -485,13 +489,6 @@ impl Agent {
         self.tell(now, Event::Looked(key, summary));
     }
 
-    fn tolerated(&mut self, uid: &PodUid, result: Result<(), Refused>) {
-        if let Err(error) = result {
-            // The next view of the pod, at the latest that of the next list, asks again.
-            tracing::warn!(%uid, ?error, "a pod could not be given our toleration");
-        }
-    }
-
     /// Gives the engine an event and does what comes of it.
     fn tell(&mut self, now: Timestamp, event: Event) {
         let mut dirty = BTreeSet::new();
@@ -558,7 +555,6 @@ impl Agent {
         let mut event = None;
         let ready = !pod.busy && pod.not_before.is_none_or(|at| at <= now);
         match step.action {
-            None => {}
             Some(core::Action::StopNetwork) if !pod.told.stopped => {
                 pod.told.stopped = true;
                 event = Some(Event::Stopped(uid.clone()));
@@ -567,12 +563,11 @@ impl Agent {
                 pod.told.ended = true;
                 event = Some(Event::Ended(uid.clone()));
             }
-            Some(core::Action::StopNetwork | core::Action::EndNetwork) => {}
+            None | Some(core::Action::StopNetwork | core::Action::EndNetwork) => {}
             Some(_) if !ready => wake_at = pod.not_before.filter(|_| !pod.busy),
             Some(_) if self.writes >= self.settings.writes_max => {
-                if !std::mem::replace(&mut pod.queued, true) {
-                    self.queue.push_back(uid.clone());
-                }
+                let is_new = !std::mem::replace(&mut pod.queued, true);
+                self.queue.extend(is_new.then(|| uid.clone()));
             }
             Some(write) => {
                 self.actions.push(request(&pod.record, &write));

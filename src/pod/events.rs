@@ -23,7 +23,7 @@ use crate::chain::chain;
 /// Events that wait to be sent; more than that are dropped, and counted in the log.
 const QUEUE: usize = 1024;
 /// How long the same sentence is not said again.
-const SILENCE: Duration = Duration::from_secs(300);
+const SILENCE: Duration = Duration::from_mins(5);
 /// How much is remembered of what was said.
 const REMEMBERED: usize = 4096;
 /// The API's limit of an event's message, in bytes.

@@ -89,7 +89,7 @@ impl Op<'_> {
                     notice,
                 };
                 let close = close.zip(claim);
-                self.fresh(pod, &allowed, &fresh, close)
+                self.fresh(pod, &allowed, &fresh, close.as_ref())
             }
         }
     }
@@ -253,10 +253,10 @@ impl Op<'_> {
         pod: &PodFacts,
         allowed: &[VSwitchId],
         fresh: &Fresh,
-        close: Option<(Close, OpenClaim)>,
+        close: Option<&(Close, OpenClaim)>,
     ) -> Result<()> {
         let Some((vswitch, address)) = self.first_free(allowed)? else {
-            if let Some((why, claim)) = &close {
+            if let Some((why, claim)) = close {
                 // An expired claim ends in any case. One that stands in the way of the only
                 // addresses the pod may use ends too: it would be waited for in vain.
                 let own = allowed.contains(&claim.facts.vswitch);
@@ -270,7 +270,7 @@ impl Op<'_> {
             self.wait(&pod.uid, Reason::IPPoolExhausted, note, blocked);
             return Ok(());
         };
-        if let Some((why, claim)) = &close {
+        if let Some((why, claim)) = close {
             self.close(claim.id, claim.eni, why.as_str())?;
         }
         let eni = self.new_eni(&pod.uid, vswitch, address, Target::InUse)?;
@@ -357,10 +357,8 @@ impl Op<'_> {
         hours: Option<u32>,
         eni: Option<i64>,
     ) -> Result<()> {
-        if hours.is_some() {
-            if eni.is_some() {
-                self.remember_placement(pod)?;
-            }
+        if hours.is_some() && eni.is_some() {
+            self.remember_placement(pod)?;
         }
         if known {
             if eni.is_some() {

@@ -355,10 +355,6 @@ impl Ledger {
     ///
     /// # Errors
     /// When the simulator's tables cannot be written. What the cloud refuses is in the results.
-    #[expect(
-        clippy::type_complexity,
-        reason = "a list of results inside a result, used once"
-    )]
     pub fn call(
         &mut self,
         now: Timestamp,

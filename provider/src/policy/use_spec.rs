@@ -93,7 +93,7 @@ impl std::fmt::Display for Spec {
             2 => ".5",
             _ => ".75",
         };
-        let memory_fraction = if self.memory_halves % 2 == 0 {
+        let memory_fraction = if self.memory_halves.is_multiple_of(2) {
             ""
         } else {
             ".5"
