@@ -105,10 +105,13 @@ async fn remove(client: Client, name: &NodeName) -> Result<Removed, Error> {
         .get_opt(name.as_str())
         .await
         .map_err(failed("read the object"))?;
+    if found.as_ref().is_some_and(|node| !node.is_ours()) {
+        return Ok(Removed::Kept);
+    }
+    // The lease first: once its owner is gone, the garbage collector may be sooner.
+    let with_lease = absent_is_fine(leases.delete(name.as_str(), &DeleteParams::default()).await)
+        .map_err(failed("delete the lease"))?;
     if let Some(node) = &found {
-        if !node.is_ours() {
-            return Ok(Removed::Kept);
-        }
         let uid = Preconditions {
             uid: Some(node.uid().to_owned()),
             resource_version: None,
@@ -117,9 +120,6 @@ async fn remove(client: Client, name: &NodeName) -> Result<Removed, Error> {
         absent_is_fine(nodes.delete(name.as_str(), &params).await)
             .map_err(failed("delete the object"))?;
     }
-    // Its owner is gone, so the garbage collector would remove it too, but later.
-    let with_lease = absent_is_fine(leases.delete(name.as_str(), &DeleteParams::default()).await)
-        .map_err(failed("delete the lease"))?;
     Ok(match (found, with_lease) {
         (Some(_), with_lease) => Removed::Node { with_lease },
         (None, true) => Removed::Lease,
