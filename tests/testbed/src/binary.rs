@@ -202,6 +202,22 @@ impl Progress {
     }
 }
 
+/// Linker flags that make the program report the Kubernetes version of `go.mod`, which nodes show and clients check.
+fn version_flags(source: &Path) -> Result<String> {
+    let go_mod = fs::read_to_string(source.join("go.mod")).context("cannot read go.mod")?;
+    let version = go_mod
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes v"))
+        .context("go.mod requires no k8s.io/kubernetes")?;
+    let mut parts = version.split('.');
+    let mut part = || parts.next().context("no version of the form 1.2.3");
+    let (major, minor) = (part()?, part()?);
+    let package = "k8s.io/component-base/version";
+    Ok(format!(
+        "-X {package}.gitVersion=v{version} -X {package}.gitMajor={major} -X {package}.gitMinor={minor}"
+    ))
+}
+
 fn build(source: &Path, program: &Path) -> Result<()> {
     let began = Instant::now();
     say("building the Kubernetes control plane for the tests, once; about 8 minutes on 2 cores");
@@ -209,8 +225,10 @@ fn build(source: &Path, program: &Path) -> Result<()> {
     let mut go = Command::new("go")
         // Without symbols the program is a third smaller and links faster. Not -trimpath: it would keep the build from
         // using packages that are compiled already.
-        .args(["build", "-v", "-buildvcs=false", "-ldflags=-s -w", "-o"])
-        .args([partial.as_path(), Path::new(".")])
+        .args(["build", "-v", "-buildvcs=false", "-o"])
+        .arg(partial.as_path())
+        .arg(format!("-ldflags=-s -w {}", version_flags(source)?))
+        .arg(".")
         .env("GOTOOLCHAIN", "local")
         .env("GOWORK", "off")
         .current_dir(source)
