@@ -28,7 +28,7 @@ use crate::engine::calls::Flight;
 use crate::engine::expiry::Expiry;
 use crate::engine::pods::Pod;
 use crate::id::{PodKey, PodUid};
-use crate::ledger::{EniRow, Job, Loaded, Outcome};
+use crate::ledger::{EniRow, Job, Loaded, Note, Outcome};
 
 pub use face::{Assignment, Effect, Event, Found, Network, Node, PodFacts, Published, Reason};
 
@@ -85,6 +85,7 @@ enum Context {
     Record(EniRow),
     Due,
     Expire,
+    Note(Note),
     Other,
 }
 
@@ -212,7 +213,7 @@ impl Engine {
             Context::Pod(uid, kind) => self.pod_job_done(&uid, kind),
             Context::Import(uid) => self.import_done(&uid),
             Context::Record(eni) => self.recorded(eni),
-            Context::Due | Context::Expire | Context::Other => {}
+            Context::Due | Context::Expire | Context::Note(_) | Context::Other => {}
         }
     }
 
@@ -222,6 +223,7 @@ impl Engine {
             Context::Import(uid) => self.import_again(&uid),
             Context::Record(eni) => self.look_again(now, eni),
             Context::Expire | Context::Due => self.expiry.forget_looks(),
+            Context::Note(note) => self.expiry.note_again(note),
             Context::Other => {}
         }
     }

@@ -117,7 +117,7 @@ impl Op<'_> {
             }
             Verdict::Fresh { close, notice, .. } => {
                 if let Some((close, claim)) = close.zip(claim) {
-                    self.close(claim.id, claim.eni, close.as_str())?;
+                    self.end(&claim, close, &pod.uid)?;
                 }
                 self.remember_placement(pod)?;
                 self.notice(&pod.uid, notice);
@@ -262,7 +262,7 @@ impl Op<'_> {
                 // addresses the pod may use ends too: it would be waited for in vain.
                 let own = allowed.contains(&claim.facts.vswitch);
                 if *why == Close::Expired || own {
-                    self.close(claim.id, claim.eni, why.as_str())?;
+                    self.end(claim, *why, &pod.uid)?;
                 }
             }
             self.accept(pod, fresh.known, fresh.hours, None)?;
@@ -272,7 +272,7 @@ impl Op<'_> {
             return Ok(());
         };
         if let Some((why, claim)) = close {
-            self.close(claim.id, claim.eni, why.as_str())?;
+            self.end(claim, *why, &pod.uid)?;
         }
         let eni = self.new_eni(&pod.uid, vswitch, address, Target::InUse)?;
         self.accept(pod, fresh.known, fresh.hours, Some(eni))?;
@@ -286,6 +286,15 @@ impl Op<'_> {
         self.report(&pod.uid)
     }
 
+    /// Ends a claim because of what this pod is or where.
+    pub(super) fn end(&mut self, claim: &OpenClaim, why: Close, uid: &PodUid) -> Result<()> {
+        if why != Close::Expired {
+            self.forfeited(claim.id, why.as_str(), uid)?;
+        }
+        self.close(claim.id, claim.eni, why.as_str())
+    }
+
+    /// The row's number is one that no ENI had before, so that a late answer cannot meet another.
     pub(super) fn new_eni(
         &self,
         uid: &PodUid,
@@ -295,7 +304,9 @@ impl Op<'_> {
     ) -> Result<i64> {
         let token = named_uuid(&format!("eni/{uid}/{address}/{}", self.now_ms()));
         self.tx.execute(
-            "INSERT INTO eni (token, vswitch, addr, target, instance) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO eni (id, token, vswitch, addr, target, instance) VALUES (\
+             1 + max(ifnull((SELECT max(id) FROM eni), 0), ifnull((SELECT max(eni) FROM eni_end), 0)), \
+             ?1, ?2, ?3, ?4, ?5)",
             (
                 token.to_string(),
                 vswitch,

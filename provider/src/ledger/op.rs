@@ -144,6 +144,7 @@ impl<'a> Op<'a> {
             Job::Expire(claim) => self.expire(claim.0),
             Job::Open => self.open_intents(),
             Job::Prune => self.prune(),
+            Job::Note(clock, note) => self.note(*clock, note),
         }?;
         Ok(self.out)
     }

@@ -211,7 +211,7 @@ impl Op<'_> {
             |row| Ok((row.get::<_, i64>(0)?, time(row.get(1)?))),
         )?;
         match found {
-            Some((eni, at)) if retention::is_over(at, self.now, None) => {
+            Some((eni, end)) if retention::is_over(end, self.now, None) => {
                 self.close(claim, eni, Close::Expired.as_str())
             }
             _ => Ok(()),
@@ -226,6 +226,14 @@ impl Op<'_> {
             "DELETE FROM address_span WHERE to_ms < ?1",
             "DELETE FROM claim_event WHERE claim IN (SELECT id FROM claim WHERE closed_ms < ?1)",
             "DELETE FROM claim WHERE closed_ms < ?1",
+            "DELETE FROM pod_log WHERE let_go_ms < ?1",
+            "DELETE FROM eni_end WHERE at_ms < ?1",
+            "DELETE FROM vswitch_event AS old WHERE at_ms < ?1 AND EXISTS (SELECT 1 \
+             FROM vswitch_event AS new WHERE new.vswitch = old.vswitch AND new.at_ms < ?1 \
+             AND new.rowid > old.rowid)",
+            // What a process that still runs has written may still hold.
+            "DELETE FROM journal WHERE at_ms < ?1 \
+             AND seq < (SELECT max(seq) FROM journal WHERE what = 'started')",
             "DELETE FROM placement WHERE seen_ms < ?1 AND NOT EXISTS (SELECT 1 FROM pod p \
              WHERE p.cluster = placement.cluster AND p.namespace = placement.namespace \
              AND p.name = placement.name)",
