@@ -157,7 +157,7 @@ impl Engine {
             Some(at) if at > now => at,
             Some(_) if !self.expiry.passed => {
                 self.expiry.passed = true;
-                self.commit(Context::Due, Job::Due);
+                self.commit(Context::Due, Job::Due(now));
                 now + PASS
             }
             _ => return,

@@ -142,7 +142,7 @@ impl Engine {
             Event::Ended(uid) => self.want(&uid, |want| want.ended = true),
             Event::Gone(uid) => self.gone(&uid),
             Event::Listed(seen) => self.listed(now, &seen),
-            Event::Looked(key, found) => self.looked(&key, found.as_ref()),
+            Event::Looked(key, found) => self.looked(now, &key, found.as_ref()),
             Event::LookFailed(key) => self.expiry.look_failed(&key),
             Event::Committed(number, result) => self.committed(now, number, result),
             Event::Called(number, result) => self.called(now, number, result),
@@ -243,6 +243,9 @@ impl Engine {
         if !outcome.retained.is_empty() {
             self.refresh_soon(now);
         }
+        for uid in outcome.superseded {
+            self.gone(&uid);
+        }
         for key in outcome.released {
             self.wake_key(&key);
         }
@@ -309,7 +312,7 @@ impl Engine {
         self.effects.extend(keys.into_iter().map(Effect::Look));
     }
 
-    fn looked(&mut self, key: &PodKey, found: Option<&Found>) {
+    fn looked(&mut self, now: Timestamp, key: &PodKey, found: Option<&Found>) {
         let absent: Vec<PodUid> = self
             .missing
             .iter()
@@ -324,7 +327,7 @@ impl Engine {
             self.gone(&uid);
         }
         if let Some(claim) = self.expiry.looked(key, found) {
-            self.commit(Context::Expire, Job::Expire(claim));
+            self.commit(Context::Expire, Job::Expire(claim, now));
         }
     }
 }

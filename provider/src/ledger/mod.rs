@@ -147,10 +147,11 @@ pub enum Job {
         /// The answer.
         response: Response,
     },
-    /// Which claims have run out?
-    Due,
-    /// Ends a claim that has run out and whose key has no pod.
-    Expire(ClaimRef),
+    /// Which claims have run out at this time? Ledger time can be ahead of it after a clock that
+    /// jumped forward was set back, and ends nothing by itself.
+    Due(Timestamp),
+    /// Ends a claim that has run out at this time and whose key has no pod.
+    Expire(ClaimRef, Timestamp),
     /// Which intents are open? Asked when another process has written to the file.
     Open,
     /// Forgets history that is older than configured.
@@ -180,6 +181,8 @@ pub struct Outcome {
     pub freed: Vec<VSwitchId>,
     /// vSwitches whose addresses do something else now, without one more being free.
     pub retained: Vec<VSwitchId>,
+    /// Pods that are gone, as a newer one of their name shows.
+    pub superseded: Vec<PodUid>,
     /// Keys whose old pod has let go of its address.
     pub released: Vec<PodKey>,
     /// Claims that have run out.

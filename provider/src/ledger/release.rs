@@ -185,12 +185,12 @@ impl Op<'_> {
     }
 
     /// Lists the claims whose time is over; whether a pod still comes in time is asked elsewhere.
-    pub(super) fn due(&mut self) -> Result<()> {
+    pub(super) fn due(&mut self, at: Timestamp) -> Result<()> {
         self.out.due = self.tx.rows(
             "SELECT id, namespace, name, expires_ms FROM claim \
              WHERE closed_ms IS NULL AND holder IS NULL AND expires_ms <= ?1 AND cluster = ?2 \
              ORDER BY expires_ms LIMIT 1000",
-            (self.now_ms(), self.cluster()),
+            (self.now.min(at).as_millisecond(), self.cluster()),
             |row| {
                 Ok(Due {
                     claim: ClaimRef(row.get(0)?),
@@ -203,7 +203,7 @@ impl Op<'_> {
     }
 
     /// Ends a claim whose time is over, unless a pod has taken it in the meantime.
-    pub(super) fn expire(&mut self, claim: i64) -> Result<()> {
+    pub(super) fn expire(&mut self, claim: i64, at: Timestamp) -> Result<()> {
         let found = self.tx.row(
             "SELECT a.eni, c.expires_ms FROM claim c JOIN address a ON a.claim = c.id \
              WHERE c.id = ?1 AND c.closed_ms IS NULL AND c.holder IS NULL",
@@ -211,7 +211,7 @@ impl Op<'_> {
             |row| Ok((row.get::<_, i64>(0)?, time(row.get(1)?))),
         )?;
         match found {
-            Some((eni, end)) if retention::is_over(end, self.now, None) => {
+            Some((eni, end)) if retention::is_over(end, self.now.min(at), None) => {
                 self.close(claim, eni, Close::Expired.as_str())
             }
             _ => Ok(()),
