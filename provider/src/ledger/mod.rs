@@ -448,6 +448,11 @@ impl Ledger {
     pub(crate) fn addresses(&self, all: bool) -> rusqlite::Result<Vec<AddressRow>> {
         query::addresses(&Tx::new(&self.conn), all)
     }
+
+    /// What contradicts the promises, from the file alone.
+    pub(crate) fn check(&self) -> rusqlite::Result<Vec<crate::check::Violation>> {
+        crate::check::all(&Tx::new(&self.conn))
+    }
 }
 
 /// An address and the ENI that carries it, for texts.
