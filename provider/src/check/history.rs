@@ -142,6 +142,18 @@ const FREED: &str = "an address is free after its ENI's deletion";
 const ADDS_UP: &str = "states add up to the pool at every moment";
 const REPLAY: &str = "rows equal the replayed history";
 const TIME: &str = "recorded time does not run backwards";
+const ANSWER: &str = "a claim is answered with its own address until its deadline";
+const NOT_EARLY: &str = "a claim does not end early";
+const NOT_LATE: &str = "a claim ends at most two seconds late";
+const CLOCK: &str = "a claim's clock starts at the last deletion and only there";
+const WHY: &str = "a claim ends before its deadline only by crossing, moving or release";
+const ONE_CLAIM: &str = "a key has one open claim at a time";
+
+/// What is judged.
+pub const RULES: [&str; 12] = [
+    ONE_HOLDER, STEPS, FREED, ADDS_UP, REPLAY, TIME, ANSWER, NOT_EARLY, NOT_LATE, CLOCK, WHY,
+    ONE_CLAIM,
+];
 
 /// Judges the whole history.
 pub fn check(history: &History) -> Vec<Violation> {

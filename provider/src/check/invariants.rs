@@ -40,6 +40,12 @@ fn run(tx: &Tx<'_>, invariants: &[Invariant]) -> Result<Vec<Violation>> {
     Ok(found)
 }
 
+/// The names, for the test that each is broken once.
+#[cfg(test)]
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    INVARIANTS.iter().map(|(rule, _)| *rule)
+}
+
 const FILE: &[Invariant] = &[
     (
         "the file is whole",

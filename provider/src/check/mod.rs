@@ -9,8 +9,6 @@ pub mod history;
 mod invariants;
 mod late;
 mod read;
-#[cfg(test)]
-mod tests;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,6 +16,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use history::History;
+#[cfg(test)]
+pub(crate) use invariants::names as invariant_names;
 pub(crate) use invariants::{file, invariants};
 
 use crate::sql::Tx;

@@ -449,6 +449,17 @@ impl Ledger {
         query::addresses(&Tx::new(&self.conn), all)
     }
 
+    /// Writes a copy of the file for a test that breaks it.
+    pub(crate) fn copy_to(&self, path: &std::path::Path) -> rusqlite::Result<()> {
+        let sql = "VACUUM INTO ?1";
+        Tx::new(&self.conn).execute(sql, [path.display().to_string()])?;
+        Ok(())
+    }
+
+    pub(crate) fn history(&self) -> rusqlite::Result<crate::check::History> {
+        crate::check::History::read(&Tx::new(&self.conn))
+    }
+
     /// What contradicts the promises, from the file alone.
     pub(crate) fn check(&self) -> rusqlite::Result<Vec<crate::check::Violation>> {
         crate::check::all(&Tx::new(&self.conn))

@@ -2,18 +2,13 @@
 
 use std::collections::HashMap;
 
-use super::{Checker, Claim, ClaimEvent, ClaimState, Key, Pod, Span, at, ip};
+use super::{
+    ANSWER, CLOCK, Checker, Claim, ClaimEvent, ClaimState, Key, NOT_EARLY, NOT_LATE, ONE_CLAIM,
+    Pod, REPLAY, Span, WHY, at, ip,
+};
 use crate::check::late::{Excuses, TOLERANCE_MS};
 use crate::ledger::journal::word;
 use crate::policy::retained::Close;
-
-const ANSWER: &str = "a claim is answered with its own address until its deadline";
-const NOT_EARLY: &str = "a claim does not end early";
-const NOT_LATE: &str = "a claim ends at most two seconds late";
-const CLOCK: &str = "a claim's clock starts at the last deletion and only there";
-const WHY: &str = "a claim ends before its deadline only by crossing, moving or release";
-const ONE_CLAIM: &str = "a key has one open claim at a time";
-const REPLAY: &str = super::REPLAY;
 
 impl<'h> Checker<'h> {
     pub(super) fn claims(&mut self) {

@@ -7,6 +7,7 @@ mod cloud;
 mod crossing;
 mod keeping;
 mod pool;
+mod proof;
 mod restart;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
