@@ -125,7 +125,8 @@ pub enum Action {
 pub struct Agent {
     settings: Settings,
     engine: Engine,
-    pods: HashMap<PodUid, Pod>,
+    /// Boxed, so that growing the map moves pointers and its spare places cost little.
+    pods: HashMap<PodUid, Box<Pod>>,
     /// Fixed-IP pods that are not on our nodes: unscheduled, or with somebody else.
     others: HashMap<PodUid, Other>,
     names: Names,
@@ -304,7 +305,7 @@ impl Agent {
             not_before: None,
             wake_at: None,
         };
-        self.pods.insert(uid.clone(), pod);
+        self.pods.insert(uid.clone(), Box::new(pod));
         self.evaluate(now, uid);
     }
 

@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// A pause before a question is asked again that got no answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Pods per page of a list: a page is decoded at once, and is the peak of a start's memory.
-const PAGE: u32 = 500;
+const PAGE: u32 = 200;
 
 /// Why serving pods ended.
 #[derive(Debug, thiserror::Error)]

@@ -175,7 +175,7 @@ impl Engine {
         let pod = self
             .pods
             .entry(uid.clone())
-            .or_insert_with(|| Pod::seen(facts.key.clone()));
+            .or_insert_with(|| Box::new(Pod::seen(facts.key.clone())));
         pod.foreign = foreign;
         if !pod.have.acquired && pod.facts.is_none() {
             pod.facts = Some(Box::new(facts));
@@ -195,7 +195,7 @@ impl Engine {
             pod.network = Network::Detached;
             self.effects.push(Effect::Publish(uid.clone()));
         }
-        if self.pods.get(uid).is_some_and(Pod::is_over) {
+        if self.pods.get(uid).is_some_and(|pod| pod.is_over()) {
             self.unblock(uid);
         }
         self.drive(uid);
