@@ -124,6 +124,36 @@ impl Scene {
             (serves && admits).then_some(()).ok_or(log)
         });
         waited.await.unwrap();
+        self.nodes_take_pods().await;
+    }
+
+    /// The node controller takes the taint off a new node a moment after it is Ready.
+    async fn nodes_take_pods(&self) {
+        let api: Api<Node> = Api::all(self.client.clone());
+        eventually(
+            "no node has the taint of an unready one",
+            PATIENCE,
+            async || {
+                let nodes = api
+                    .list(&ListParams::default())
+                    .await
+                    .map_err(|error| error.to_string())?;
+                let tainted = nodes.items.iter().filter(|node| {
+                    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+                    taints.is_some_and(|all| {
+                        all.iter()
+                            .any(|taint| taint.key == "node.kubernetes.io/not-ready")
+                    })
+                });
+                let names: Vec<_> = tainted.map(|node| node.metadata.name.clone()).collect();
+                names
+                    .is_empty()
+                    .then_some(())
+                    .ok_or_else(|| format!("{names:?}"))
+            },
+        )
+        .await
+        .unwrap();
     }
 
     pub(crate) async fn kill9(&mut self) {
