@@ -16,6 +16,7 @@ use holdfast_provider::ledger::{self, Reader};
 use kube::Client;
 use tracing_subscriber::EnvFilter;
 
+use crate::chain::chain;
 use crate::cluster_lease::ClusterLease;
 use crate::config::{self, Config};
 use crate::{clock, kube_client, node, serve, webhook};
@@ -97,7 +98,7 @@ pub fn main() -> ExitCode {
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("holdfast: {error:#}");
+            eprintln!("holdfast: {}", chain(error.as_ref()));
             let is_usage = error
                 .chain()
                 .any(<dyn std::error::Error>::is::<config::Error>);

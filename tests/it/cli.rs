@@ -269,7 +269,7 @@ async fn what_is_missing_is_one_clear_sentence() {
     let kubeconfig = kubeconfig.to_str().unwrap();
     let output = holdfast(&["run", "-c", config, "--kubeconfig", kubeconfig]).await;
     assert_eq!(output.status.code(), Some(1), "there is no cluster");
-    let sentence = "holdfast: could not reach the cluster: ";
+    let sentence = "holdfast: could not reach the cluster: ServiceError: client error (Connect): tcp connect error";
     assert!(errors(&output).starts_with(sentence), "{}", errors(&output));
     assert_eq!(errors(&output).lines().count(), 1);
 }
