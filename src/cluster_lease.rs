@@ -41,7 +41,7 @@ pub enum Error {
     /// Another ledger serves the cluster.
     #[error(
         "ledger {holder} serves this cluster: it holds the Lease kube-system/holdfast until \
-         {until} and keeps renewing it; stop that holdfast, or take its place with --take-over"
+         {until} and keeps renewing it; stop that holdfast, or take its place with `holdfast run --take-over`"
     )]
     Held {
         /// The other ledger's id.
@@ -476,7 +476,7 @@ mod tests {
             error.to_string(),
             "ledger a1 serves this cluster: it holds the Lease kube-system/holdfast until \
              2026-11-24T10:00:20Z and keeps renewing it; stop that holdfast, or take its place \
-             with --take-over"
+             with `holdfast run --take-over`"
         );
     }
 }

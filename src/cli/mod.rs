@@ -10,11 +10,14 @@ mod output;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
-use holdfast_provider::ledger::Reader;
+use holdfast_provider::ledger::{self, Reader};
+use kube::Client;
 use tracing_subscriber::EnvFilter;
 
+use crate::chain::chain;
+use crate::cluster_lease::ClusterLease;
 use crate::config::{self, Config};
 use crate::{clock, kube_client, node, serve, webhook};
 
@@ -95,7 +98,7 @@ pub fn main() -> ExitCode {
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("holdfast: {error:#}");
+            eprintln!("holdfast: {}", chain(error.as_ref()));
             let is_usage = error
                 .chain()
                 .any(<dyn std::error::Error>::is::<config::Error>);
@@ -147,8 +150,12 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
     }
 }
 
+/// What is logged unless RUST_LOG says otherwise. kube's client reports every connection that
+/// fails, and so does whoever tried, once per outage and with the purpose.
+const LOGGED: &str = "info,kube_client=off";
+
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -177,18 +184,50 @@ fn ledger_of(config: &Path) -> anyhow::Result<PathBuf> {
     Ok(Config::load(config)?.ledger)
 }
 
+/// Who holds the cluster's Lease while an uninstall runs that has no ledger of its own.
+const UNINSTALL: &str = "uninstall";
+
 async fn uninstall(config: &Config, kubeconfig: Option<&Path>) -> anyhow::Result<()> {
+    let ledger = &config.ledger;
+    if ledger::is_running(ledger)? {
+        bail!(
+            "a holdfast still runs on the ledger {} and would make everything anew: stop it first",
+            ledger.display()
+        );
+    }
+    let known = if ledger.exists() {
+        Reader::open(ledger)?.id()?
+    } else {
+        None
+    };
     let cluster = kube_client::config(kubeconfig).await?;
     let client = kube_client::client(&cluster)?;
-    let removed = node::uninstall(client.clone(), config).await?;
-    webhook::unregister(client).await?;
-    let nodes = removed.nodes.len();
+    // Nobody else can begin to serve the cluster while its nodes go.
+    let holder = known.as_deref().unwrap_or(UNINSTALL);
+    let mut lease = ClusterLease::acquire(kube_client::client(&cluster)?, holder, false)
+        .await
+        .context("nothing was removed")?;
+    let removed = tokio::select! {
+        removed = remove_all(client, config) => removed?,
+        lost = lease.hold() => return Err(lost).context("stopped halfway"),
+    };
+    lease.release().await?;
+    for node in &removed.nodes {
+        println!("removed node {node}");
+    }
     println!(
-        "removed {nodes} nodes, {} leases and the webhook configuration",
+        "removed {} nodes, {} node leases, the cluster's lease and the webhook configuration",
+        removed.nodes.len(),
         removed.leases
     );
     for kept in removed.kept {
         println!("left alone: node {kept}, which holdfast did not make");
     }
     Ok(())
+}
+
+/// The webhook goes first: left behind alone, it would keep pods from being created.
+async fn remove_all(client: Client, config: &Config) -> anyhow::Result<node::Uninstalled> {
+    webhook::unregister(client.clone()).await?;
+    Ok(node::uninstall(client, config).await?)
 }

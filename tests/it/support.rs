@@ -2,6 +2,7 @@
 //! happens there.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use holdfast_testbed::{Holdfast, Leased, eventually, lease};
@@ -167,6 +168,17 @@ impl Scene {
             .await
             .unwrap();
         assert!(status.success(), "{status}: {}", holdfast.log());
+    }
+
+    /// Waits until the newest process ends by itself.
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
+        let mut holdfast = self.holdfast.take().unwrap();
+        eventually("holdfast ends", PATIENCE, async || {
+            let ended = holdfast.exited().map_err(|error| error.to_string())?;
+            ended.ok_or_else(|| "it runs".to_owned())
+        })
+        .await
+        .unwrap()
     }
 
     pub(crate) async fn restart(&mut self) {

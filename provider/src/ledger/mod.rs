@@ -33,6 +33,7 @@ use crate::policy::eni::Step;
 use crate::settings::Settings;
 use crate::sql::Tx;
 
+pub use open::is_running;
 pub use query::{AddressRow, ClaimRow, ClaimState, Reader, VSwitchRow};
 pub use writer::{Done, Gone, Work, Writer};
 

@@ -93,7 +93,7 @@ impl Ledger {
 /// The lock file beside the ledger. SQLite's own locks are per transaction, and commands may
 /// write between them; this one says that a process is running.
 fn lock(path: &Path) -> Result<File, Error> {
-    let name = PathBuf::from(format!("{}.lock", path.display()));
+    let name = lock_name(path);
     let open = |source: std::io::Error| Error::Open {
         path: name.display().to_string(),
         source: source.into(),
@@ -109,6 +109,32 @@ fn lock(path: &Path) -> Result<File, Error> {
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked {
             path: path.display().to_string(),
         }),
+        Err(std::fs::TryLockError::Error(source)) => Err(open(source)),
+    }
+}
+
+fn lock_name(path: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.lock", path.display()))
+}
+
+/// Whether a process has the ledger at `path` open by [`Ledger::open`]. Makes no file.
+///
+/// # Errors
+/// When the lock beside the ledger cannot be looked at.
+pub fn is_running(path: &Path) -> Result<bool, Error> {
+    let name = lock_name(path);
+    let open = |source: std::io::Error| Error::Open {
+        path: name.display().to_string(),
+        source: source.into(),
+    };
+    let file = match File::open(&name) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(open(error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(true),
         Err(std::fs::TryLockError::Error(source)) => Err(open(source)),
     }
 }
@@ -210,4 +236,39 @@ fn seed(id: &str, now: Timestamp) -> u64 {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
         .as_u64_pair()
         .0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::sim;
+    use crate::settings::Retention;
+
+    #[test]
+    fn a_ledger_is_running_exactly_while_it_is_open_and_asking_makes_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("holdfast.db");
+        assert!(!is_running(&path).unwrap());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let settings = Settings {
+            cluster: "cluster".into(),
+            region: "region".into(),
+            vpc: "vpc".into(),
+            vswitches: Vec::new(),
+            retention: Retention {
+                default_hours: 48,
+                hour: jiff::SignedDuration::from_hours(1),
+            },
+            cloud: sim::Config::default(),
+            history_days: 30,
+        };
+        let ledger = Ledger::open(&path, settings.clone(), Timestamp::UNIX_EPOCH).unwrap();
+        assert!(is_running(&path).unwrap());
+        let second = Ledger::open(&path, settings, Timestamp::UNIX_EPOCH);
+        assert!(matches!(second, Err(Error::Locked { .. })));
+
+        drop(ledger);
+        assert!(!is_running(&path).unwrap());
+    }
 }

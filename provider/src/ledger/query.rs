@@ -132,6 +132,16 @@ impl Reader {
         })
     }
 
+    /// The ledger's own id, the holder of the cluster's Lease; `None` when it never was in use.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn id(&self) -> std::result::Result<Option<String>, Error> {
+        self.read("read the ledger's identity", |tx| {
+            tx.row("SELECT id FROM ledger", [], |row| row.get(0))
+        })
+    }
+
     /// All configured vSwitches, in configuration order.
     ///
     /// # Errors
