@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use http::{HeaderValue, header};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
@@ -49,6 +50,9 @@ pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, Error> {
     // included, and hold a lease renewal past its lease.
     config.default_retry = false;
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    // Audit logs and managedFields tell by it who wrote.
+    let agent = HeaderValue::from_static(concat!("holdfast/", env!("CARGO_PKG_VERSION")));
+    config.headers.push((header::USER_AGENT, agent));
     Ok(config)
 }
 

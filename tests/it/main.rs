@@ -1,1 +1,14 @@
-//! End-to-end tests.
+//! End-to-end tests: the built program on a real control plane.
+//!
+//! Each test tells one rule as a user sees it. Tests share two control planes at most and take
+//! turns on them; every wait is for a condition and has an end.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod crossing;
+mod keeping;
+mod life;
+mod opt_in;
+mod pool;
+mod restart;
+mod support;

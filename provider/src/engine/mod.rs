@@ -34,6 +34,11 @@ pub use face::{Assignment, Effect, Event, Found, Network, Node, PodFacts, Publis
 
 /// How often pods that wait are tried again without a reason, so that no lost wake-up lasts.
 const PERIOD: SignedDuration = SignedDuration::from_secs(30);
+/// How many of them are tried again at once: each costs a transaction and perhaps an event.
+const RETRIES: usize = 64;
+/// How soon, and how often at most, waiting pods tell changed arithmetic.
+const REFRESH: SignedDuration = SignedDuration::from_secs(1);
+const REFRESH_PAUSE: SignedDuration = SignedDuration::from_secs(10);
 /// How often history is pruned.
 const PRUNE_PERIOD: SignedDuration = SignedDuration::from_hours(1);
 /// How often a look at an absent pod is repeated while the API gives no answer.
@@ -52,6 +57,10 @@ pub struct Engine {
     jobs: HashMap<u64, Context>,
     calls: HashMap<u64, EniRow>,
     timers: BTreeSet<(Timestamp, Timer)>,
+    /// Where among the waiting pods the next periodic retry goes on.
+    retried_to: (Timestamp, u64),
+    /// When the notes of waiting pods are next brought up to date, or were last.
+    refresh_at: Timestamp,
     next_number: u64,
     stage: Stage,
     effects: Vec<Effect>,
@@ -86,6 +95,7 @@ enum Timer {
     Expiry,
     Missing,
     Period,
+    Refresh,
     Prune,
 }
 
@@ -102,6 +112,8 @@ impl Engine {
             jobs: HashMap::new(),
             calls: HashMap::new(),
             timers: BTreeSet::new(),
+            retried_to: (now, 0),
+            refresh_at: now,
             next_number: 0,
             stage: Stage::Listing,
             effects: Vec::new(),
@@ -226,6 +238,9 @@ impl Engine {
         for state in outcome.pods {
             self.pod_state(now, state);
         }
+        if !outcome.retained.is_empty() {
+            self.refresh_soon(now);
+        }
         for key in outcome.released {
             self.wake_key(&key);
         }
@@ -251,8 +266,9 @@ impl Engine {
                 Timer::Pod(uid) => self.pod_due(&uid),
                 Timer::Expiry => self.expiry.timer_fired(),
                 Timer::Missing => self.look_for_missing(now),
+                Timer::Refresh => self.retry_some(),
                 Timer::Period => {
-                    self.retry_waiting();
+                    self.retry_some();
                     self.timers.insert((now + PERIOD, Timer::Period));
                 }
                 Timer::Prune => {

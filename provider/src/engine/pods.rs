@@ -3,9 +3,14 @@
 //! One job per pod is under way at a time, in the order of a pod's life, so that a late result
 //! never overtakes a later wish.
 
+use std::ops::Bound;
+
 use jiff::{SignedDuration, Timestamp};
 
-use crate::engine::{Context, Effect, Engine, Network, PodFacts, Reason, Stage, Timer, calls};
+use crate::engine::{
+    Context, Effect, Engine, Network, PodFacts, REFRESH, REFRESH_PAUSE, RETRIES, Reason, Stage,
+    Timer, calls,
+};
 use crate::id::{PodKey, PodUid, VSwitchId};
 use crate::ledger::{Blocked, Job, LoadedPod, Notice, PodState};
 
@@ -390,6 +395,31 @@ impl Engine {
         for uid in all {
             self.wake(&uid);
         }
+    }
+
+    /// Tries the next few waiting pods again, in turn, so that each has its turn.
+    pub(super) fn retry_some(&mut self) {
+        let after = (Bound::Excluded(self.retried_to), Bound::Unbounded);
+        let later = self.waiting.range(after);
+        let earlier = self.waiting.range(..=self.retried_to);
+        let next: Vec<_> = later
+            .chain(earlier)
+            .take(RETRIES)
+            .map(|(place, uid)| (*place, uid.clone()))
+            .collect();
+        for (place, uid) in next {
+            self.retried_to = place;
+            self.wake(&uid);
+        }
+    }
+
+    /// Plans an update of what waiting pods say, unless one is planned.
+    pub(super) fn refresh_soon(&mut self, now: Timestamp) {
+        if self.waiting.is_empty() || self.refresh_at > now {
+            return;
+        }
+        self.refresh_at = (now + REFRESH).max(self.refresh_at + REFRESH_PAUSE);
+        self.timers.insert((self.refresh_at, Timer::Refresh));
     }
 
     /// Running pods that the ledger does not know come first; see [`Stage`].

@@ -232,6 +232,7 @@ impl Op<'_> {
             "UPDATE eni SET target = 'InUse', instance = ?2 WHERE id = ?1",
             (claim.eni, self.instance(&pod.uid).as_str()),
         )?;
+        self.explained.clear();
         let since = claim.deleted_ms.map(|ms| self.now.duration_since(time(ms)));
         let ago = since.map_or(String::new(), |ago| {
             format!(", deleted {} ago", Remaining(ago))
@@ -324,7 +325,7 @@ impl Op<'_> {
     }
 
     pub(super) fn bind_address(
-        &self,
+        &mut self,
         vswitch: i64,
         address: Ipv4Addr,
         uid: &PodUid,
@@ -345,6 +346,7 @@ impl Op<'_> {
                 why,
             ),
         )?;
+        self.explained.clear();
         assert_eq!(changed, 1, "{address} is not in the pool it was taken from");
         Ok(())
     }

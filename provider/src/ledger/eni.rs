@@ -204,6 +204,7 @@ impl Op<'_> {
         )?;
         self.tx
             .execute("DELETE FROM eni WHERE id = ?1", [facts.row])?;
+        self.explained.clear();
         self.out.freed.push(self.vswitch(facts.vswitch).id.clone());
         Ok(())
     }

@@ -28,7 +28,7 @@ use crate::cloud::sim::{Failure, Simulator};
 use crate::cloud::{self, Request, Response};
 use crate::engine::{Network, PodFacts, Reason};
 use crate::id::{EniId, PodKey, PodUid, VSwitchId};
-use crate::ledger::op::Op;
+use crate::ledger::op::{Explained, Op};
 use crate::policy::eni::Step;
 use crate::settings::Settings;
 use crate::sql::Tx;
@@ -171,6 +171,8 @@ pub struct Outcome {
     pub notices: Vec<Notice>,
     /// vSwitches that got a free address.
     pub freed: Vec<VSwitchId>,
+    /// vSwitches whose addresses do something else now, without one more being free.
+    pub retained: Vec<VSwitchId>,
     /// Keys whose old pod has let go of its address.
     pub released: Vec<PodKey>,
     /// Claims that have run out.
@@ -320,6 +322,7 @@ impl Ledger {
         let tx = Tx::new(&self.conn);
         let now = open::advance_time(&tx, wall)?;
         let mut results = Vec::with_capacity(jobs.len());
+        let mut explained = Explained::new();
         for job in jobs {
             tx.execute("SAVEPOINT job", [])
                 .map_err(Error::sql("begin a job"))?;
@@ -329,15 +332,16 @@ impl Ledger {
                 &self.settings,
                 &self.vswitches,
                 &mut self.simulator,
+                &mut explained,
             );
-            let result = op.run(job).map_err(Error::sql("run a job"));
-            match &result {
-                Ok(_) => {}
-                Err(error) if error.is_fatal() => return result.map(|_| unreachable!()),
-                Err(_) => {
-                    tx.execute("ROLLBACK TO job", [])
-                        .map_err(Error::sql("undo a job"))?;
-                }
+            let result = match op.run(job).map_err(Error::sql("run a job")) {
+                Err(error) if error.is_fatal() => return Err(error),
+                result => result,
+            };
+            if result.is_err() {
+                explained.clear();
+                tx.execute("ROLLBACK TO job", [])
+                    .map_err(Error::sql("undo a job"))?;
             }
             tx.execute("RELEASE job", [])
                 .map_err(Error::sql("end a job"))?;
@@ -385,12 +389,14 @@ impl Ledger {
     pub fn load(&mut self, wall: Timestamp) -> Result<Loaded, Error> {
         let tx = Tx::new(&self.conn);
         let now = open::advance_time(&tx, wall)?;
+        let mut explained = Explained::new();
         let op = Op::new(
             &tx,
             now,
             &self.settings,
             &self.vswitches,
             &mut self.simulator,
+            &mut explained,
         );
         op.load().map_err(Error::sql("load the ledger"))
     }

@@ -3,6 +3,7 @@
 //! Owns reading rows into facts and the few writes that every operation is made of. Which of them
 //! happen is decided by the policy; the sequences stand in the sibling modules.
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use jiff::{SignedDuration, Timestamp};
@@ -11,7 +12,7 @@ use rusqlite::{Result, Row};
 use crate::cloud::EniState;
 use crate::cloud::sim::Simulator;
 use crate::engine::{Assignment, Network};
-use crate::id::{EniId, InstanceId, PodKey, PodUid};
+use crate::id::{EniId, InstanceId, PodKey, PodUid, VSwitchId};
 use crate::ledger::pool::VSwitchRef;
 use crate::ledger::{Job, Loaded, LoadedPod, Outcome, PodState};
 use crate::policy::eni::{State, Target};
@@ -25,8 +26,13 @@ pub(crate) struct Op<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) vswitches: &'a [VSwitchRef],
     pub(crate) simulator: &'a mut Simulator,
+    pub(crate) explained: &'a mut Explained,
     pub(crate) out: Outcome,
 }
+
+/// Why vSwitches are exhausted, as long as no address has changed: in a burst of pods that wait for
+/// the same ones, the addresses are counted once.
+pub(crate) type Explained = HashMap<Vec<VSwitchId>, String>;
 
 /// A row of table `pod`.
 #[derive(Clone, Debug)]
@@ -106,6 +112,7 @@ impl<'a> Op<'a> {
         settings: &'a Settings,
         vswitches: &'a [VSwitchRef],
         simulator: &'a mut Simulator,
+        explained: &'a mut Explained,
     ) -> Self {
         Self {
             tx,
@@ -113,6 +120,7 @@ impl<'a> Op<'a> {
             settings,
             vswitches,
             simulator,
+            explained,
             out: Outcome::default(),
         }
     }

@@ -279,7 +279,10 @@ impl Op<'_> {
     }
 
     /// Why none of the allowed vSwitches has an address.
-    pub(super) fn exhausted(&self, allowed: &[VSwitchId]) -> Result<String> {
+    pub(super) fn exhausted(&mut self, allowed: &[VSwitchId]) -> Result<String> {
+        if let Some(known) = self.explained.get(allowed) {
+            return Ok(known.clone());
+        }
         let sentences: Vec<String> = self
             .named(allowed)
             .map(|vswitch| {
@@ -294,7 +297,9 @@ impl Op<'_> {
                 Ok(exhausted.to_string())
             })
             .collect::<Result<_>>()?;
-        Ok(sentences.join("; "))
+        let note = sentences.join("; ");
+        self.explained.insert(allowed.to_vec(), note.clone());
+        Ok(note)
     }
 
     fn named<'b>(&'b self, allowed: &'b [VSwitchId]) -> impl Iterator<Item = &'b VSwitchRef> {

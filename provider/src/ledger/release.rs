@@ -157,6 +157,11 @@ impl Op<'_> {
              why = 'pod is gone' WHERE eni = ?1 AND pod = ?2",
             (eni, pod.uid.as_str(), self.now_ms()),
         )?;
+        self.explained.clear();
+        if let Some(facts) = self.eni(eni)? {
+            let vswitch = self.vswitch(facts.vswitch).id.clone();
+            self.out.retained.push(vswitch);
+        }
         Ok(())
     }
 
@@ -167,6 +172,7 @@ impl Op<'_> {
              since_ms = ?2, why = ?3 WHERE eni = ?1 AND state <> 'detaching'",
             (eni, self.now_ms(), why),
         )?;
+        self.explained.clear();
         self.set_target(eni, Target::Gone)?;
         self.progress(eni)
     }

@@ -1,0 +1,235 @@
+//! What `kubectl get pod -o wide -w` shows of a pod's life.
+
+use std::time::Duration;
+
+use holdfast_testbed::{PodRecorder, PodRow, eventually};
+use kube::api::DeleteParams;
+use serde_json::json;
+
+use crate::support::*;
+
+/// READY, STATUS and whether there is an IP and a node, without repetitions.
+fn story(rows: &[PodRow]) -> Vec<String> {
+    let mut story: Vec<String> = rows
+        .iter()
+        .filter(|row| !row.gone)
+        .map(|row| {
+            let mark = |there: bool, what| if there { what } else { "-" };
+            format!(
+                "{} {} {} {}",
+                row.ready,
+                row.status,
+                mark(row.ip.is_some(), "ip"),
+                mark(row.node.is_some(), "node")
+            )
+        })
+        .collect();
+    story.dedup();
+    story
+}
+
+#[tokio::test]
+async fn the_spec_s_two_tables_appear_in_their_order() {
+    let scene = Scene::start(&two_zones("profile: acs")).await;
+    let recorder = PodRecorder::start(scene.client.clone(), &scene.namespace)
+        .await
+        .unwrap();
+    let manifest = std::fs::read_to_string("examples/fixed-ip.yaml").unwrap();
+    let file = scene.dir.path().join("fixed-ip.yaml");
+    std::fs::write(&file, manifest).unwrap();
+    let apply = [
+        "-n",
+        &scene.namespace,
+        "apply",
+        "-f",
+        file.to_str().unwrap(),
+    ];
+    scene.plane.kubectl(&apply).await.unwrap();
+    scene.rolled_out("web").await;
+    let born = [
+        "0/1 Pending - -",
+        "0/1 Pending - node",
+        "0/1 ContainerCreating ip node",
+        "1/1 Running ip node",
+    ];
+    for pod in ["web-0", "web-1"] {
+        assert_eq!(story(&recorder.rows_of(pod)), born, "{pod}");
+    }
+    let before: Vec<Identity> = scene.all_pods().await.iter().map(identity).collect();
+    let restart = [
+        "-n",
+        &scene.namespace,
+        "rollout",
+        "restart",
+        "statefulset",
+        "web",
+    ];
+    scene.plane.kubectl(&restart).await.unwrap();
+    scene.rolled_out("web").await;
+    let after: Vec<Identity> = scene.all_pods().await.iter().map(identity).collect();
+    assert_eq!(after, before);
+    let reborn = ["1/1 Terminating ip node", "0/1 Completed ip node"]
+        .into_iter()
+        .chain(born);
+    let whole: Vec<&str> = born.into_iter().chain(reborn).collect();
+    for pod in ["web-0", "web-1"] {
+        eventually("the whole story", PATIENCE, async || {
+            let told = story(&recorder.rows_of(pod));
+            (told == whole)
+                .then_some(())
+                .ok_or_else(|| format!("{told:#?}"))
+        })
+        .await
+        .unwrap();
+    }
+    let order: Vec<String> = recorder
+        .rows()
+        .iter()
+        .filter(|row| row.gone)
+        .map(|row| row.name.clone())
+        .collect();
+    assert_eq!(
+        order,
+        ["web-1", "web-0"],
+        "the rollout goes from the highest ordinal down"
+    );
+}
+
+#[tokio::test]
+async fn a_second_shorter_deletion_and_a_forced_one_are_obeyed() {
+    let extra = "profile: acs\ndelays: {creating: 0s, running: 0s, stop: 10m}\ncloud: {attach: 0s, detach: 0s}";
+    let scene = Scene::start(&two_zones(extra)).await;
+    let slow = json!({ "terminationGracePeriodSeconds": 600 });
+    for pod in ["shortened", "forced"] {
+        scene
+            .create(&TestPod::fixed(pod).in_zone(ZONE_B).with(&slow))
+            .await;
+        scene.running(pod).await;
+        scene
+            .pods()
+            .delete(pod, &DeleteParams::default())
+            .await
+            .unwrap();
+    }
+    scene
+        .pod_with("shortened", "is terminating", |pod| {
+            pod.metadata.deletion_timestamp.is_some()
+        })
+        .await;
+    let shorter = DeleteParams::default().grace_period(1);
+    scene.pods().delete("shortened", &shorter).await.unwrap();
+    scene.is_gone("shortened").await;
+    scene
+        .pods()
+        .delete("forced", &DeleteParams::default().grace_period(0))
+        .await
+        .unwrap();
+    scene.is_gone("forced").await;
+    eventually("both claims are retained", PATIENCE, async || {
+        let claims = scene.claims().await;
+        let retained = claims
+            .iter()
+            .filter(|claim| claim["state"] == "retained")
+            .count();
+        (retained == 2)
+            .then_some(())
+            .ok_or_else(|| format!("{claims:#?}"))
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn a_job_pod_deleted_halfway_has_failed_and_its_job_makes_another() {
+    let scene = Scene::start(&two_zones("profile: fast")).await;
+    let job = json!({
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": { "name": "work" },
+        "spec": {
+            "backoffLimit": 3,
+            "template": {
+                "metadata": { "labels": { "alibabacloud.com/acs": "true" } },
+                "spec": {
+                    "restartPolicy": "Never",
+                    "containers": [{ "name": "main", "image": "busybox" }],
+                },
+            },
+        },
+    });
+    let jobs: kube::Api<k8s_openapi::api::batch::v1::Job> =
+        kube::Api::namespaced(scene.client.clone(), &scene.namespace);
+    let job = serde_json::from_value(job).unwrap();
+    jobs.create(&kube::api::PostParams::default(), &job)
+        .await
+        .unwrap();
+    let first = eventually("the job's pod runs", PATIENCE, async || {
+        let pods = scene.all_pods().await;
+        pods.into_iter()
+            .find(|pod| pod_phase(pod) == "Running")
+            .ok_or_else(|| "not yet".into())
+    })
+    .await
+    .unwrap();
+    scene
+        .pods()
+        .delete(name(&first), &DeleteParams::default())
+        .await
+        .unwrap();
+    eventually(
+        "the job counts a failure and goes on",
+        PATIENCE,
+        async || {
+            let status = jobs
+                .get("work")
+                .await
+                .map_err(|error| error.to_string())?
+                .status;
+            let status = status.unwrap_or_default();
+            let counted = status.failed == Some(1) && status.succeeded.unwrap_or(0) == 0;
+            (counted && status.active == Some(1))
+                .then_some(())
+                .ok_or_else(|| format!("{status:?}"))
+        },
+    )
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn the_fast_profile_writes_twice_in_a_pod_s_life() {
+    let scene = Scene::start(&two_zones("profile: fast\nwebhook: {enabled: false}")).await;
+    let names: Vec<String> = (0..20).map(|number| format!("p{number}")).collect();
+    for pod in &names {
+        scene.create(&TestPod::ordinary(pod).on_node(NODE_B)).await;
+    }
+    for pod in &names {
+        scene.running(pod).await;
+    }
+    for pod in &names {
+        scene.delete(pod).await;
+    }
+    let Some(audit) = scene.plane.audit_log() else {
+        return;
+    };
+    let namespace = scene.namespace.clone();
+    eventually("two writes a pod", Duration::from_secs(20), async || {
+        let log = std::fs::read_to_string(&audit).map_err(|error| error.to_string())?;
+        let writes = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|entry| entry["objectRef"]["namespace"] == namespace.as_str())
+            .filter(|entry| entry["objectRef"]["resource"] == "pods")
+            .filter(|entry| {
+                entry["userAgent"]
+                    .as_str()
+                    .is_some_and(|agent| agent.starts_with("holdfast"))
+            })
+            .count();
+        (writes == 2 * names.len())
+            .then_some(())
+            .ok_or_else(|| format!("{writes} writes"))
+    })
+    .await
+    .unwrap();
+}

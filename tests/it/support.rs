@@ -1,0 +1,541 @@
+//! What tests have in common: a scene with a cluster and holdfast in it, and words for what
+//! happens there.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdfast_testbed::{Holdfast, Leased, eventually, lease};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Event, Node, Pod};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Long enough for two slow cores, short enough to fail before anybody wonders.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+pub(crate) const FIXED_IP: &str = "network.alibabacloud.com/enable-fixed-ip";
+pub(crate) const RELEASE_AFTER: &str = "network.alibabacloud.com/fixed-ip-release-after";
+pub(crate) const ENI: &str = "network.alibabacloud.com/allocated-eni-id";
+pub(crate) const ZONE_B: &str = "cn-wulanchabu-b";
+pub(crate) const ZONE_C: &str = "cn-wulanchabu-c";
+pub(crate) const NODE_B: &str = "virtual-kubelet-cn-wulanchabu-b";
+
+/// A configuration with two zones and a simulated ECS node; `extra` is added at the end.
+pub(crate) fn two_zones(extra: &str) -> String {
+    with_cidrs("192.168.1.0/24", extra)
+}
+
+/// The same with another CIDR in zone b.
+pub(crate) fn with_cidrs(cidr_b: &str, extra: &str) -> String {
+    format!(
+        "region: cn-wulanchabu\n\
+         vswitches:\n\
+         - {{id: vsw-b, zone: {ZONE_B}, cidr: {cidr_b}}}\n\
+         - {{id: vsw-c, zone: {ZONE_C}, cidr: 192.168.2.0/24}}\n\
+         nodes:\n\
+         - {{zone: {ZONE_B}}}\n\
+         - {{zone: {ZONE_C}}}\n\
+         - {{name: ecs-1, zone: {ZONE_B}, type: ecs}}\n\
+         {extra}\n"
+    )
+}
+
+/// A cluster with holdfast in it, and a namespace of the test's own.
+pub(crate) struct Scene {
+    pub(crate) plane: Leased,
+    pub(crate) client: Client,
+    pub(crate) namespace: String,
+    pub(crate) dir: TempDir,
+    holdfast: Option<Holdfast>,
+    starts: usize,
+    webhook: bool,
+}
+
+impl Scene {
+    /// Starts holdfast with this configuration (without `ledger`) and waits until it serves.
+    pub(crate) async fn start(config: &str) -> Self {
+        let plane = lease().await.unwrap();
+        let client = plane.client().await.unwrap();
+        let namespace = plane.create_namespace("it").await.unwrap();
+        let mut scene = Self {
+            plane,
+            client,
+            namespace,
+            dir: TempDir::new().unwrap(),
+            holdfast: None,
+            starts: 0,
+            webhook: true,
+        };
+        scene.configure(config);
+        scene.spawn(&[]).await;
+        scene.is_serving().await;
+        scene
+    }
+
+    /// Writes another configuration, for the next start or for SIGHUP.
+    pub(crate) fn configure(&mut self, config: &str) {
+        self.webhook = !config.contains("webhook: {enabled: false}");
+        let ledger = self.ledger();
+        let text = format!("{config}ledger: {}\n", ledger.display());
+        std::fs::write(self.config(), text).unwrap();
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.dir.path().join("holdfast.yaml")
+    }
+
+    pub(crate) fn ledger(&self) -> PathBuf {
+        self.dir.path().join("holdfast.db")
+    }
+
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.dir.path().join("holdfast.log")
+    }
+
+    /// Starts the program and waits for nothing.
+    pub(crate) async fn spawn(&mut self, args: &[&str]) {
+        self.starts += 1;
+        let config = self.config();
+        let mut all = vec!["run", "-c", config.to_str().unwrap()];
+        all.extend(args);
+        let env = [("KUBECONFIG", self.plane.kubeconfig().to_str().unwrap())];
+        let spawned = Holdfast::spawn(program(), all, env, &self.log_path())
+            .await
+            .unwrap();
+        self.holdfast = Some(spawned);
+    }
+
+    /// Waits until the newest process serves pods and its webhook is registered.
+    pub(crate) async fn is_serving(&mut self) {
+        let (starts, webhook) = (self.starts, self.webhook);
+        let log_path = self.log_path();
+        let holdfast = self.holdfast.as_mut().unwrap();
+        let waited = eventually("holdfast serves", PATIENCE, async || {
+            if let Some(status) = holdfast.exited().map_err(|error| error.to_string())? {
+                return Err(format!("it has ended: {status}"));
+            }
+            let log = std::fs::read_to_string(&log_path).unwrap_or_default();
+            let count = |text: &str| log.matches(text).count();
+            let serves = count("new pods are served") >= starts
+                && count("all nodes are registered") >= starts;
+            let admits = !webhook || count("the webhook is registered") > 0;
+            (serves && admits).then_some(()).ok_or(log)
+        });
+        waited.await.unwrap();
+        self.nodes_take_pods().await;
+    }
+
+    /// The node controller takes the taint off a new node a moment after it is Ready.
+    async fn nodes_take_pods(&self) {
+        let api: Api<Node> = Api::all(self.client.clone());
+        eventually(
+            "no node has the taint of an unready one",
+            PATIENCE,
+            async || {
+                let nodes = api
+                    .list(&ListParams::default())
+                    .await
+                    .map_err(|error| error.to_string())?;
+                let tainted = nodes.items.iter().filter(|node| {
+                    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+                    taints.is_some_and(|all| {
+                        all.iter()
+                            .any(|taint| taint.key == "node.kubernetes.io/not-ready")
+                    })
+                });
+                let names: Vec<_> = tainted.map(|node| node.metadata.name.clone()).collect();
+                names
+                    .is_empty()
+                    .then_some(())
+                    .ok_or_else(|| format!("{names:?}"))
+            },
+        )
+        .await
+        .unwrap();
+    }
+
+    pub(crate) async fn kill9(&mut self) {
+        self.holdfast.take().unwrap().kill9().await.unwrap();
+    }
+
+    pub(crate) async fn stop(&mut self) {
+        let mut holdfast = self.holdfast.take().unwrap();
+        let status = holdfast
+            .sigterm_and_wait(Duration::from_secs(20))
+            .await
+            .unwrap();
+        assert!(status.success(), "{status}: {}", holdfast.log());
+    }
+
+    pub(crate) async fn restart(&mut self) {
+        self.stop().await;
+        self.spawn(&[]).await;
+        self.is_serving().await;
+    }
+
+    /// Sends SIGHUP: the configuration file is read again.
+    pub(crate) async fn hang_up(&self) {
+        let pid = self.holdfast.as_ref().unwrap().pid().to_string();
+        let kill = tokio::process::Command::new("kill")
+            .args(["-HUP", &pid])
+            .status()
+            .await;
+        assert!(kill.unwrap().success());
+    }
+
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    pub(crate) fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    pub(crate) fn sets(&self) -> Api<StatefulSet> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Makes a pod out of what differs from a plain one.
+    pub(crate) async fn create(&self, pod: &TestPod) -> Pod {
+        self.pods()
+            .create(&PostParams::default(), &pod.object())
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn create_set(&self, name: &str, replicas: i32, pod: &TestPod) {
+        let template = pod.object();
+        let set = json!({
+            "apiVersion": "apps/v1",
+            "kind": "StatefulSet",
+            "metadata": { "name": name },
+            "spec": {
+                "replicas": replicas,
+                "podManagementPolicy": "Parallel",
+                "selector": { "matchLabels": { "app": name } },
+                "template": {
+                    "metadata": {
+                        "labels": merged(&json!({ "app": name }), &json!(template.metadata.labels)),
+                        "annotations": template.metadata.annotations,
+                    },
+                    "spec": template.spec,
+                },
+            },
+        });
+        let set = serde_json::from_value(set).unwrap();
+        self.sets()
+            .create(&PostParams::default(), &set)
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn scale(&self, name: &str, replicas: i32) {
+        self.patch_set(name, json!({ "spec": { "replicas": replicas } }))
+            .await;
+    }
+
+    pub(crate) async fn patch_set(&self, name: &str, patch: Value) {
+        let patch = Patch::Merge(patch);
+        self.sets()
+            .patch(name, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    }
+
+    /// What `kubectl rollout restart` does.
+    pub(crate) async fn rollout_restart(&self, name: &str, round: usize) {
+        let stamp = json!({ "kubectl.kubernetes.io/restartedAt": format!("round {round}") });
+        let template = json!({ "template": { "metadata": { "annotations": stamp } } });
+        self.patch_set(name, json!({ "spec": template })).await;
+    }
+
+    /// Waits until a StatefulSet's rollout is complete and all its pods are ready.
+    pub(crate) async fn rolled_out(&self, name: &str) {
+        eventually("the rollout", PATIENCE, async || {
+            let set = self
+                .sets()
+                .get(name)
+                .await
+                .map_err(|error| error.to_string())?;
+            let spec = set.spec.clone().unwrap();
+            let status = set.status.unwrap_or_default();
+            let (replicas, updated) = (spec.replicas, status.updated_replicas);
+            let partition = spec
+                .update_strategy
+                .and_then(|strategy| strategy.rolling_update)
+                .and_then(|rolling| rolling.partition)
+                .unwrap_or(0);
+            let done = status.observed_generation == set.metadata.generation
+                && status.ready_replicas == replicas
+                && updated.unwrap_or(0) >= replicas.unwrap_or(1) - partition;
+            done.then_some(()).ok_or_else(|| {
+                format!(
+                    "{updated:?} updated, {:?} ready of {replicas:?}",
+                    status.ready_replicas
+                )
+            })
+        })
+        .await
+        .unwrap();
+    }
+
+    pub(crate) async fn running(&self, name: &str) -> Pod {
+        self.pod_with(name, "runs", |pod| {
+            pod_phase(pod) == "Running" && is_ready(pod)
+        })
+        .await
+    }
+
+    pub(crate) async fn pod_with(
+        &self,
+        name: &str,
+        what: &str,
+        holds: impl Fn(&Pod) -> bool,
+    ) -> Pod {
+        eventually(&format!("pod {name} {what}"), PATIENCE, async || {
+            let pod = self
+                .pods()
+                .get(name)
+                .await
+                .map_err(|error| error.to_string())?;
+            if holds(&pod) {
+                Ok(pod)
+            } else {
+                Err(format!("{:?}", pod.status))
+            }
+        })
+        .await
+        .unwrap()
+    }
+
+    pub(crate) async fn all_pods(&self) -> Vec<Pod> {
+        self.pods()
+            .list(&ListParams::default())
+            .await
+            .unwrap()
+            .items
+    }
+
+    pub(crate) async fn delete(&self, name: &str) {
+        self.pods()
+            .delete(name, &DeleteParams::default())
+            .await
+            .unwrap();
+        self.is_gone(name).await;
+    }
+
+    pub(crate) async fn is_gone(&self, name: &str) {
+        eventually(
+            &format!("the end of pod {name}"),
+            PATIENCE,
+            async || match self.pods().get_opt(name).await {
+                Ok(None) => Ok(()),
+                Ok(Some(pod)) => Err(format!("{:?}", pod.status)),
+                Err(error) => Err(error.to_string()),
+            },
+        )
+        .await
+        .unwrap();
+    }
+
+    /// Waits for an event of this reason on a pod (of the newest UID) and gives its message.
+    pub(crate) async fn event(&self, pod: &Pod, reason: &str) -> Event {
+        let api: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        let uid = pod.metadata.uid.as_deref().unwrap();
+        let list =
+            ListParams::default().fields(&format!("involvedObject.uid={uid},reason={reason}"));
+        eventually(&format!("event {reason}"), PATIENCE, async || {
+            let found = api.list(&list).await.map_err(|error| error.to_string())?;
+            found
+                .items
+                .into_iter()
+                .next_back()
+                .ok_or_else(|| "none yet".to_owned())
+        })
+        .await
+        .unwrap()
+    }
+
+    pub(crate) async fn cordon(&self, node: &str, cordoned: bool) {
+        let api: Api<Node> = Api::all(self.client.clone());
+        let patch = Patch::Merge(json!({ "spec": { "unschedulable": cordoned } }));
+        api.patch(node, &PatchParams::default(), &patch)
+            .await
+            .unwrap();
+    }
+
+    /// The answer of a command on the ledger.
+    pub(crate) async fn ask(&self, args: &[&str]) -> Value {
+        let output = self.command(args).await;
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Runs a command with the scene's configuration.
+    pub(crate) async fn command(&self, args: &[&str]) -> std::process::Output {
+        tokio::process::Command::new(program())
+            .args(args)
+            .arg("-c")
+            .arg(self.config())
+            .env("KUBECONFIG", self.plane.kubeconfig())
+            .output()
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn claims(&self) -> Vec<Value> {
+        let all = self.ask(&["claims", "-o", "json"]).await;
+        let mine = all.as_array().unwrap().iter();
+        mine.filter(|claim| claim["namespace"] == self.namespace.as_str())
+            .cloned()
+            .collect()
+    }
+
+    /// How many addresses of a vSwitch are `free`, `in_use`, `retained` or `detaching`.
+    pub(crate) async fn count(&self, vswitch: &str, state: &str) -> u64 {
+        let all = self.ask(&["vswitches", "-o", "json"]).await;
+        let row = all
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|row| row["id"] == vswitch)
+            .unwrap();
+        row[state].as_u64().unwrap()
+    }
+}
+
+pub(crate) fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_holdfast"))
+}
+
+/// What a test's pod has that a plain one has not.
+#[derive(Clone, Debug)]
+pub(crate) struct TestPod {
+    name: String,
+    annotations: Value,
+    labels: Value,
+    spec: Value,
+}
+
+impl TestPod {
+    /// An ordinary pod that tolerates virtual nodes and selects them.
+    pub(crate) fn ordinary(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            annotations: json!({}),
+            labels: json!({ "alibabacloud.com/acs": "true" }),
+            spec: json!({ "containers": [{ "name": "main", "image": "nginx" }] }),
+        }
+    }
+
+    pub(crate) fn fixed(name: &str) -> Self {
+        Self::ordinary(name).annotated(FIXED_IP, "true")
+    }
+
+    pub(crate) fn annotated(mut self, key: &str, value: &str) -> Self {
+        self.annotations[key] = json!(value);
+        self
+    }
+
+    pub(crate) fn labelled(mut self, key: &str, value: &str) -> Self {
+        self.labels[key] = json!(value);
+        self
+    }
+
+    /// Adds to the specification.
+    pub(crate) fn with(mut self, spec: &Value) -> Self {
+        self.spec = merged(&self.spec, spec);
+        self
+    }
+
+    pub(crate) fn in_zone(self, zone: &str) -> Self {
+        let selector = json!({ "type": "virtual-kubelet", "topology.kubernetes.io/zone": zone });
+        self.with(&json!({ "nodeSelector": selector }))
+    }
+
+    pub(crate) fn on_node(self, node: &str) -> Self {
+        self.with(&json!({ "nodeName": node }))
+    }
+
+    pub(crate) fn on_ecs(self) -> Self {
+        self.with(&json!({
+            "nodeSelector": { "holdfast.dev/node-type": "ecs" },
+            "tolerations": [{ "key": "holdfast.dev/simulated", "operator": "Exists" }],
+        }))
+    }
+
+    pub(crate) fn object(&self) -> Pod {
+        serde_json::from_value(json!({
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {
+                "name": self.name,
+                "annotations": self.annotations,
+                "labels": self.labels,
+            },
+            "spec": self.spec,
+        }))
+        .unwrap()
+    }
+}
+
+fn merged(base: &Value, over: &Value) -> Value {
+    let mut all = base.clone();
+    for (key, value) in over.as_object().unwrap() {
+        all[key] = value.clone();
+    }
+    all
+}
+
+/// Address, ENI, node and zone of a pod, as its object shows them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) address: String,
+    pub(crate) eni: String,
+    pub(crate) zone: String,
+}
+
+pub(crate) fn identity(pod: &Pod) -> Identity {
+    let annotation = |key: &str| pod.metadata.annotations.as_ref().unwrap()[key].clone();
+    Identity {
+        address: address(pod).expect("the pod shows an address"),
+        eni: annotation(ENI),
+        zone: annotation("topology.kubernetes.io/zone"),
+    }
+}
+
+pub(crate) fn address(pod: &Pod) -> Option<String> {
+    pod.status.as_ref()?.pod_ip.clone()
+}
+
+pub(crate) fn name(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap()
+}
+
+pub(crate) fn pod_phase(pod: &Pod) -> &str {
+    let status = pod.status.as_ref();
+    status
+        .and_then(|status| status.phase.as_deref())
+        .unwrap_or("")
+}
+
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|all| {
+        all.iter()
+            .any(|one| one.type_ == "Ready" && one.status == "True")
+    })
+}
+
+pub(crate) fn message(event: &Event) -> &str {
+    event.message.as_deref().unwrap_or("")
+}
