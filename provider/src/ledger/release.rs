@@ -228,7 +228,9 @@ impl Op<'_> {
             "DELETE FROM claim WHERE closed_ms < ?1",
             "DELETE FROM placement WHERE seen_ms < ?1 AND NOT EXISTS (SELECT 1 FROM pod p \
              WHERE p.cluster = placement.cluster AND p.namespace = placement.namespace \
-             AND p.name = placement.name)",
+             AND p.name = placement.name) AND NOT EXISTS (SELECT 1 FROM claim c \
+             WHERE c.cluster = placement.cluster AND c.namespace = placement.namespace \
+             AND c.name = placement.name AND c.closed_ms IS NULL)",
             "UPDATE ledger SET history_from_ms = max(history_from_ms, ?1)",
         ] {
             self.tx.execute(sql, [before_ms])?;
