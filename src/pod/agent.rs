@@ -756,3 +756,6 @@ fn resources(view: &PodView) -> Vec<Resources> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
