@@ -1,5 +1,6 @@
 //! The agent with everything below it, told as stories.
 
+mod any_order;
 mod api_server;
 mod deletion;
 mod refusals;

@@ -32,6 +32,14 @@ enum Work {
     Call(u64, Request),
 }
 
+/// What the watch tells.
+#[derive(Clone, Debug)]
+pub(super) enum Told {
+    ListBegan,
+    Pod(Change),
+    ListDone,
+}
+
 /// What waits to happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Queue {
@@ -54,7 +62,8 @@ pub(super) struct World {
     pub(super) agent: Agent,
     /// Whether what changes in the API reaches the agent.
     pub(super) watching: bool,
-    pub(super) watch: VecDeque<Input>,
+    pub(super) watch: VecDeque<Told>,
+    last: Option<Told>,
     pub(super) answers: VecDeque<(Timestamp, Input)>,
     pub(super) said: Vec<(PodUid, Reason, String)>,
     pub(super) refusal: Option<String>,
@@ -187,6 +196,7 @@ impl World {
             ledger,
             watching: true,
             watch: VecDeque::new(),
+            last: None,
             answers: VecDeque::new(),
             said: Vec::new(),
             refusal: None,
@@ -237,13 +247,15 @@ impl World {
     pub(super) fn list_without(&mut self, left_out: impl Fn(&str) -> bool) {
         self.watch.clear();
         self.api.changes.clear();
-        self.watch.push_back(Input::ListBegan);
+        self.last = None;
+        self.watch.push_back(Told::ListBegan);
         for (key, pod) in &self.api.pods {
             if !left_out(&key.name) {
-                self.watch.push_back(Input::Seen(Box::new(view(pod))));
+                self.watch
+                    .push_back(Told::Pod(Change::Changed(pod.clone())));
             }
         }
-        self.watch.push_back(Input::ListDone);
+        self.watch.push_back(Told::ListDone);
     }
 
     pub(super) fn create(&mut self, pod: Value) -> PodUid {
@@ -309,13 +321,14 @@ impl World {
             }
             Queue::Watch => {
                 if self.watching {
-                    let changes = self.api.changes.drain(..).map(input);
+                    let changes = self.api.changes.drain(..).map(Told::Pod);
                     self.watch.extend(changes);
                 }
-                let Some(input) = self.watch.pop_front() else {
+                let Some(event) = self.watch.pop_front() else {
                     return false;
                 };
-                self.feed(input);
+                self.last = Some(event.clone());
+                self.tell(event);
             }
             Queue::Work => {
                 let Some(work) = self.work.pop_front() else {
@@ -331,6 +344,22 @@ impl World {
             }
         }
         true
+    }
+
+    fn tell(&mut self, event: Told) {
+        self.feed(match event {
+            Told::ListBegan => Input::ListBegan,
+            Told::Pod(Change::Changed(pod)) => Input::Seen(Box::new(view(&pod))),
+            Told::Pod(Change::Deleted(pod)) => Input::Deleted(Box::new(view(&pod))),
+            Told::ListDone => Input::ListDone,
+        });
+    }
+
+    /// The watch tells the last change again.
+    pub(super) fn watch_again(&mut self) {
+        if let Some(event @ Told::Pod(_)) = self.last.clone() {
+            self.tell(event);
+        }
     }
 
     fn work(&mut self, work: Work) {
@@ -487,11 +516,4 @@ fn agent(ledger: &mut Ledger, settings: &Settings, now: Timestamp) -> Agent {
     let loaded = ledger.load(now).unwrap();
     let cloud = ledger.settings().cloud.clone();
     Agent::new(settings.clone(), Engine::new(cloud, loaded, now))
-}
-
-fn input(change: Change) -> Input {
-    match change {
-        Change::Changed(pod) => Input::Seen(Box::new(view(&pod))),
-        Change::Deleted(pod) => Input::Deleted(Box::new(view(&pod))),
-    }
 }
