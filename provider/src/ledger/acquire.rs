@@ -255,15 +255,22 @@ impl Op<'_> {
         fresh: &Fresh,
         close: Option<&(Close, OpenClaim)>,
     ) -> Result<()> {
-        let Some((vswitch, address)) = self.first_free(allowed)? else {
-            if let Some((why, claim)) = close {
-                // An expired claim ends in any case. One that stands in the way of the only
-                // addresses the pod may use ends too: it would be waited for in vain.
-                let own = allowed.contains(&claim.facts.vswitch);
-                if *why == Close::Expired || own {
-                    self.close(claim.id, claim.eni, why.as_str())?;
-                }
+        let mut found = self.first_free(allowed)?;
+        // An expired claim ends in any case. One that stands in the way of the only addresses
+        // that the pod may use ends too: it would be waited for in vain.
+        let close = match close {
+            Some((why, claim))
+                if found.is_none()
+                    && (*why == Close::Expired || allowed.contains(&claim.facts.vswitch)) =>
+            {
+                self.close(claim.id, claim.eni, why.as_str())?;
+                // A cloud that answers at once has freed its address by now.
+                found = self.first_free(allowed)?;
+                None
             }
+            other => other,
+        };
+        let Some((vswitch, address)) = found else {
             self.accept(pod, fresh.known, fresh.hours, None)?;
             let note = self.exhausted(allowed)?;
             let blocked = Blocked::Pool(allowed.to_vec());
