@@ -27,12 +27,12 @@ pub(super) struct OpenClaim {
 
 impl Op<'_> {
     /// Gives the pod a network, the one it has, or the reason why not yet. Asking again, however
-    /// often, gives the same answer.
+    /// often, gives the same answer. One that is being deleted gets nothing that it has not yet.
     pub(super) fn acquire(&mut self, pod: &PodFacts) -> Result<()> {
         let known = self.pod(&pod.uid)?;
         if known
             .as_ref()
-            .is_some_and(|row| row.eni.is_some() || row.is_over())
+            .is_some_and(|row| row.eni.is_some() || row.deleted || row.is_over())
         {
             return self.report(&pod.uid);
         }

@@ -344,3 +344,24 @@ fn deleting_a_pod_that_waits_for_the_old_eni_starts_the_clock_anew() {
     assert_eq!(claims[0].expires_at, Some(last_deletion + HOUR));
     assert_eq!(claims[0].state, ClaimState::Retained);
 }
+
+#[test]
+fn a_pod_that_is_being_deleted_is_given_nothing_any_more() {
+    let mut world = World::with(settings("192.168.1.0/24", slow_cloud()));
+    let first = world.create(&fixed("web-0"));
+    world.pass(SECOND * 2);
+    world.begin_deletion(&first);
+    world.vanish(&first);
+    let second = world.create(&fixed("web-0"));
+    world.begin_deletion(&second);
+    let last_deletion = world.now;
+    world.pass(SECOND * 5);
+    assert_eq!(world.count("vsw-b", "retained"), 1);
+    world.tell(Event::Stopped(second.clone()));
+    assert_eq!(world.network(&second), Network::Detached);
+    world.vanish(&second);
+    assert_eq!(
+        world.claims()[0].expires_at,
+        Some(last_deletion + HOUR * 48)
+    );
+}
