@@ -578,7 +578,8 @@ impl Agent {
                 pod.told.stopped = true;
                 event = Some(Event::Stopped(uid.clone()));
             }
-            Some(core::Action::EndNetwork) if !pod.told.ended => {
+            // A status under way may yet put the phase back; its answer tells.
+            Some(core::Action::EndNetwork) if !pod.told.ended && !pod.busy => {
                 pod.told.ended = true;
                 event = Some(Event::Ended(uid.clone()));
             }
@@ -803,3 +804,6 @@ fn resources(view: &PodView) -> Vec<Resources> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -148,7 +148,7 @@ async fn judge<T>(
 
 /// Whether the answer means that the object is gone or that another one has its name. A status
 /// with another UID in it is answered 422 "field is immutable".
-fn is_gone(status: &Status) -> bool {
+pub(super) fn is_gone(status: &Status) -> bool {
     match StatusCode::from_u16(status.code) {
         Ok(StatusCode::NOT_FOUND) => true,
         Ok(StatusCode::CONFLICT) => status.message.contains("UID in precondition"),

@@ -412,14 +412,22 @@ impl Ledger {
     }
 }
 
-#[cfg(test)]
+/// What [`Reader`] answers beside a running process, for whoever has the ledger itself.
 impl Ledger {
-    pub(crate) fn claims(&self, now: Timestamp) -> rusqlite::Result<Vec<ClaimRow>> {
-        query::claims(&Tx::new(&self.conn), now)
+    /// All open claims, by key. `now` tells which have run out.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn claims(&self, now: Timestamp) -> Result<Vec<ClaimRow>, Error> {
+        query::claims(&Tx::new(&self.conn), now).map_err(Error::sql("list claims"))
     }
 
-    pub(crate) fn addresses(&self, all: bool) -> rusqlite::Result<Vec<AddressRow>> {
-        query::addresses(&Tx::new(&self.conn), all)
+    /// The addresses that somebody has or had, or with `all` the free ones too.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn addresses(&self, all: bool) -> Result<Vec<AddressRow>, Error> {
+        query::addresses(&Tx::new(&self.conn), all).map_err(Error::sql("list addresses"))
     }
 }
 
