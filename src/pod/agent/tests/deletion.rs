@@ -128,7 +128,9 @@ fn a_pod_that_seems_to_fail_while_its_status_is_written_keeps_its_address_if_it_
     });
     world.advance(Queue::Watch);
     // Our repair is under way and will put the phase back.
-    world.api.edit("plain", |pod| pod["status"]["phase"] = "Failed".into());
+    world
+        .api
+        .edit("plain", |pod| pod["status"]["phase"] = "Failed".into());
     world.advance(Queue::Watch);
     world.settle();
     assert_eq!(world.shown("plain"), "1/1 Running 192.168.1.1");
