@@ -13,6 +13,7 @@ mod eni;
 mod import;
 mod op;
 mod open;
+pub mod operator;
 mod pool;
 mod query;
 mod release;
@@ -420,6 +421,12 @@ impl Ledger {
 
     pub(crate) fn addresses(&self, all: bool) -> rusqlite::Result<Vec<AddressRow>> {
         query::addresses(&Tx::new(&self.conn), all)
+    }
+
+    /// The one number that a query answers with.
+    pub(crate) fn number(&self, sql: &str) -> i64 {
+        let answer = self.conn.query_row(sql, [], |row| row.get(0));
+        answer.expect("the query answers with a number")
     }
 }
 
