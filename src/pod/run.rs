@@ -187,8 +187,9 @@ impl Shell {
             Done::Call(number, result) => Event::Called(number, result),
             Done::Changed => Event::LedgerChanged,
             Done::NextDeadline(deadline) => Event::NextDeadline(deadline),
-            Done::Reconfigured(Ok(())) => {
+            Done::Reconfigured(Ok(settings)) => {
                 tracing::info!("changed settings are in force");
+                self.agent.engine_mut().set_cloud(settings.cloud);
                 Event::LedgerChanged
             }
             Done::Reconfigured(Err(error)) => {
