@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::engine::{Context, Engine, Found, Stage, Timer};
 use crate::id::{PodKey, PodUid};
-use crate::ledger::{ClaimRef, Due, Job};
+use crate::ledger::{ClaimRef, Due, Hold, Job, Note};
 use crate::policy::retention;
 
 /// How often claims that are held off are asked about again: half of the two seconds by which an
@@ -23,7 +23,11 @@ pub(super) struct Expiry {
     timer: Option<Timestamp>,
     looking: HashMap<PodKey, Due>,
     /// Claims whose time is over, but whose key has a pod that was made in time.
-    held_off: HashMap<PodKey, PodUid>,
+    held_off: HashMap<PodKey, (PodUid, ClaimRef)>,
+    /// Keys that the API could not be asked about.
+    unanswered: BTreeSet<PodKey>,
+    /// What the journal does not say yet.
+    news: Vec<Note>,
 }
 
 impl Expiry {
@@ -35,6 +39,8 @@ impl Expiry {
             timer: None,
             looking: HashMap::new(),
             held_off: HashMap::new(),
+            unanswered: BTreeSet::new(),
+            news: vec![Note::Started],
         }
     }
 
@@ -43,7 +49,22 @@ impl Expiry {
     }
 
     pub(super) fn set_allowed(&mut self, allowed: bool) {
-        self.allowed = allowed;
+        if std::mem::replace(&mut self.allowed, allowed) != allowed {
+            self.news.push(if allowed {
+                Note::LetGo(Hold::Clock)
+            } else {
+                Note::Held(Hold::Clock)
+            });
+        }
+    }
+
+    pub(super) fn serving(&mut self) {
+        self.news.push(Note::Serving);
+    }
+
+    /// An entry could not be written, and is written with the next ones.
+    pub(super) fn note_again(&mut self, note: Note) {
+        self.news.push(note);
     }
 
     pub(super) fn timer_fired(&mut self) {
@@ -64,19 +85,37 @@ impl Expiry {
     /// What a look showed. Answers with the claim to end.
     pub(super) fn looked(&mut self, key: &PodKey, found: Option<&Found>) -> Option<ClaimRef> {
         let due = self.looking.remove(key)?;
+        self.answered(key);
         let in_time = found.filter(|found| {
             let created_at = Some(found.created_at);
             found.fixed_ip && !retention::is_over(due.expires_at, due.expires_at, created_at)
         });
         if let Some(found) = in_time {
-            self.held_off.insert(key.clone(), found.uid.clone());
+            let uid = found.uid.clone();
+            self.news.push(Note::Held(Hold::Pod {
+                claim: due.claim,
+                uid: uid.clone(),
+            }));
+            self.held_off.insert(key.clone(), (uid, due.claim));
             return None;
         }
         Some(due.claim)
     }
 
     pub(super) fn look_failed(&mut self, key: &PodKey) {
-        self.looking.remove(key);
+        if self.looking.remove(key).is_none() {
+            return;
+        }
+        if self.unanswered.is_empty() {
+            self.news.push(Note::Held(Hold::Api));
+        }
+        self.unanswered.insert(key.clone());
+    }
+
+    fn answered(&mut self, key: &PodKey) {
+        if self.unanswered.remove(key) && self.unanswered.is_empty() {
+            self.news.push(Note::LetGo(Hold::Api));
+        }
     }
 
     pub(super) fn forget_looks(&mut self) {
@@ -84,18 +123,33 @@ impl Expiry {
     }
 
     pub(super) fn gone(&mut self, uid: &PodUid) {
-        self.held_off.retain(|_, pod| pod != uid);
+        self.let_go(|pod| pod == uid);
     }
 
     /// Pods that a new list does not show may have gone unseen: they are looked at again.
     pub(super) fn listed(&mut self, seen: &BTreeSet<PodUid>) {
-        self.held_off.retain(|_, pod| seen.contains(pod));
+        self.let_go(|pod| !seen.contains(pod));
+    }
+
+    fn let_go(&mut self, which: impl Fn(&PodUid) -> bool) {
+        let news = &mut self.news;
+        self.held_off.retain(|_, (uid, claim)| {
+            let over = which(uid);
+            if over {
+                let (claim, uid) = (*claim, uid.clone());
+                news.push(Note::LetGo(Hold::Pod { claim, uid }));
+            }
+            !over
+        });
     }
 }
 
 impl Engine {
     /// Asks the ledger what has run out, once per pass while anything has.
     pub(super) fn run_expiry(&mut self, now: Timestamp) {
+        for note in std::mem::take(&mut self.expiry.news) {
+            self.commit(Context::Note(note.clone()), Job::Note(now, note));
+        }
         if self.stage != Stage::Serving || !self.expiry.allowed {
             return;
         }
@@ -103,7 +157,7 @@ impl Engine {
             Some(at) if at > now => at,
             Some(_) if !self.expiry.passed => {
                 self.expiry.passed = true;
-                self.commit(Context::Due, Job::Due);
+                self.commit(Context::Due, Job::Due(now));
                 now + PASS
             }
             _ => return,

@@ -28,7 +28,7 @@ use crate::engine::calls::Flight;
 use crate::engine::expiry::Expiry;
 use crate::engine::pods::Pod;
 use crate::id::{PodKey, PodUid};
-use crate::ledger::{EniRow, Job, Loaded, Outcome};
+use crate::ledger::{EniRow, Job, Loaded, Note, Outcome};
 
 pub use face::{Assignment, Effect, Event, Found, Network, Node, PodFacts, Published, Reason};
 
@@ -86,6 +86,7 @@ enum Context {
     Record(EniRow),
     Due,
     Expire,
+    Note(Note),
     Other,
 }
 
@@ -144,7 +145,7 @@ impl Engine {
             Event::Ended(uid) => self.want(&uid, |want| want.ended = true),
             Event::Gone(uid) => self.gone(&uid),
             Event::Listed(seen) => self.listed(now, &seen),
-            Event::Looked(key, found) => self.looked(&key, found.as_ref()),
+            Event::Looked(key, found) => self.looked(now, &key, found.as_ref()),
             Event::LookFailed(key) => self.expiry.look_failed(&key),
             Event::Committed(number, result) => self.committed(now, number, result),
             Event::Called(number, result) => self.called(now, number, result),
@@ -215,7 +216,7 @@ impl Engine {
             Context::Pod(uid, kind) => self.pod_job_done(&uid, kind),
             Context::Import(uid) => self.import_done(&uid),
             Context::Record(eni) => self.recorded(eni),
-            Context::Due | Context::Expire | Context::Other => {}
+            Context::Due | Context::Expire | Context::Note(_) | Context::Other => {}
         }
     }
 
@@ -225,6 +226,7 @@ impl Engine {
             Context::Import(uid) => self.import_again(&uid),
             Context::Record(eni) => self.look_again(now, eni),
             Context::Expire | Context::Due => self.expiry.forget_looks(),
+            Context::Note(note) => self.expiry.note_again(note),
             Context::Other => {}
         }
     }
@@ -243,6 +245,9 @@ impl Engine {
         }
         if !outcome.retained.is_empty() {
             self.refresh_soon(now);
+        }
+        for uid in outcome.superseded {
+            self.gone(&uid);
         }
         for key in outcome.released {
             self.wake_key(&key);
@@ -310,7 +315,7 @@ impl Engine {
         self.effects.extend(keys.into_iter().map(Effect::Look));
     }
 
-    fn looked(&mut self, key: &PodKey, found: Option<&Found>) {
+    fn looked(&mut self, now: Timestamp, key: &PodKey, found: Option<&Found>) {
         let absent: Vec<PodUid> = self
             .missing
             .iter()
@@ -325,7 +330,7 @@ impl Engine {
             self.gone(&uid);
         }
         if let Some(claim) = self.expiry.looked(key, found) {
-            self.commit(Context::Expire, Job::Expire(claim));
+            self.commit(Context::Expire, Job::Expire(claim, now));
         }
     }
 }

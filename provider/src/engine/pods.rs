@@ -465,6 +465,7 @@ impl Engine {
             return;
         }
         self.stage = Stage::Serving;
+        self.expiry.serving();
         let mut all: Vec<PodUid> = self.pods.keys().cloned().collect();
         all.sort_unstable();
         for uid in all {

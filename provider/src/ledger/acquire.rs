@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::Result;
 use uuid::Uuid;
 
@@ -36,7 +37,15 @@ impl Op<'_> {
         {
             return self.report(&pod.uid);
         }
-        self.supersede(pod)?;
+        if known.is_none() && self.has_let_go(&pod.uid)? {
+            self.out.pods.push(PodState {
+                uid: pod.uid.clone(),
+                network: Network::Detached,
+                blocked: None,
+            });
+            return Ok(());
+        }
+        self.supersede(pod, pod.created_at)?;
         let hours = accepted_hours(pod, known.as_ref());
         let allowed = match self.allowed(pod) {
             Ok(allowed) => allowed?,
@@ -97,7 +106,9 @@ impl Op<'_> {
     /// A fixed-IP pod on an ECS node that is not ours: its claim is forfeited once the old pod
     /// has let go; it gets nothing from us.
     pub(super) fn seen_on_ecs(&mut self, pod: &PodFacts) -> Result<()> {
-        self.supersede(pod)?;
+        // No row tells whether this pod is itself gone by now, so one of the same second may be
+        // the newer one.
+        self.supersede(pod, pod.created_at - SignedDuration::from_millis(1))?;
         let claim = self.open_claim(&pod.key)?;
         let last = self.placement(&pod.key)?;
         let applicant = Applicant {
@@ -117,7 +128,7 @@ impl Op<'_> {
             }
             Verdict::Fresh { close, notice, .. } => {
                 if let Some((close, claim)) = close.zip(claim) {
-                    self.close(claim.id, claim.eni, close.as_str())?;
+                    self.end(&claim, close, &pod.uid)?;
                 }
                 self.remember_placement(pod)?;
                 self.notice(&pod.uid, notice);
@@ -126,12 +137,20 @@ impl Op<'_> {
         Ok(())
     }
 
-    /// What the pod's existence proves: every older pod of its name is gone from the API.
-    fn supersede(&mut self, pod: &PodFacts) -> Result<()> {
-        for older in self.older_pods(&pod.key, &pod.uid)? {
+    /// What the pod's existence proves: every pod of its name that was created until `created_by`
+    /// is gone from the API. A newer one proves the contrary: this view of the pod is stale.
+    fn supersede(&mut self, pod: &PodFacts, created_by: Timestamp) -> Result<()> {
+        for older in self.older_pods(&pod.key, &pod.uid, created_by)? {
             self.gone(&older.uid)?;
+            self.out.superseded.push(older.uid);
         }
         Ok(())
+    }
+
+    /// Whether the pod was accepted, is gone and has let go: a late view of it changes nothing.
+    fn has_let_go(&self, uid: &PodUid) -> Result<bool> {
+        let sql = "SELECT 1 FROM pod_log WHERE uid = ?1 AND let_go_ms IS NOT NULL";
+        Ok(self.tx.row(sql, [uid.as_str()], |_| Ok(()))?.is_some())
     }
 
     fn allowed(&self, pod: &PodFacts) -> std::result::Result<Result<Vec<VSwitchId>>, String> {
@@ -262,7 +281,7 @@ impl Op<'_> {
                 // addresses the pod may use ends too: it would be waited for in vain.
                 let own = allowed.contains(&claim.facts.vswitch);
                 if *why == Close::Expired || own {
-                    self.close(claim.id, claim.eni, why.as_str())?;
+                    self.end(claim, *why, &pod.uid)?;
                 }
             }
             self.accept(pod, fresh.known, fresh.hours, None)?;
@@ -272,7 +291,7 @@ impl Op<'_> {
             return Ok(());
         };
         if let Some((why, claim)) = close {
-            self.close(claim.id, claim.eni, why.as_str())?;
+            self.end(claim, *why, &pod.uid)?;
         }
         let eni = self.new_eni(&pod.uid, vswitch, address, Target::InUse)?;
         self.accept(pod, fresh.known, fresh.hours, Some(eni))?;
@@ -286,6 +305,15 @@ impl Op<'_> {
         self.report(&pod.uid)
     }
 
+    /// Ends a claim because of what this pod is or where.
+    pub(super) fn end(&mut self, claim: &OpenClaim, why: Close, uid: &PodUid) -> Result<()> {
+        if why != Close::Expired {
+            self.forfeited(claim.id, why.as_str(), uid)?;
+        }
+        self.close(claim.id, claim.eni, why.as_str())
+    }
+
+    /// The row's number is one that no ENI had before, so that a late answer cannot meet another.
     pub(super) fn new_eni(
         &self,
         uid: &PodUid,
@@ -295,7 +323,9 @@ impl Op<'_> {
     ) -> Result<i64> {
         let token = named_uuid(&format!("eni/{uid}/{address}/{}", self.now_ms()));
         self.tx.execute(
-            "INSERT INTO eni (token, vswitch, addr, target, instance) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO eni (id, token, vswitch, addr, target, instance) VALUES (\
+             1 + max(ifnull((SELECT max(id) FROM eni), 0), ifnull((SELECT max(eni) FROM eni_end), 0)), \
+             ?1, ?2, ?3, ?4, ?5)",
             (
                 token.to_string(),
                 vswitch,

@@ -195,6 +195,7 @@ impl Op<'_> {
 
     /// The ENI is deleted: its address is free, or leaves the pool if the operator excludes it.
     fn finish(&mut self, facts: &EniFacts) -> Result<()> {
+        self.set_state(facts.row, State::Absent)?;
         self.tx
             .execute("UPDATE pod SET eni = NULL WHERE eni = ?1", [facts.row])?;
         self.tx.execute(

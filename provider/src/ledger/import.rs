@@ -8,6 +8,7 @@ use crate::engine::PodFacts;
 use crate::ledger::op::Op;
 use crate::policy::eni::Target;
 use crate::policy::opt_in::FixedIp;
+use crate::policy::retained::Close;
 
 impl Op<'_> {
     /// Makes the rows of a pod that runs with an address of its own, or refuses to start.
@@ -92,7 +93,7 @@ impl Op<'_> {
     fn drop_other_claim(&mut self, pod: &PodFacts) -> Result<()> {
         match self.open_claim(&pod.key)? {
             Some(claim) if claim.facts.holder.is_none() => {
-                self.close(claim.id, claim.eni, "the running pod has another address")
+                self.end(&claim, Close::Disproved, &pod.uid)
             }
             _ => Ok(()),
         }

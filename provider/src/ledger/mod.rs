@@ -11,6 +11,7 @@
 mod acquire;
 mod eni;
 mod import;
+pub(crate) mod journal;
 mod op;
 mod open;
 pub mod operator;
@@ -22,7 +23,7 @@ mod writer;
 
 use std::net::Ipv4Addr;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
 
 use crate::cloud::sim::{Failure, Simulator};
@@ -34,6 +35,7 @@ use crate::policy::eni::Step;
 use crate::settings::Settings;
 use crate::sql::Tx;
 
+pub use journal::{Hold, Note};
 pub use open::is_running;
 pub use query::{AddressRow, ClaimRow, ClaimState, Reader, VSwitchRow};
 pub use writer::{Done, Gone, Work, Writer};
@@ -118,6 +120,9 @@ fn is_fatal(error: &rusqlite::Error) -> bool {
     })
 }
 
+/// A wall clock that is behind the last commit by more than this is worth an entry in the journal.
+const STANDSTILL: SignedDuration = SignedDuration::from_secs(1);
+
 /// One operation, one transaction. Each may be tried again with the same effect.
 #[derive(Clone, Debug)]
 pub enum Job {
@@ -144,14 +149,17 @@ pub enum Job {
         /// The answer.
         response: Response,
     },
-    /// Which claims have run out?
-    Due,
-    /// Ends a claim that has run out and whose key has no pod.
-    Expire(ClaimRef),
+    /// Which claims have run out at this time? Ledger time can be ahead of it after a clock that
+    /// jumped forward was set back, and ends nothing by itself.
+    Due(Timestamp),
+    /// Ends a claim that has run out at this time and whose key has no pod.
+    Expire(ClaimRef, Timestamp),
     /// Which intents are open? Asked when another process has written to the file.
     Open,
     /// Forgets history that is older than configured.
     Prune,
+    /// Writes down what only the program knows, at this time by its clock.
+    Note(Timestamp, Note),
 }
 
 /// The ledger's own number of an ENI, known before the cloud has named it.
@@ -175,6 +183,8 @@ pub struct Outcome {
     pub freed: Vec<VSwitchId>,
     /// vSwitches whose addresses do something else now, without one more being free.
     pub retained: Vec<VSwitchId>,
+    /// Pods that are gone, as a newer one of their name shows.
+    pub superseded: Vec<PodUid>,
     /// Keys whose old pod has let go of its address.
     pub released: Vec<PodKey>,
     /// Claims that have run out.
@@ -283,6 +293,8 @@ pub struct Ledger {
     simulator: Simulator,
     id: String,
     data_version: i64,
+    /// The ledger time that the journal says stands still, because the wall clock is behind it.
+    stands_at: Option<Timestamp>,
     /// Held as long as the ledger is open; a ledger in memory needs none.
     _lock: Option<std::fs::File>,
 }
@@ -321,8 +333,9 @@ impl Ledger {
     }
 
     fn run_all(&mut self, wall: Timestamp, jobs: &[Job]) -> Result<Batch, Error> {
+        let now = open::advance_time(&Tx::new(&self.conn), wall)?;
+        self.note_standstill(now, wall)?;
         let tx = Tx::new(&self.conn);
-        let now = open::advance_time(&tx, wall)?;
         let mut results = Vec::with_capacity(jobs.len());
         let mut explained = Explained::new();
         for job in jobs {
@@ -355,6 +368,21 @@ impl Ledger {
             results,
             next_deadline,
         })
+    }
+
+    /// Ledger time that stands still makes endings look late that are not.
+    fn note_standstill(&mut self, now: Timestamp, wall: Timestamp) -> Result<(), Error> {
+        if now.duration_since(wall) <= STANDSTILL || self.stands_at == Some(now) {
+            return Ok(());
+        }
+        let entry = journal::Entry {
+            what: journal::word::STANDS,
+            ..journal::Entry::default()
+        };
+        journal::write(&Tx::new(&self.conn), now, wall, entry)
+            .map_err(Error::sql("write the journal"))?;
+        self.stands_at = Some(now);
+        Ok(())
     }
 
     /// Makes calls to the simulated cloud, which commits on its own, as a real one would.

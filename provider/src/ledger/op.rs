@@ -140,10 +140,11 @@ impl<'a> Op<'a> {
                 step,
                 response,
             } => self.record(eni.0, *step, response),
-            Job::Due => self.due(),
-            Job::Expire(claim) => self.expire(claim.0),
+            Job::Due(at) => self.due(*at),
+            Job::Expire(claim, at) => self.expire(claim.0, *at),
             Job::Open => self.open_intents(),
             Job::Prune => self.prune(),
+            Job::Note(clock, note) => self.note(*clock, note),
         }?;
         Ok(self.out)
     }
@@ -198,11 +199,26 @@ impl<'a> Op<'a> {
         )
     }
 
-    /// The other pods of a key, which are gone from the API once a newer one is seen there.
-    pub(crate) fn older_pods(&self, key: &PodKey, uid: &PodUid) -> Result<Vec<PodRow>> {
+    /// The other pods of a key that were created until then, which are gone from the API once a
+    /// newer one is seen there.
+    pub(crate) fn older_pods(
+        &self,
+        key: &PodKey,
+        uid: &PodUid,
+        created_by: Timestamp,
+    ) -> Result<Vec<PodRow>> {
         self.tx.rows(
-            &format!("{POD} WHERE cluster = ?1 AND namespace = ?2 AND name = ?3 AND uid <> ?4"),
-            (self.cluster(), &*key.namespace, &*key.name, uid.as_str()),
+            &format!(
+                "{POD} WHERE cluster = ?1 AND namespace = ?2 AND name = ?3 AND uid <> ?4 \
+                 AND created_ms <= ?5"
+            ),
+            (
+                self.cluster(),
+                &*key.namespace,
+                &*key.name,
+                uid.as_str(),
+                created_by.as_millisecond(),
+            ),
             PodRow::read,
         )
     }

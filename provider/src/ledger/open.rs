@@ -66,6 +66,7 @@ impl Ledger {
             simulator,
             id,
             data_version,
+            stands_at: None,
             _lock: None,
         })
     }

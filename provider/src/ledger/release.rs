@@ -201,12 +201,12 @@ impl Op<'_> {
     }
 
     /// Lists the claims whose time is over; whether a pod still comes in time is asked elsewhere.
-    pub(super) fn due(&mut self) -> Result<()> {
+    pub(super) fn due(&mut self, at: Timestamp) -> Result<()> {
         self.out.due = self.tx.rows(
             "SELECT id, namespace, name, expires_ms FROM claim \
              WHERE closed_ms IS NULL AND holder IS NULL AND expires_ms <= ?1 AND cluster = ?2 \
              ORDER BY expires_ms LIMIT 1000",
-            (self.now_ms(), self.cluster()),
+            (self.now.min(at).as_millisecond(), self.cluster()),
             |row| {
                 Ok(Due {
                     claim: ClaimRef(row.get(0)?),
@@ -219,7 +219,7 @@ impl Op<'_> {
     }
 
     /// Ends a claim whose time is over, unless a pod has taken it in the meantime.
-    pub(super) fn expire(&mut self, claim: i64) -> Result<()> {
+    pub(super) fn expire(&mut self, claim: i64, at: Timestamp) -> Result<()> {
         let found = self.tx.row(
             "SELECT a.eni, c.expires_ms FROM claim c JOIN address a ON a.claim = c.id \
              WHERE c.id = ?1 AND c.closed_ms IS NULL AND c.holder IS NULL",
@@ -227,7 +227,7 @@ impl Op<'_> {
             |row| Ok((row.get::<_, i64>(0)?, time(row.get(1)?))),
         )?;
         match found {
-            Some((eni, at)) if retention::is_over(at, self.now, None) => {
+            Some((eni, end)) if retention::is_over(end, self.now.min(at), None) => {
                 self.close(claim, eni, Close::Expired.as_str())
             }
             _ => Ok(()),
@@ -242,6 +242,14 @@ impl Op<'_> {
             "DELETE FROM address_span WHERE to_ms < ?1",
             "DELETE FROM claim_event WHERE claim IN (SELECT id FROM claim WHERE closed_ms < ?1)",
             "DELETE FROM claim WHERE closed_ms < ?1",
+            "DELETE FROM pod_log WHERE let_go_ms < ?1",
+            "DELETE FROM eni_end WHERE at_ms < ?1",
+            "DELETE FROM vswitch_event AS old WHERE at_ms < ?1 AND EXISTS (SELECT 1 \
+             FROM vswitch_event AS new WHERE new.vswitch = old.vswitch AND new.at_ms < ?1 \
+             AND new.rowid > old.rowid)",
+            // What a process that still runs has written may still hold.
+            "DELETE FROM journal WHERE at_ms < ?1 \
+             AND seq < (SELECT max(seq) FROM journal WHERE what = 'started')",
             "DELETE FROM placement WHERE seen_ms < ?1 AND NOT EXISTS (SELECT 1 FROM pod p \
              WHERE p.cluster = placement.cluster AND p.namespace = placement.namespace \
              AND p.name = placement.name)",

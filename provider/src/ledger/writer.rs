@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use jiff::Timestamp;
 
 use crate::cloud::{self, Request, Response};
-use crate::ledger::{Error, Job, Ledger, Outcome};
+use crate::ledger::{Error, Job, Ledger, Note, Outcome};
 use crate::settings::Settings;
 
 /// Work that waits for the thread: enough for a burst, and a bound on memory.
@@ -112,6 +112,10 @@ fn run(
             done(Done::Fatal(error));
             return;
         }
+    }
+    let now = clock();
+    if let Err(error) = ledger.commit(now, &[Job::Note(now, Note::Stopped)]) {
+        tracing::error!(%error, "the end of the process could not be written down");
     }
 }
 

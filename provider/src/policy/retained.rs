@@ -89,6 +89,10 @@ pub enum Close {
     Crossed,
     /// Its key came back where the vSwitch cannot be used.
     Moved,
+    /// A pod of its key runs with another address, which an older ledger did not know.
+    Disproved,
+    /// An operator released it.
+    Released,
 }
 
 impl Close {
@@ -98,6 +102,8 @@ impl Close {
             Self::Expired => "expired",
             Self::Crossed => "crossed node types",
             Self::Moved => "moved to another zone or vSwitch",
+            Self::Disproved => "the running pod has another address",
+            Self::Released => "released by an operator",
         }
     }
 }

@@ -317,3 +317,56 @@ fn same_name_in_another_namespace_is_another_key() {
     assert_ne!(world.address(&here), world.address(&facts.uid));
     assert_eq!(world.claims().len(), 2);
 }
+
+#[test]
+fn a_clock_set_forward_and_back_ends_no_retention_early() {
+    let mut world = World::new();
+    let [short, long] = [("web-0", 1), ("web-1", 2)].map(|(name, hours)| {
+        world.create(&Wish {
+            hours: Some(hours),
+            ..fixed(name)
+        })
+    });
+    world.delete(&short);
+    world.delete(&long);
+    // One commit by a clock that is wrong for a moment: ledger time stays there.
+    world.ledger.commit(world.now + HOUR * 3, &[]).unwrap();
+    world.pass(HOUR + SECOND * 2);
+    let claims = world.claims();
+    assert_eq!(claims.len(), 1, "{claims:?}");
+    assert_eq!(&*claims[0].key.name, "web-1");
+}
+
+#[test]
+fn a_waiting_pod_that_was_replaced_takes_nothing_from_the_new_one() {
+    let mut world = World::with(settings("192.168.1.0/29", Config::default()));
+    let others = ["a", "b", "c", "d"].map(|name| world.create(&ordinary(name)));
+    let old = world.create(&fixed("web-0"));
+    world.is_waiting(&old, Reason::IPPoolExhausted);
+    // A watch that was broken shows the new pod before anything tells that the old one is gone.
+    world.vanish_unseen(&old);
+    let new = world.create(&fixed("web-0"));
+    world.is_waiting(&new, Reason::IPPoolExhausted);
+    world.delete(&others[0]);
+    world.delete(&others[1]);
+    world.address(&new);
+    assert_eq!(world.claims()[0].holder.as_ref(), Some(&new));
+}
+
+#[test]
+fn a_stale_view_of_a_pod_that_is_gone_takes_nothing_and_moves_no_clock() {
+    let mut world = World::new();
+    let old = world.create(&fixed("web-0"));
+    let stale = world.api.values().next().unwrap().facts.clone();
+    world.delete(&old);
+    let deleted_at = world.claims()[0].deleted_at;
+    world.pass(HOUR);
+    world.tell(Event::Bound(stale.clone()));
+    world.tell(Event::Gone(old.clone()));
+    assert_eq!(world.claims()[0].deleted_at, deleted_at);
+    let new = world.create(&fixed("web-0"));
+    let had = world.address(&new);
+    world.tell(Event::Bound(stale));
+    assert_eq!(world.address(&new), had);
+    assert_eq!(world.claims()[0].holder, Some(new));
+}
