@@ -4,7 +4,6 @@
 //! process, which notices within a second. Calls no cloud: what is to be done there is an intent
 //! in the rows, settled by the process that runs or by the next one.
 
-use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
@@ -13,8 +12,10 @@ use rusqlite::{Connection, TransactionBehavior};
 use serde::Serialize;
 
 use crate::id::{ClusterId, EniId, PodKey, PodUid, VSwitchId};
+use crate::ledger::journal::{self, word};
 use crate::ledger::{self, open, release};
 use crate::policy::eni::State;
+use crate::policy::retained::Close;
 use crate::sql::Tx;
 
 /// Why nothing was changed.
@@ -131,9 +132,15 @@ impl Operator {
                 holder,
             });
         }
-        let why = Why(what.reason).to_string();
-        let released =
-            end(&handle, now, claim, &why).map_err(ledger::Error::sql("release an address"))?;
+        let entry = journal::Entry {
+            what: word::RELEASED,
+            detail: what.reason,
+            claim: Some(claim.claim),
+            pod: None,
+        };
+        let released = journal::write(&handle, now, wall, entry)
+            .and_then(|()| end(&handle, now, claim))
+            .map_err(ledger::Error::sql("release an address"))?;
         tx.commit().map_err(ledger::Error::sql("commit"))?;
         Ok(released)
     }
@@ -189,7 +196,8 @@ fn find(tx: &Tx<'_>, what: &Release<'_>) -> Result<Open, Error> {
     })
 }
 
-fn end(tx: &Tx<'_>, now: Timestamp, claim: Open, why: &str) -> rusqlite::Result<Released> {
+fn end(tx: &Tx<'_>, now: Timestamp, claim: Open) -> rusqlite::Result<Released> {
+    let why = Close::Released.as_str();
     release::close(tx, now, claim.claim, why)?;
     // An ordinary pod that has ended holds nothing either.
     let lets_go = claim.holder.is_none() || (claim.ended && !claim.eni_state.is_attached());
@@ -205,16 +213,4 @@ fn end(tx: &Tx<'_>, now: Timestamp, claim: Open, why: &str) -> rusqlite::Result<
         kept_by: claim.holder,
         ..claim.released
     })
-}
-
-/// What the history says of a release.
-struct Why<'a>(Option<&'a str>);
-
-impl fmt::Display for Why<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(reason) => write!(f, "released: {reason}"),
-            None => f.write_str("released"),
-        }
-    }
 }

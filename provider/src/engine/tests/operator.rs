@@ -75,7 +75,8 @@ fn a_released_address_is_free_once_the_running_process_has_deleted_its_eni() {
         assert!(desk.world.claims().is_empty());
         desk.world.pass(SECOND * 5);
         assert_eq!(desk.world.count("vsw-b", "free"), 252);
-        let why = "SELECT count(*) FROM claim WHERE closed_why = 'released: moved away'";
+        let why = "SELECT count(*) FROM journal j JOIN claim c ON c.id = j.claim \
+                   WHERE c.closed_why = 'released by an operator' AND j.detail = 'moved away'";
         assert_eq!(desk.world.ledger.number(why), 1);
     }
 }
