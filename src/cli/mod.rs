@@ -3,9 +3,11 @@
 //! Owns arguments, exit codes and output formats. Contains no rule: `run` is wired in
 //! [`crate::serve`], and the commands that read ask [`holdfast_provider::ledger::Reader`].
 //!
-//! Exit codes: 0 done, 1 it failed, 2 the arguments or the configuration are wrong.
+//! Exit codes: 0 done, 1 it failed, 2 the arguments or the configuration are wrong, 3 the address
+//! is in use.
 
 mod output;
+mod release;
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
-use holdfast_provider::ledger::{self, Reader};
+use holdfast_provider::id::PodKey;
+use holdfast_provider::ledger::{self, Reader, operator};
 use kube::Client;
 use tracing_subscriber::EnvFilter;
 
@@ -57,6 +60,8 @@ enum Command {
         #[arg(short, long)]
         namespace: Option<String>,
     },
+    /// End the claim of a pod that is gone before its time, so that its address becomes free.
+    Release(release::Args),
 }
 
 #[derive(Debug, Args)]
@@ -100,12 +105,24 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("holdfast: {}", chain(error.as_ref()));
-            let is_usage = error
-                .chain()
-                .any(<dyn std::error::Error>::is::<config::Error>);
-            ExitCode::from(if is_usage { 2 } else { 1 })
+            exit_code(&error)
         }
     }
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let is_usage = error
+        .chain()
+        .any(<dyn std::error::Error>::is::<config::Error>);
+    let in_use = matches!(
+        error.downcast_ref::<operator::Error>(),
+        Some(operator::Error::InUse { .. })
+    );
+    ExitCode::from(match (is_usage, in_use) {
+        (true, _) => 2,
+        (_, true) => 3,
+        _ => 1,
+    })
 }
 
 fn dispatch(command: Command) -> anyhow::Result<()> {
@@ -148,6 +165,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             }
             output::print(query.output, &output::Timed { rows: &rows, now })
         }
+        Command::Release(args) => release::run(&args),
     }
 }
 
@@ -175,15 +193,29 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
 }
 
 fn reader(query: &Query) -> anyhow::Result<Reader> {
-    let path = match &query.ledger {
-        Some(path) => path.clone(),
-        None => ledger_of(&query.config)?,
-    };
-    Ok(Reader::open(&path)?)
+    Ok(Reader::open(&query.ledger()?)?)
 }
 
-fn ledger_of(config: &Path) -> anyhow::Result<PathBuf> {
-    Ok(Config::load(config)?.ledger)
+impl Query {
+    /// The file that is asked.
+    fn ledger(&self) -> anyhow::Result<PathBuf> {
+        match &self.ledger {
+            Some(path) => Ok(path.clone()),
+            None => Ok(Config::load(&self.config)?.ledger),
+        }
+    }
+}
+
+/// NAMESPACE/POD.
+fn pod_key(text: &str) -> Result<PodKey, String> {
+    match text.split_once('/') {
+        Some((namespace, name))
+            if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+        {
+            Ok(PodKey::new(namespace, name))
+        }
+        _ => Err("write NAMESPACE/POD, such as default/web-0".to_owned()),
+    }
 }
 
 /// Who holds the cluster's Lease while an uninstall runs that has no ledger of its own.

@@ -14,6 +14,7 @@ mod import;
 pub(crate) mod journal;
 mod op;
 mod open;
+pub mod operator;
 mod pool;
 mod query;
 mod release;
@@ -456,6 +457,12 @@ impl Ledger {
     /// When the file cannot be read.
     pub fn addresses(&self, all: bool) -> Result<Vec<AddressRow>, Error> {
         query::addresses(&Tx::new(&self.conn), all).map_err(Error::sql("list addresses"))
+    }
+
+    /// The one number that a query answers with.
+    pub(crate) fn number(&self, sql: &str) -> i64 {
+        let answer = self.conn.query_row(sql, [], |row| row.get(0));
+        answer.expect("the query answers with a number")
     }
 }
 

@@ -173,6 +173,18 @@ fn configure(conn: &Connection) -> Result<(), Error> {
 
 /// A connection that can only read, for commands beside a running process.
 pub(crate) fn reader(path: &Path) -> Result<Connection, Error> {
+    beside(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+/// A connection that writes beside a running process, a transaction at a time.
+pub(crate) fn writer(path: &Path) -> Result<Connection, Error> {
+    let conn = beside(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    configure(&conn)?;
+    Ok(conn)
+}
+
+/// Opens a file that is there already, and has the schema of this version.
+fn beside(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
     let open = |source: rusqlite::Error| Error::Open {
         path: path.display().to_string(),
         source: source.into(),
@@ -187,7 +199,7 @@ pub(crate) fn reader(path: &Path) -> Result<Connection, Error> {
             source: source.into(),
         });
     }
-    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(open)?;
+    let conn = Connection::open_with_flags(path, flags).map_err(open)?;
     conn.busy_timeout(BUSY_TIMEOUT).map_err(open)?;
     schema::expect_current(&conn).map_err(Error::Schema)?;
     Ok(conn)

@@ -21,6 +21,28 @@ pub(super) fn next_deadline(tx: &Tx<'_>, cluster: &ClusterId) -> Result<Option<T
         .map(time))
 }
 
+/// Ends a claim; whoever held it holds it no longer. Its address is for the caller to deal with.
+pub(super) fn close(tx: &Tx<'_>, now: Timestamp, claim: i64, why: &str) -> Result<()> {
+    tx.execute(
+        "UPDATE claim SET closed_ms = ?2, closed_why = ?3, holder = NULL, \
+         deleted_ms = coalesce(deleted_ms, ?2), expires_ms = coalesce(expires_ms, ?2) WHERE id = ?1",
+        (claim, now.as_millisecond(), why),
+    )?;
+    Ok(())
+}
+
+/// Makes an address nobody's, and its ENI one to delete.
+pub(super) fn give_up(tx: &Tx<'_>, now: Timestamp, eni: i64, why: &str) -> Result<()> {
+    tx.execute(
+        "UPDATE address SET state = 'detaching', claim = NULL, pod = NULL, gen = gen + 1, \
+         since_ms = ?2, why = ?3 WHERE eni = ?1 AND state <> 'detaching'",
+        (eni, now.as_millisecond(), why),
+    )?;
+    let sql = "UPDATE eni SET target = ?2 WHERE id = ?1";
+    tx.execute(sql, (eni, Target::Gone.as_str()))?;
+    Ok(())
+}
+
 impl Op<'_> {
     /// The pod's deletion was asked for at `at`. The first word of it counts; it starts the clock
     /// of the claim, also for a pod that was accepted and still waits.
@@ -174,20 +196,14 @@ impl Op<'_> {
 
     /// Nobody's any more: the address is free when the ENI's deletion is confirmed.
     pub(super) fn give_up(&mut self, eni: i64, why: &str) -> Result<()> {
-        self.tx.execute(
-            "UPDATE address SET state = 'detaching', claim = NULL, pod = NULL, gen = gen + 1, \
-             since_ms = ?2, why = ?3 WHERE eni = ?1 AND state <> 'detaching'",
-            (eni, self.now_ms(), why),
-        )?;
+        give_up(self.tx, self.now, eni, why)?;
         self.explained.clear();
-        self.set_target(eni, Target::Gone)?;
         self.progress(eni)
     }
 
     /// Ends a claim that nobody holds; its address follows when the ENI is deleted.
     pub(super) fn close(&mut self, claim: i64, eni: i64, why: &str) -> Result<()> {
-        let sql = "UPDATE claim SET closed_ms = ?2, closed_why = ?3 WHERE id = ?1";
-        self.tx.execute(sql, (claim, self.now_ms(), why))?;
+        close(self.tx, self.now, claim, why)?;
         self.give_up(eni, why)
     }
 

@@ -6,6 +6,7 @@
 mod cloud;
 mod crossing;
 mod keeping;
+mod operator;
 mod pool;
 mod restart;
 
@@ -113,13 +114,22 @@ impl World {
     }
 
     fn with(settings: Settings) -> Self {
-        let now = Timestamp::from_second(1_800_000_000).unwrap();
-        let mut ledger = Ledger::in_memory(settings.clone(), now).unwrap();
+        Self::on(Ledger::in_memory(settings, Self::begin()).unwrap())
+    }
+
+    /// When every script begins.
+    fn begin() -> Timestamp {
+        Timestamp::from_second(1_800_000_000).unwrap()
+    }
+
+    fn on(mut ledger: Ledger) -> Self {
+        let now = Self::begin();
         let loaded = ledger.load(now).unwrap();
+        let cloud = ledger.settings().cloud.clone();
         let mut world = Self {
             now,
             ledger,
-            engine: Engine::new(settings.cloud, loaded, now),
+            engine: Engine::new(cloud, loaded, now),
             api: BTreeMap::new(),
             api_is_away: false,
             pending: VecDeque::new(),
