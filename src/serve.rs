@@ -150,10 +150,15 @@ fn parts(
     let loaded = ledger.load(clock::wall())?;
     let engine = Engine::new(config.cloud.clone(), loaded, clock.now());
     let (results, done) = mpsc::unbounded_channel();
-    let writer = Writer::start(ledger, clock::wall, move |result| {
-        // Once serving has ended nobody needs results any more; they are committed all the same.
-        drop(results.send(result));
-    })
+    let time = clock.clone();
+    let writer = Writer::start(
+        ledger,
+        move || time.now(),
+        move |result| {
+            // Once serving has ended nobody needs results any more; they are committed all the same.
+            drop(results.send(result));
+        },
+    )
     .context("could not start the ledger's writer")?;
     let nodes = table.all().into_iter().map(|node| {
         let info = NodeInfo {

@@ -460,6 +460,7 @@ impl Ledger {
     }
 
     /// The one number that a query answers with.
+    #[cfg(test)]
     pub(crate) fn number(&self, sql: &str) -> i64 {
         let answer = self.conn.query_row(sql, [], |row| row.get(0));
         answer.expect("the query answers with a number")
