@@ -465,6 +465,11 @@ impl Ledger {
         let answer = self.conn.query_row(sql, [], |row| row.get(0));
         answer.expect("the query answers with a number")
     }
+
+    /// What contradicts the promises, from the file alone.
+    pub(crate) fn check(&self) -> rusqlite::Result<Vec<crate::check::Violation>> {
+        crate::check::all(&Tx::new(&self.conn))
+    }
 }
 
 /// An address and the ENI that carries it, for texts.

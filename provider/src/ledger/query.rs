@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Result, Row};
 use serde::Serialize;
 
+use crate::check::{self, Violation};
 use crate::id::{ClusterId, EniId, NodeName, PodKey, PodUid, VSwitchId, Zone};
 use crate::ledger::op::time;
 use crate::ledger::{Error, open, pool};
@@ -203,6 +204,18 @@ impl Reader {
         self.read("read a claim", |tx| {
             let key = (cluster.as_str(), &*key.namespace, &*key.name);
             tx.row(&sql, key, |row| claim_row(row, now))
+        })
+    }
+
+    /// What contradicts the promises of the ledger, from the file alone.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn check(&self) -> std::result::Result<Vec<Violation>, Error> {
+        self.read("check the ledger", |tx| {
+            let mut found = check::file(tx)?;
+            found.extend(check::all(tx)?);
+            Ok(found)
         })
     }
 

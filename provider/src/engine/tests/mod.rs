@@ -108,6 +108,16 @@ fn slow_cloud() -> Config {
     }
 }
 
+/// Every test ends with the proof that nothing was lost, doubled or stolen on the way.
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let found = self.ledger.check().unwrap();
+            assert!(found.is_empty(), "{found:#?}");
+        }
+    }
+}
+
 impl World {
     fn new() -> Self {
         Self::with(settings("192.168.1.0/24", Config::default()))
