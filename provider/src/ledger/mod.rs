@@ -467,6 +467,7 @@ impl Ledger {
     }
 
     /// What contradicts the promises, from the file alone.
+    #[cfg(test)]
     pub(crate) fn check(&self) -> rusqlite::Result<Vec<crate::check::Violation>> {
         crate::check::all(&Tx::new(&self.conn))
     }
