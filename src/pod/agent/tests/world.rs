@@ -401,7 +401,7 @@ impl World {
                 let answer = api.delete_uid(&key, &uid).map(boxed);
                 (self.now, Input::DeleteSent(uid, answer))
             }
-            Action::Tolerate(uid, key, step) => {
+            Action::Tolerate(uid, key, _, step) => {
                 let answer = api.tolerate(&key, &uid, step).map(drop);
                 (self.now, Input::Tolerated(uid, answer))
             }
