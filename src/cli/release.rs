@@ -1,8 +1,8 @@
 //! `holdfast release`: ends a claim before its time.
 
 use holdfast_provider::id::{ClusterId, PodKey};
-use holdfast_provider::ledger::operator::{Operator, Release, Released};
 use holdfast_provider::ledger;
+use holdfast_provider::ledger::operator::{Operator, Release, Released};
 use serde::Serialize;
 
 use super::output;

@@ -206,7 +206,7 @@ impl Reader {
         Ok(found.filter(|claim| claim.state != ClaimState::Over))
     }
 
-    fn read<T>(
+    pub(super) fn read<T>(
         &self,
         operation: &'static str,
         query: impl FnOnce(&Tx<'_>) -> Result<T>,
