@@ -10,6 +10,7 @@
 
 mod acquire;
 mod eni;
+pub mod history;
 mod import;
 pub(crate) mod journal;
 mod op;

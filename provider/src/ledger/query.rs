@@ -219,7 +219,7 @@ impl Reader {
         })
     }
 
-    fn read<T>(
+    pub(super) fn read<T>(
         &self,
         operation: &'static str,
         query: impl FnOnce(&Tx<'_>) -> Result<T>,

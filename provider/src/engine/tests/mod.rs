@@ -5,6 +5,7 @@
 
 mod cloud;
 mod crossing;
+mod history;
 mod keeping;
 mod operator;
 mod pool;

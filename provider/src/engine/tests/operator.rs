@@ -3,21 +3,22 @@
 use tempfile::TempDir;
 
 use super::*;
+use crate::ledger::Reader;
 use crate::ledger::operator::{Error, Operator, Release, Released};
 
 /// A world whose ledger is a file, and an operator with another connection to it.
-struct Desk {
-    world: World,
+pub(super) struct Desk {
+    pub(super) world: World,
     operator: Operator,
     dir: TempDir,
 }
 
 impl Desk {
-    fn new(cloud: Config) -> Self {
+    pub(super) fn new(cloud: Config) -> Self {
         Self::with("192.168.1.0/24", cloud)
     }
 
-    fn with(cidr: &str, cloud: Config) -> Self {
+    pub(super) fn with(cidr: &str, cloud: Config) -> Self {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("holdfast.db");
         let settings = settings(cidr, cloud);
@@ -29,7 +30,7 @@ impl Desk {
         }
     }
 
-    fn release(&mut self, name: &str, force: bool) -> Result<Released, Error> {
+    pub(super) fn release(&mut self, name: &str, force: bool) -> Result<Released, Error> {
         let release = Release {
             key: &PodKey::new("default", name),
             cluster: None,
@@ -39,6 +40,10 @@ impl Desk {
         let released = self.operator.release(self.world.now, &release);
         self.look();
         released
+    }
+
+    pub(super) fn reader(&self) -> Reader {
+        Reader::open(&self.dir.path().join("holdfast.db")).unwrap()
     }
 
     /// What the shell does every second.
