@@ -183,12 +183,10 @@ fn log_to_stderr() {
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("could not start")?;
+    // One thread: what runs here waits nearly always, and each further thread keeps memory of its
+    // own. The ledger has a thread to itself.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().context("could not start")?;
     runtime.block_on(work)
 }
 

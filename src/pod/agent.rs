@@ -151,7 +151,7 @@ struct Pod {
     seen_at: Timestamp,
     opt_in: OptIn,
     /// Fixed IP on a class that offers none: the pod stays Pending and says so.
-    refused: Option<Network>,
+    refused: Option<Box<Network>>,
     /// The address that the API showed first, until the engine was told.
     published: Option<Box<Published>>,
     told: Told,
@@ -291,10 +291,10 @@ impl Agent {
             if matches!(opt_in.fixed_ip, FixedIp::Unsupported { .. })
                 && reason == Reason::FixedIPUnsupported
             {
-                refused = Some(Network::Waiting {
+                refused = Some(Box::new(Network::Waiting {
                     reason,
                     note: warning.note.clone(),
-                });
+                }));
             }
             if is_news {
                 let uid = Arc::new(uid.clone());
@@ -748,7 +748,7 @@ fn network_of(pod: &Pod, engine: &Engine) -> Network {
         Network::Pending
     };
     match (&pod.refused, engine.network(pod.record.uid())) {
-        (Some(refused), _) if !leaving => refused.clone(),
+        (Some(refused), _) if !leaving => Network::clone(refused),
         (Some(_), _) | (None, None) => unknown,
         (None, Some(network)) => network.clone(),
     }
