@@ -95,6 +95,7 @@ CREATE TRIGGER address_step BEFORE UPDATE OF state, claim, pod, eni ON address
       WHEN 'free>in_use' THEN TRUE
       WHEN 'free>excluded' THEN TRUE
       WHEN 'excluded>free' THEN TRUE
+      WHEN 'in_use>in_use' THEN new.claim IS NULL AND new.pod IS old.pod AND new.eni IS old.eni
       WHEN 'in_use>retained' THEN new.claim IS old.claim AND new.eni IS old.eni
       WHEN 'retained>in_use' THEN new.claim IS old.claim AND new.eni IS old.eni
       WHEN 'in_use>detaching' THEN new.eni IS old.eni

@@ -3,18 +3,25 @@
 //! Owns arguments, exit codes and output formats. Contains no rule: `run` is wired in
 //! [`crate::serve`], and the commands that read ask [`holdfast_provider::ledger::Reader`].
 //!
-//! Exit codes: 0 done, 1 it failed, 2 the arguments or the configuration are wrong.
+//! Exit codes: 0 done, 1 it failed, 2 the arguments or the configuration are wrong, 3 the address
+//! is in use.
 
 mod output;
+mod release;
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
-use holdfast_provider::ledger::Reader;
+use holdfast_provider::id::PodKey;
+use holdfast_provider::ledger::{self, Reader, operator};
+use kube::Client;
 use tracing_subscriber::EnvFilter;
 
+use crate::chain::chain;
+use crate::cluster_lease::ClusterLease;
 use crate::config::{self, Config};
 use crate::{clock, kube_client, node, serve, webhook};
 
@@ -53,6 +60,8 @@ enum Command {
         #[arg(short, long)]
         namespace: Option<String>,
     },
+    /// End the claim of a pod that is gone before its time, so that its address becomes free.
+    Release(release::Args),
 }
 
 #[derive(Debug, Args)]
@@ -95,13 +104,25 @@ pub fn main() -> ExitCode {
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("holdfast: {error:#}");
-            let is_usage = error
-                .chain()
-                .any(<dyn std::error::Error>::is::<config::Error>);
-            ExitCode::from(if is_usage { 2 } else { 1 })
+            eprintln!("holdfast: {}", chain(error.as_ref()));
+            exit_code(&error)
         }
     }
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let is_usage = error
+        .chain()
+        .any(<dyn std::error::Error>::is::<config::Error>);
+    let in_use = matches!(
+        error.downcast_ref::<operator::Error>(),
+        Some(operator::Error::InUse { .. })
+    );
+    ExitCode::from(match (is_usage, in_use) {
+        (true, _) => 2,
+        (_, true) => 3,
+        _ => 1,
+    })
 }
 
 fn dispatch(command: Command) -> anyhow::Result<()> {
@@ -144,51 +165,101 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             }
             output::print(query.output, &output::Timed { rows: &rows, now })
         }
+        Command::Release(args) => release::run(&args),
     }
 }
 
+/// What is logged unless RUST_LOG says otherwise. kube's client reports every connection that
+/// fails, and so does whoever tried, once per outage and with the purpose.
+const LOGGED: &str = "info,kube_client=off";
+
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("could not start")?;
+    // One thread: what runs here waits nearly always, and each further thread keeps memory of its
+    // own. The ledger has a thread to itself.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().context("could not start")?;
     runtime.block_on(work)
 }
 
 fn reader(query: &Query) -> anyhow::Result<Reader> {
-    let path = match &query.ledger {
-        Some(path) => path.clone(),
-        None => ledger_of(&query.config)?,
-    };
-    Ok(Reader::open(&path)?)
+    Ok(Reader::open(&query.ledger()?)?)
 }
 
-fn ledger_of(config: &Path) -> anyhow::Result<PathBuf> {
-    Ok(Config::load(config)?.ledger)
+impl Query {
+    /// The file that is asked.
+    fn ledger(&self) -> anyhow::Result<PathBuf> {
+        match &self.ledger {
+            Some(path) => Ok(path.clone()),
+            None => Ok(Config::load(&self.config)?.ledger),
+        }
+    }
 }
+
+/// NAMESPACE/POD.
+fn pod_key(text: &str) -> Result<PodKey, String> {
+    match text.split_once('/') {
+        Some((namespace, name))
+            if !namespace.is_empty() && !name.is_empty() && !name.contains('/') =>
+        {
+            Ok(PodKey::new(namespace, name))
+        }
+        _ => Err("write NAMESPACE/POD, such as default/web-0".to_owned()),
+    }
+}
+
+/// Who holds the cluster's Lease while an uninstall runs that has no ledger of its own.
+const UNINSTALL: &str = "uninstall";
 
 async fn uninstall(config: &Config, kubeconfig: Option<&Path>) -> anyhow::Result<()> {
+    let ledger = &config.ledger;
+    if ledger::is_running(ledger)? {
+        bail!(
+            "a holdfast still runs on the ledger {} and would make everything anew: stop it first",
+            ledger.display()
+        );
+    }
+    let known = if ledger.exists() {
+        Reader::open(ledger)?.id()?
+    } else {
+        None
+    };
     let cluster = kube_client::config(kubeconfig).await?;
     let client = kube_client::client(&cluster)?;
-    let removed = node::uninstall(client.clone(), config).await?;
-    webhook::unregister(client).await?;
-    let nodes = removed.nodes.len();
+    // Nobody else can begin to serve the cluster while its nodes go.
+    let holder = known.as_deref().unwrap_or(UNINSTALL);
+    let mut lease = ClusterLease::acquire(kube_client::client(&cluster)?, holder, false)
+        .await
+        .context("nothing was removed")?;
+    let removed = tokio::select! {
+        removed = remove_all(client, config) => removed?,
+        lost = lease.hold() => return Err(lost).context("stopped halfway"),
+    };
+    lease.release().await?;
+    for node in &removed.nodes {
+        println!("removed node {node}");
+    }
     println!(
-        "removed {nodes} nodes, {} leases and the webhook configuration",
+        "removed {} nodes, {} node leases, the cluster's lease and the webhook configuration",
+        removed.nodes.len(),
         removed.leases
     );
     for kept in removed.kept {
         println!("left alone: node {kept}, which holdfast did not make");
     }
     Ok(())
+}
+
+/// The webhook goes first: left behind alone, it would keep pods from being created.
+async fn remove_all(client: Client, config: &Config) -> anyhow::Result<node::Uninstalled> {
+    webhook::unregister(client.clone()).await?;
+    Ok(node::uninstall(client, config).await?)
 }

@@ -39,9 +39,20 @@ pub(super) struct Timed<'a, T> {
 
 /// Writes the answer to standard output. A reader that has enough, such as `head`, is no error.
 pub(super) fn print(format: Format, answer: &impl Table) -> anyhow::Result<()> {
+    print_as(format, answer, |wide| {
+        columns(&answer.header(wide), &answer.rows(wide))
+    })
+}
+
+/// The same for an answer that people read as something else than one table.
+pub(super) fn print_as(
+    format: Format,
+    answer: &impl Serialize,
+    text: impl FnOnce(bool) -> String,
+) -> anyhow::Result<()> {
     let text = match format {
-        Format::Table => columns(&answer.header(false), &answer.rows(false)),
-        Format::Wide => columns(&answer.header(true), &answer.rows(true)),
+        Format::Table => text(false),
+        Format::Wide => text(true),
         Format::Json => {
             serde_json::to_string_pretty(answer).context("could not write JSON")? + "\n"
         }

@@ -283,14 +283,17 @@ fn an_unknown_node_is_read_and_an_absent_one_created() {
 }
 
 #[test]
-fn only_label_and_provider_id_together_prove_a_node_ours() {
+fn the_provider_id_alone_proves_a_node_ours() {
     let mut unlabelled = created(ACS);
     unlabelled["metadata"]["labels"] = json!({});
+    let mut prepared = created(ACS);
+    prepared["spec"]["providerID"] = "".into();
     let mut other_provider = created(ACS);
     other_provider["spec"]["providerID"] = "kwok://n".into();
 
     assert!(view(created(ACS)).is_ours());
-    assert!(!view(unlabelled).is_ours());
+    assert!(view(unlabelled).is_ours());
+    assert!(!view(prepared).is_ours());
     assert!(!view(other_provider).is_ours());
 }
 

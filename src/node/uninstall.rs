@@ -1,12 +1,16 @@
 //! Removing the nodes: the only thing that does. Running it again removes what is left.
+//!
+//! A node is holdfast's when its provider id says so, whether the configuration still names it or
+//! not. One that carries a configured name and another provider id is somebody else's.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_provider::id::NodeName;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Client;
-use kube::api::{Api, DeleteParams, Preconditions};
+use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 
 use super::lease;
 use super::view::NodeView;
@@ -14,6 +18,8 @@ use crate::config::Config;
 
 /// As many as the lanes that made the nodes.
 const REQUESTS_MAX: usize = 16;
+/// Nodes in one answer; a real node takes some 10 kB.
+const PAGE: u32 = 500;
 /// For one request.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -31,6 +37,12 @@ pub struct Uninstalled {
 /// Nodes or leases could not be removed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The nodes could not be listed.
+    #[error("cannot list the nodes")]
+    List(#[source] kube::Error),
+    /// The list did not come.
+    #[error("no answer within {} s while listing the nodes", TIMEOUT.as_secs())]
+    ListTimedOut,
     /// The API server refused or could not be reached.
     #[error("cannot {operation} of node {node}")]
     Request {
@@ -50,47 +62,81 @@ pub enum Error {
     },
 }
 
-enum Removed {
+/// What is there under one name.
+enum Found {
+    /// No node; a lease may be left.
     Nothing,
-    Lease,
-    Node { with_lease: bool },
-    Kept,
+    /// Our node, with this UID.
+    Ours(String),
+    /// A node of somebody else.
+    Foreign,
 }
 
-/// Removes the nodes of `config` and their leases, as far as they carry our label and our
-/// provider id.
+/// Removes all nodes that holdfast made and their leases, and the leases that are left of the
+/// nodes of `config`.
+///
+/// # Errors
+/// When the API server refuses or does not answer; what was removed by then stays removed.
 pub async fn uninstall(client: Client, config: &Config) -> Result<Uninstalled, Error> {
-    let mut removed: Vec<(NodeName, Removed)> = stream::iter(&config.nodes)
-        .map(|spec| {
-            let (client, name) = (client.clone(), spec.name.clone());
+    let found = find(&client, config).await?;
+    let mut result = Uninstalled::default();
+    let mut ours = Vec::new();
+    for (name, found) in found {
+        match found {
+            Found::Foreign => result.kept.push(name),
+            Found::Nothing => ours.push((name, None)),
+            Found::Ours(uid) => ours.push((name, Some(uid))),
+        }
+    }
+    let mut removals = stream::iter(ours)
+        .map(|(name, uid)| {
+            let client = client.clone();
             async move {
-                let removed = tokio::time::timeout(TIMEOUT, remove(client, &name))
+                let removal = remove(client, &name, uid.as_deref());
+                let with_lease = tokio::time::timeout(TIMEOUT, removal)
                     .await
                     .map_err(|_| Error::TimedOut { node: name.clone() })??;
-                Ok((name, removed))
+                Ok((name, uid.is_some(), with_lease))
             }
         })
-        .buffer_unordered(REQUESTS_MAX)
-        .try_collect()
-        .await?;
-    removed.sort_by(|(a, _), (b, _)| a.cmp(b));
-
-    let mut result = Uninstalled::default();
-    for (name, removed) in removed {
-        match removed {
-            Removed::Nothing => {}
-            Removed::Lease => result.leases += 1,
-            Removed::Node { with_lease } => {
-                result.nodes.push(name);
-                result.leases += usize::from(with_lease);
-            }
-            Removed::Kept => result.kept.push(name),
-        }
+        .buffered(REQUESTS_MAX);
+    while let Some((name, is_node, with_lease)) = removals.try_next().await? {
+        result.nodes.extend(is_node.then_some(name));
+        result.leases += usize::from(with_lease);
     }
     Ok(result)
 }
 
-async fn remove(client: Client, name: &NodeName) -> Result<Removed, Error> {
+/// Our nodes, and what there is under the names of `config`.
+async fn find(client: &Client, config: &Config) -> Result<BTreeMap<NodeName, Found>, Error> {
+    let nodes: Api<NodeView> = Api::all(client.clone());
+    let names = config.nodes.iter();
+    let mut found: BTreeMap<NodeName, Found> = names
+        .map(|spec| (spec.name.clone(), Found::Nothing))
+        .collect();
+    let mut params = ListParams::default().limit(PAGE);
+    loop {
+        let page = tokio::time::timeout(TIMEOUT, nodes.list(&params))
+            .await
+            .map_err(|_| Error::ListTimedOut)?
+            .map_err(Error::List)?;
+        for node in page.items {
+            let name = NodeName::from(node.name());
+            if node.is_ours() {
+                found.insert(name, Found::Ours(node.uid().to_owned()));
+            } else if let Some(configured) = found.get_mut(&name) {
+                *configured = Found::Foreign;
+            }
+        }
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(found),
+        }
+    }
+}
+
+/// Removes the lease `name` and the node of that `uid`, and says whether there was a lease.
+async fn remove(client: Client, name: &NodeName, uid: Option<&str>) -> Result<bool, Error> {
     let failed = |operation| {
         move |source| Error::Request {
             operation,
@@ -101,30 +147,18 @@ async fn remove(client: Client, name: &NodeName) -> Result<Removed, Error> {
     let nodes: Api<NodeView> = Api::all(client.clone());
     let leases: Api<Lease> = Api::namespaced(client, lease::NAMESPACE);
 
-    let found = nodes
-        .get_opt(name.as_str())
-        .await
-        .map_err(failed("read the object"))?;
-    if found.as_ref().is_some_and(|node| !node.is_ours()) {
-        return Ok(Removed::Kept);
-    }
     // The lease first: once its owner is gone, the garbage collector may be sooner.
     let with_lease = absent_is_fine(leases.delete(name.as_str(), &DeleteParams::default()).await)
         .map_err(failed("delete the lease"))?;
-    if let Some(node) = &found {
-        let uid = Preconditions {
-            uid: Some(node.uid().to_owned()),
+    if let Some(uid) = uid {
+        let params = DeleteParams::default().preconditions(Preconditions {
+            uid: Some(uid.to_owned()),
             resource_version: None,
-        };
-        let params = DeleteParams::default().preconditions(uid);
+        });
         absent_is_fine(nodes.delete(name.as_str(), &params).await)
             .map_err(failed("delete the object"))?;
     }
-    Ok(match (found, with_lease) {
-        (Some(_), with_lease) => Removed::Node { with_lease },
-        (None, true) => Removed::Lease,
-        (None, false) => Removed::Nothing,
-    })
+    Ok(with_lease)
 }
 
 /// Whether there was something to delete.

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::{Deserialize, Deserializer};
 
-use super::object::{METRICS_PATH, NODE_TYPE_LABEL, PROVIDER_SCHEME};
+use super::object::{METRICS_PATH, PROVIDER_SCHEME};
 
 /// A Node as the API server showed it.
 #[derive(Clone, Debug, Deserialize)]
@@ -139,9 +139,10 @@ impl NodeView {
             .any(|mark| !mark.is_empty() && !mark.starts_with(PROVIDER_SCHEME))
     }
 
-    /// Whether holdfast made it, beyond doubt: enough to delete it.
+    /// Whether holdfast made or adopted it, beyond doubt: enough to delete it. Nobody else writes
+    /// such a provider id, and nobody can change it afterwards (ValidateNodeUpdate).
     pub(super) fn is_ours(&self) -> bool {
-        self.label(NODE_TYPE_LABEL).is_some() && self.provider_id().starts_with(PROVIDER_SCHEME)
+        self.provider_id().starts_with(PROVIDER_SCHEME)
     }
 
     /// Whether `other` was read before this one. Resource versions of one kind are ordered

@@ -5,10 +5,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod cli;
 mod crossing;
 mod keeping;
 mod life;
+mod nodes;
 mod opt_in;
 mod pool;
 mod restart;
 mod support;
+mod webhook;

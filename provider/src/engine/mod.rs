@@ -47,7 +47,8 @@ const LOOK_PERIOD: SignedDuration = SignedDuration::from_secs(5);
 /// See the module.
 pub struct Engine {
     cloud: sim::Config,
-    pods: HashMap<PodUid, Pod>,
+    /// Boxed, so that growing the map moves pointers and its spare places cost little.
+    pods: HashMap<PodUid, Box<Pod>>,
     /// Pods without an address, longest waiting first.
     waiting: BTreeMap<(Timestamp, u64), PodUid>,
     flights: BTreeMap<EniRow, Flight>,
@@ -120,7 +121,9 @@ impl Engine {
             effects: Vec::new(),
         };
         for pod in loaded.pods {
-            engine.pods.insert(pod.state.uid.clone(), Pod::loaded(pod));
+            engine
+                .pods
+                .insert(pod.state.uid.clone(), Box::new(Pod::loaded(pod)));
         }
         for task in loaded.tasks {
             engine.start_call(now, task);
@@ -166,7 +169,7 @@ impl Engine {
 
     /// The network of a pod, as last committed.
     pub fn network(&self, uid: &PodUid) -> Option<&Network> {
-        self.pods.get(uid).map(Pod::network)
+        self.pods.get(uid).map(|pod| pod.network())
     }
 
     /// Whether every running pod is known and new ones are served.

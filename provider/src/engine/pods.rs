@@ -29,7 +29,8 @@ pub(super) struct Pod {
     busy: bool,
     attempts: u32,
     network: Network,
-    blocked: Option<Waiting>,
+    /// Boxed: most pods do not wait.
+    blocked: Option<Box<Waiting>>,
 }
 
 /// What the outside has told.
@@ -175,7 +176,7 @@ impl Engine {
         let pod = self
             .pods
             .entry(uid.clone())
-            .or_insert_with(|| Pod::seen(facts.key.clone()));
+            .or_insert_with(|| Box::new(Pod::seen(facts.key.clone())));
         pod.foreign = foreign;
         if !pod.have.acquired && pod.facts.is_none() {
             pod.facts = Some(Box::new(facts));
@@ -195,7 +196,7 @@ impl Engine {
             pod.network = Network::Detached;
             self.effects.push(Effect::Publish(uid.clone()));
         }
-        if self.pods.get(uid).is_some_and(Pod::is_over) {
+        if self.pods.get(uid).is_some_and(|pod| pod.is_over()) {
             self.unblock(uid);
         }
         self.drive(uid);
@@ -312,11 +313,11 @@ impl Engine {
         self.waiting.insert(place, state.uid.clone());
         let soon = reason == Reason::FixedIPWaiting;
         let unsaid = soon.then(|| (reason, note.clone()));
-        pod.blocked = Some(Waiting {
+        pod.blocked = Some(Box::new(Waiting {
             blocked,
             place,
             unsaid,
-        });
+        }));
         if soon {
             self.timers
                 .insert((now + WAITING_NOTICE, Timer::Pod(state.uid)));
@@ -381,7 +382,7 @@ impl Engine {
         let first = self.waiting.values().find(|uid| {
             self.pods.get(*uid).is_some_and(|pod| {
                 !pod.busy
-                    && matches!(&pod.blocked, Some(Waiting { blocked: Blocked::Pool(allowed), .. })
+                    && matches!(pod.blocked.as_deref(), Some(Waiting { blocked: Blocked::Pool(allowed), .. })
                         if allowed.contains(vswitch))
             })
         });

@@ -10,10 +10,12 @@
 
 mod acquire;
 mod eni;
+pub mod history;
 mod import;
 pub(crate) mod journal;
 mod op;
 mod open;
+pub mod operator;
 mod pool;
 mod query;
 mod release;
@@ -35,6 +37,7 @@ use crate::settings::Settings;
 use crate::sql::Tx;
 
 pub use journal::{Hold, Note};
+pub use open::is_running;
 pub use query::{AddressRow, ClaimRow, ClaimState, Reader, VSwitchRow};
 pub use writer::{Done, Gone, Work, Writer};
 
@@ -439,14 +442,29 @@ impl Ledger {
     }
 }
 
-#[cfg(test)]
+/// What [`Reader`] answers beside a running process, for whoever has the ledger itself.
 impl Ledger {
-    pub(crate) fn claims(&self, now: Timestamp) -> rusqlite::Result<Vec<ClaimRow>> {
-        query::claims(&Tx::new(&self.conn), now)
+    /// All open claims, by key. `now` tells which have run out.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn claims(&self, now: Timestamp) -> Result<Vec<ClaimRow>, Error> {
+        query::claims(&Tx::new(&self.conn), now).map_err(Error::sql("list claims"))
     }
 
-    pub(crate) fn addresses(&self, all: bool) -> rusqlite::Result<Vec<AddressRow>> {
-        query::addresses(&Tx::new(&self.conn), all)
+    /// The addresses that somebody has or had, or with `all` the free ones too.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn addresses(&self, all: bool) -> Result<Vec<AddressRow>, Error> {
+        query::addresses(&Tx::new(&self.conn), all).map_err(Error::sql("list addresses"))
+    }
+
+    /// The one number that a query answers with.
+    #[cfg(test)]
+    pub(crate) fn number(&self, sql: &str) -> i64 {
+        let answer = self.conn.query_row(sql, [], |row| row.get(0));
+        answer.expect("the query answers with a number")
     }
 
     /// Writes a copy of the file for a test that breaks it.
@@ -461,6 +479,7 @@ impl Ledger {
     }
 
     /// What contradicts the promises, from the file alone.
+    #[cfg(test)]
     pub(crate) fn check(&self) -> rusqlite::Result<Vec<crate::check::Violation>> {
         crate::check::all(&Tx::new(&self.conn))
     }

@@ -94,7 +94,7 @@ impl Ledger {
 /// The lock file beside the ledger. SQLite's own locks are per transaction, and commands may
 /// write between them; this one says that a process is running.
 fn lock(path: &Path) -> Result<File, Error> {
-    let name = PathBuf::from(format!("{}.lock", path.display()));
+    let name = lock_name(path);
     let open = |source: std::io::Error| Error::Open {
         path: name.display().to_string(),
         source: source.into(),
@@ -110,6 +110,32 @@ fn lock(path: &Path) -> Result<File, Error> {
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked {
             path: path.display().to_string(),
         }),
+        Err(std::fs::TryLockError::Error(source)) => Err(open(source)),
+    }
+}
+
+fn lock_name(path: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.lock", path.display()))
+}
+
+/// Whether a process has the ledger at `path` open by [`Ledger::open`]. Makes no file.
+///
+/// # Errors
+/// When the lock beside the ledger cannot be looked at.
+pub fn is_running(path: &Path) -> Result<bool, Error> {
+    let name = lock_name(path);
+    let open = |source: std::io::Error| Error::Open {
+        path: name.display().to_string(),
+        source: source.into(),
+    };
+    let file = match File::open(&name) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(open(error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(true),
         Err(std::fs::TryLockError::Error(source)) => Err(open(source)),
     }
 }
@@ -140,13 +166,25 @@ fn configure(conn: &Connection) -> Result<(), Error> {
     conn.set_prepared_statement_cache_capacity(128);
     conn.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
-         PRAGMA trusted_schema = OFF; PRAGMA cache_size = -4096; PRAGMA temp_store = MEMORY;",
+         PRAGMA trusted_schema = OFF; PRAGMA cache_size = -2048; PRAGMA temp_store = MEMORY;",
     )
     .map_err(Error::sql("configure the connection"))
 }
 
 /// A connection that can only read, for commands beside a running process.
 pub(crate) fn reader(path: &Path) -> Result<Connection, Error> {
+    beside(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
+}
+
+/// A connection that writes beside a running process, a transaction at a time.
+pub(crate) fn writer(path: &Path) -> Result<Connection, Error> {
+    let conn = beside(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    configure(&conn)?;
+    Ok(conn)
+}
+
+/// Opens a file that is there already, and has the schema of this version.
+fn beside(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
     let open = |source: rusqlite::Error| Error::Open {
         path: path.display().to_string(),
         source: source.into(),
@@ -161,7 +199,7 @@ pub(crate) fn reader(path: &Path) -> Result<Connection, Error> {
             source: source.into(),
         });
     }
-    let conn = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(open)?;
+    let conn = Connection::open_with_flags(path, flags).map_err(open)?;
     conn.busy_timeout(BUSY_TIMEOUT).map_err(open)?;
     schema::expect_current(&conn).map_err(Error::Schema)?;
     Ok(conn)
@@ -211,4 +249,39 @@ fn seed(id: &str, now: Timestamp) -> u64 {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
         .as_u64_pair()
         .0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cloud::sim;
+    use crate::settings::Retention;
+
+    #[test]
+    fn a_ledger_is_running_exactly_while_it_is_open_and_asking_makes_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("holdfast.db");
+        assert!(!is_running(&path).unwrap());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let settings = Settings {
+            cluster: "cluster".into(),
+            region: "region".into(),
+            vpc: "vpc".into(),
+            vswitches: Vec::new(),
+            retention: Retention {
+                default_hours: 48,
+                hour: jiff::SignedDuration::from_hours(1),
+            },
+            cloud: sim::Config::default(),
+            history_days: 30,
+        };
+        let ledger = Ledger::open(&path, settings.clone(), Timestamp::UNIX_EPOCH).unwrap();
+        assert!(is_running(&path).unwrap());
+        let second = Ledger::open(&path, settings, Timestamp::UNIX_EPOCH);
+        assert!(matches!(second, Err(Error::Locked { .. })));
+
+        drop(ledger);
+        assert!(!is_running(&path).unwrap());
+    }
 }

@@ -133,6 +133,16 @@ impl Reader {
         })
     }
 
+    /// The ledger's own id, the holder of the cluster's Lease; `None` when it never was in use.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn id(&self) -> std::result::Result<Option<String>, Error> {
+        self.read("read the ledger's identity", |tx| {
+            tx.row("SELECT id FROM ledger", [], |row| row.get(0))
+        })
+    }
+
     /// All configured vSwitches, in configuration order.
     ///
     /// # Errors
@@ -179,22 +189,22 @@ impl Reader {
         self.read("list claims", |tx| claims(tx, now))
     }
 
-    /// The open claim of one key, unless its time is over.
+    /// The open claim of one key. Whether its time is over is for the ledger's own clock to say,
+    /// which closes it then.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn unexpired_claim(
+    pub fn open_claim(
         &self,
         cluster: &ClusterId,
         key: &PodKey,
         now: Timestamp,
     ) -> std::result::Result<Option<ClaimRow>, Error> {
         let sql = format!("{CLAIM} AND c.cluster = ?1 AND c.namespace = ?2 AND c.name = ?3");
-        let found = self.read("read a claim", |tx| {
+        self.read("read a claim", |tx| {
             let key = (cluster.as_str(), &*key.namespace, &*key.name);
             tx.row(&sql, key, |row| claim_row(row, now))
-        })?;
-        Ok(found.filter(|claim| claim.state != ClaimState::Over))
+        })
     }
 
     /// What contradicts the promises of the ledger, from the file alone.
@@ -209,7 +219,7 @@ impl Reader {
         })
     }
 
-    fn read<T>(
+    pub(super) fn read<T>(
         &self,
         operation: &'static str,
         query: impl FnOnce(&Tx<'_>) -> Result<T>,

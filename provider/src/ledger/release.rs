@@ -21,6 +21,28 @@ pub(super) fn next_deadline(tx: &Tx<'_>, cluster: &ClusterId) -> Result<Option<T
         .map(time))
 }
 
+/// Ends a claim; whoever held it holds it no longer. Its address is for the caller to deal with.
+pub(super) fn close(tx: &Tx<'_>, now: Timestamp, claim: i64, why: &str) -> Result<()> {
+    tx.execute(
+        "UPDATE claim SET closed_ms = ?2, closed_why = ?3, holder = NULL, \
+         deleted_ms = coalesce(deleted_ms, ?2), expires_ms = coalesce(expires_ms, ?2) WHERE id = ?1",
+        (claim, now.as_millisecond(), why),
+    )?;
+    Ok(())
+}
+
+/// Makes an address nobody's, and its ENI one to delete.
+pub(super) fn give_up(tx: &Tx<'_>, now: Timestamp, eni: i64, why: &str) -> Result<()> {
+    tx.execute(
+        "UPDATE address SET state = 'detaching', claim = NULL, pod = NULL, gen = gen + 1, \
+         since_ms = ?2, why = ?3 WHERE eni = ?1 AND state <> 'detaching'",
+        (eni, now.as_millisecond(), why),
+    )?;
+    let sql = "UPDATE eni SET target = ?2 WHERE id = ?1";
+    tx.execute(sql, (eni, Target::Gone.as_str()))?;
+    Ok(())
+}
+
 impl Op<'_> {
     /// The pod's deletion was asked for at `at`. The first word of it counts; it starts the clock
     /// of the claim, also for a pod that was accepted and still waits.
@@ -37,8 +59,9 @@ impl Op<'_> {
         self.report(uid)
     }
 
-    /// A waiting pod has not the claim yet, so the claim is found by its key; one that another
-    /// pod holds is that pod's, whose own deletion counts.
+    /// A waiting pod has not the claim yet, so the claim is found by its key. One that another
+    /// pod holds is that pod's, whose own deletion counts, unless that pod is gone and only its
+    /// ENI is not detached yet: then the deletion of the pod that waits for it is the last one.
     fn start_clock(&self, pod: &PodRow, at: Timestamp) -> Result<()> {
         let Some(hours) = pod.hours else {
             return Ok(());
@@ -48,7 +71,9 @@ impl Op<'_> {
         self.tx.execute(
             "UPDATE claim SET deleted_ms = ?5, expires_ms = ?6, retain_ms = ?7 \
              WHERE cluster = ?1 AND namespace = ?2 AND name = ?3 AND closed_ms IS NULL \
-             AND (holder IS NULL OR holder = ?4) AND (deleted_ms IS NULL OR deleted_ms < ?5)",
+             AND (holder IS NULL OR holder = ?4 OR EXISTS \
+             (SELECT 1 FROM pod WHERE uid = claim.holder AND gone_ms IS NOT NULL)) \
+             AND (deleted_ms IS NULL OR deleted_ms < ?5)",
             (
                 self.cluster(),
                 &*pod.key.namespace,
@@ -146,7 +171,11 @@ impl Op<'_> {
     }
 
     fn retain(&mut self, pod: &PodRow, eni: i64) -> Result<()> {
-        if !pod.deleted {
+        let is_running = "SELECT deleted_ms IS NOT NULL FROM claim WHERE holder = ?1";
+        let is_running = self
+            .tx
+            .row(is_running, [pod.uid.as_str()], |row| row.get(0))?;
+        if is_running == Some(false) {
             // Nobody saw the deletion: the clock starts now that the absence is known.
             self.start_clock(pod, self.now)?;
         }
@@ -167,20 +196,14 @@ impl Op<'_> {
 
     /// Nobody's any more: the address is free when the ENI's deletion is confirmed.
     pub(super) fn give_up(&mut self, eni: i64, why: &str) -> Result<()> {
-        self.tx.execute(
-            "UPDATE address SET state = 'detaching', claim = NULL, pod = NULL, gen = gen + 1, \
-             since_ms = ?2, why = ?3 WHERE eni = ?1 AND state <> 'detaching'",
-            (eni, self.now_ms(), why),
-        )?;
+        give_up(self.tx, self.now, eni, why)?;
         self.explained.clear();
-        self.set_target(eni, Target::Gone)?;
         self.progress(eni)
     }
 
     /// Ends a claim that nobody holds; its address follows when the ENI is deleted.
     pub(super) fn close(&mut self, claim: i64, eni: i64, why: &str) -> Result<()> {
-        let sql = "UPDATE claim SET closed_ms = ?2, closed_why = ?3 WHERE id = ?1";
-        self.tx.execute(sql, (claim, self.now_ms(), why))?;
+        close(self.tx, self.now, claim, why)?;
         self.give_up(eni, why)
     }
 
@@ -236,7 +259,9 @@ impl Op<'_> {
              AND seq < (SELECT max(seq) FROM journal WHERE what = 'started')",
             "DELETE FROM placement WHERE seen_ms < ?1 AND NOT EXISTS (SELECT 1 FROM pod p \
              WHERE p.cluster = placement.cluster AND p.namespace = placement.namespace \
-             AND p.name = placement.name)",
+             AND p.name = placement.name) AND NOT EXISTS (SELECT 1 FROM claim c \
+             WHERE c.cluster = placement.cluster AND c.namespace = placement.namespace \
+             AND c.name = placement.name AND c.closed_ms IS NULL)",
             "UPDATE ledger SET history_from_ms = max(history_from_ms, ?1)",
         ] {
             self.tx.execute(sql, [before_ms])?;

@@ -42,7 +42,7 @@ pub enum Done {
     /// When the next retention ends.
     NextDeadline(Option<Timestamp>),
     /// Settings were taken over, or refused.
-    Reconfigured(Result<(), Error>),
+    Reconfigured(Result<Box<Settings>, Error>),
     /// The thread has ended, and nothing more will be done.
     Fatal(Error),
 }
@@ -141,7 +141,8 @@ fn serve(
             }
             Work::Look => look = true,
             Work::Reconfigure(settings) => {
-                done(Done::Reconfigured(ledger.reconfigure(*settings, clock())));
+                let taken = ledger.reconfigure(Settings::clone(&settings), clock());
+                done(Done::Reconfigured(taken.map(|()| settings)));
             }
         }
     }
