@@ -30,7 +30,7 @@ use rusqlite::Connection;
 use crate::cloud::sim::{Failure, Simulator};
 use crate::cloud::{self, Request, Response};
 use crate::engine::{Network, PodFacts, Reason};
-use crate::id::{EniId, PodKey, PodUid, VSwitchId};
+use crate::id::{ClientToken, EniId, PodKey, PodUid, VSwitchId};
 use crate::ledger::op::{Explained, Op};
 use crate::policy::eni::Step;
 use crate::settings::Settings;
@@ -145,6 +145,8 @@ pub enum Job {
     Record {
         /// The ENI.
         eni: EniRow,
+        /// The token that it had when the call was made.
+        token: ClientToken,
         /// The call.
         step: Step,
         /// The answer.
@@ -219,6 +221,8 @@ pub enum Blocked {
 pub struct Task {
     /// The ENI.
     pub eni: EniRow,
+    /// The token of its creation, by which a look finds it.
+    pub token: ClientToken,
     /// The call, as the policy named it.
     pub step: Step,
     /// The call, with everything in it.

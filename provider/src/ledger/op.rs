@@ -137,9 +137,10 @@ impl<'a> Op<'a> {
             Job::Gone(uid) => self.gone(uid),
             Job::Record {
                 eni,
+                token,
                 step,
                 response,
-            } => self.record(eni.0, *step, response),
+            } => self.record(eni.0, token, *step, response),
             Job::Due(at) => self.due(*at),
             Job::Expire(claim, at) => self.expire(claim.0, *at),
             Job::Open => self.open_intents(),
