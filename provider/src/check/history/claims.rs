@@ -297,7 +297,7 @@ impl<'h> Checker<'h> {
             return;
         };
         let due_ms = expires_ms.max(since_ms);
-        let allowed_ms = excuses.until(claim.id, due_ms) + TOLERANCE_MS;
+        let allowed_ms = excuses.until(claim.id, due_ms).saturating_add(TOLERANCE_MS);
         if ended_ms > allowed_ms && ended_ms >= self.history.from_ms {
             let name = self.claim(claim.id);
             let end = if claim.closed_ms.is_some() {
