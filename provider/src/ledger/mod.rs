@@ -463,9 +463,12 @@ impl Ledger {
     pub fn addresses(&self, all: bool) -> Result<Vec<AddressRow>, Error> {
         query::addresses(&Tx::new(&self.conn), all).map_err(Error::sql("list addresses"))
     }
+}
 
+/// What tests ask and break.
+#[cfg(test)]
+impl Ledger {
     /// The one number that a query answers with.
-    #[cfg(test)]
     pub(crate) fn number(&self, sql: &str) -> i64 {
         let answer = self.conn.query_row(sql, [], |row| row.get(0));
         answer.expect("the query answers with a number")
@@ -478,12 +481,12 @@ impl Ledger {
         Ok(())
     }
 
+    /// What was recorded.
     pub(crate) fn history(&self) -> rusqlite::Result<crate::check::History> {
         crate::check::History::read(&Tx::new(&self.conn))
     }
 
     /// What contradicts the promises, from the file alone.
-    #[cfg(test)]
     pub(crate) fn check(&self) -> rusqlite::Result<Vec<crate::check::Violation>> {
         crate::check::all(&Tx::new(&self.conn))
     }

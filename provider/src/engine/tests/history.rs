@@ -132,6 +132,8 @@ fn pruned_times_are_unknown_and_pods_that_are_kept_keep_their_names() {
 
 #[test]
 fn the_history_of_a_key_tells_its_claims_and_what_their_addresses_did() {
+    use ClaimStep::{Closed, Deleted, Opened, Retained, Reused};
+
     let mut desk = Desk::new(Config::default());
     let first = desk.world.create(&fixed("web-0"));
     let address = desk.world.address(&first);
@@ -155,7 +157,6 @@ fn the_history_of_a_key_tells_its_claims_and_what_their_addresses_did() {
     assert_eq!(claim.closed_why.as_deref(), Some("released by an operator"));
     assert_eq!(claim.reason.as_deref(), Some("moved away"));
     let steps: Vec<_> = claim.events.iter().map(|event| event.step).collect();
-    use ClaimStep::{Closed, Deleted, Opened, Retained, Reused};
     assert_eq!(
         steps,
         [Opened, Deleted, Retained, Reused, Deleted, Retained, Closed]

@@ -57,14 +57,16 @@ fn broken(world: &World, sql: &str) -> Vec<Violation> {
         names.collect::<rusqlite::Result<_>>().unwrap()
     };
     let mut script = "PRAGMA foreign_keys = OFF; PRAGMA legacy_alter_table = ON;".to_owned();
-    for trigger in names("trigger") {
-        script += &format!("DROP TRIGGER {trigger};");
-    }
-    for table in names("table") {
-        script += &format!(
+    script.extend(
+        names("trigger")
+            .iter()
+            .map(|trigger| format!("DROP TRIGGER {trigger};")),
+    );
+    script.extend(names("table").iter().map(|table| {
+        format!(
             "CREATE TABLE bare AS SELECT * FROM {table}; DROP TABLE {table}; ALTER TABLE bare RENAME TO {table};"
-        );
-    }
+        )
+    }));
     conn.execute_batch(&script).unwrap();
     let honest = check::all(&Tx::new(&conn)).unwrap();
     assert!(honest.is_empty(), "{honest:#?}");
