@@ -167,13 +167,9 @@ impl Engine {
     }
 
     fn say_call_failed(&mut self, uid: &PodUid, action: &str, tries: u32, error: &cloud::Error) {
-        let pause = back_off(tries);
-        let note = format!(
-            "{action} failed {tries} time{} in a row, trying again in {pause:#}: {error}",
-            if tries == 1 { "" } else { "s" }
-        );
         tracing::warn!(%uid, action, tries, code = %error.code, "a cloud call failed");
-        self.say(uid, Reason::CloudCallFailed, note);
+        let note = format!("{action} failed and is tried again until it succeeds: {error}");
+        self.say_failing(uid, note);
     }
 
     /// Plans a look at an ENI of which nobody knows what happened to it.

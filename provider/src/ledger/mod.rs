@@ -33,6 +33,7 @@ use crate::engine::{Network, PodFacts, Reason};
 use crate::id::{ClientToken, EniId, PodKey, PodUid, VSwitchId};
 use crate::ledger::op::{Explained, Op};
 use crate::policy::eni::Step;
+use crate::policy::pool::Counts;
 use crate::settings::Settings;
 use crate::sql::Tx;
 
@@ -212,8 +213,13 @@ pub struct PodState {
 pub enum Blocked {
     /// An older pod of its key.
     Key,
-    /// A free address in one of these.
-    Pool(Vec<VSwitchId>),
+    /// A free address in one of some vSwitches.
+    Pool {
+        /// Which.
+        vswitches: Vec<VSwitchId>,
+        /// What their addresses do: as long as that is the same there is nothing new to tell.
+        counts: Vec<Counts>,
+    },
 }
 
 /// A cloud call to make for an ENI.

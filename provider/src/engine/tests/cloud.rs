@@ -208,3 +208,35 @@ fn a_late_answer_about_an_eni_that_was_deleted_by_somebody_else_touches_no_newer
     world.restart();
     assert_eq!(world.assigned(&back), has);
 }
+
+#[test]
+fn a_wait_is_told_once_and_not_at_every_retry() {
+    let fault = Fault::Fail {
+        action: Action::Attach,
+        every: NonZeroU32::MIN,
+        code: "InternalError".into(),
+    };
+    let mut world = with(fault);
+    let pod = world.create(&fixed("web-0"));
+    world.pass(SECOND * 10);
+    let note = world.is_waiting(&pod, Reason::CloudCallFailed);
+    world.pass(HOUR);
+    assert_eq!(world.is_waiting(&pod, Reason::CloudCallFailed), note);
+    assert_eq!(world.notices_of(&pod, Reason::CloudCallFailed).len(), 1);
+}
+
+#[test]
+fn an_eni_that_cannot_be_deleted_does_not_keep_its_ended_pod() {
+    let fault = Fault::Fail {
+        action: Action::Delete,
+        every: NonZeroU32::MIN,
+        code: "InternalError".into(),
+    };
+    let mut world = with(fault);
+    let pod = world.create(&ordinary("job"));
+    world.pass(SECOND * 2);
+    world.tell(Event::Ended(pod.clone()));
+    world.pass(SECOND * 60);
+    assert_eq!(world.network(&pod), Network::Detached);
+    assert_eq!(world.count("vsw-b", "detaching"), 1);
+}
