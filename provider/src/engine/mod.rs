@@ -201,7 +201,7 @@ impl Engine {
         match result {
             Ok(outcome) => {
                 self.outcome(now, outcome);
-                self.done(context);
+                self.done(now, context);
             }
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -211,10 +211,10 @@ impl Engine {
         }
     }
 
-    fn done(&mut self, context: Context) {
+    fn done(&mut self, now: Timestamp, context: Context) {
         match context {
             Context::Pod(uid, kind) => self.pod_job_done(&uid, kind),
-            Context::Import(uid) => self.import_done(&uid),
+            Context::Import(uid) => self.import_done(now, &uid),
             Context::Record(eni) => self.recorded(eni),
             Context::Due | Context::Expire | Context::Note(..) | Context::Other => {}
         }
@@ -222,8 +222,7 @@ impl Engine {
 
     fn failed(&mut self, now: Timestamp, context: Context) {
         match context {
-            Context::Pod(uid, _) => self.pod_job_failed(now, &uid),
-            Context::Import(uid) => self.import_again(&uid),
+            Context::Pod(uid, _) | Context::Import(uid) => self.pod_job_failed(now, &uid),
             Context::Record(eni) => self.look_again(now, eni),
             Context::Expire | Context::Due => self.expiry.forget_looks(),
             Context::Note(at, note) => self.expiry.note_again(at, note),

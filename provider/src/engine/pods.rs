@@ -297,10 +297,14 @@ impl Engine {
             .get(uid)
             .is_some_and(|pod| pod.attempts > 0 && pod.busy)
         {
-            if let Some(pod) = self.pods.get_mut(uid) {
+            let facts = self.pods.get_mut(uid).and_then(|pod| {
                 pod.busy = false;
+                pod.facts.as_deref().cloned()
+            });
+            match facts.filter(|_| matches!(self.stage, Stage::Importing(_))) {
+                Some(facts) => self.import(uid.clone(), facts),
+                None => self.drive(uid),
             }
-            self.drive(uid);
         }
     }
 
@@ -474,13 +478,27 @@ impl Engine {
             .collect();
         self.stage = Stage::Importing(imports.len());
         for (uid, facts) in imports {
-            self.commit(Context::Import(uid), Job::Import(facts));
+            self.import(uid, facts);
         }
         self.serve_when_imported();
     }
 
-    pub(super) fn import_done(&mut self, uid: &PodUid) {
+    fn import(&mut self, uid: PodUid, facts: PodFacts) {
+        if let Some(pod) = self.pods.get_mut(&uid) {
+            pod.busy = true;
+        }
+        self.commit(Context::Import(uid), Job::Import(facts));
+    }
+
+    pub(super) fn import_done(&mut self, now: Timestamp, uid: &PodUid) {
+        if self.unblock(uid) {
+            // An older pod of the key has not let go yet.
+            self.pod_job_failed(now, uid);
+            return;
+        }
         if let Some(pod) = self.pods.get_mut(uid) {
+            pod.busy = false;
+            pod.attempts = 0;
             pod.have.row = true;
             pod.have.acquired = true;
             pod.facts = None;
@@ -489,16 +507,6 @@ impl Engine {
             *left -= 1;
         }
         self.serve_when_imported();
-    }
-
-    pub(super) fn import_again(&mut self, uid: &PodUid) {
-        let facts = self
-            .pods
-            .get(uid)
-            .and_then(|pod| pod.facts.as_deref().cloned());
-        if let Some(facts) = facts {
-            self.commit(Context::Import(uid.clone()), Job::Import(facts));
-        }
     }
 
     fn serve_when_imported(&mut self) {

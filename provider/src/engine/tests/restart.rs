@@ -161,3 +161,63 @@ fn nothing_is_allocated_before_the_first_list_is_complete() {
     world.list();
     world.address(&pod);
 }
+
+/// A running pod of key `web-0` that the ledger has no row of.
+fn running(world: &mut World, address: Ipv4Addr) -> PodUid {
+    let mut facts = world.facts(&fixed("web-0"));
+    facts.published = Some(Published { address, eni: None });
+    world.appear(&facts);
+    facts.uid
+}
+
+#[test]
+fn an_older_ledger_in_which_the_claim_ran_out_gives_the_running_pod_its_own_address() {
+    let mut world = World::new();
+    let old = world.create(&Wish {
+        hours: Some(1),
+        ..fixed("web-0")
+    });
+    let had = world.address(&old);
+    world.delete(&old);
+    world.tell(Event::Clock { may_expire: false });
+    world.pass(HOUR * 2);
+    let pod = running(&mut world, had);
+    world.restart();
+    assert_eq!(world.refusals, Vec::<String>::new());
+    assert_eq!(world.address(&pod), had);
+    assert_eq!(world.claims()[0].holder.as_ref(), Some(&pod));
+}
+
+#[test]
+fn an_older_ledger_in_which_the_old_pod_holds_the_address_gives_it_to_the_running_one() {
+    for cloud in [Config::default(), slow_cloud()] {
+        let mut world = World::with(settings("192.168.1.0/24", cloud));
+        let old = world.create(&fixed("web-0"));
+        world.pass(SECOND * 2);
+        let had = world.address(&old);
+        world.vanish_unseen(&old);
+        let pod = running(&mut world, had);
+        world.restart();
+        world.pass(SECOND * 5);
+        assert_eq!(world.refusals, Vec::<String>::new());
+        assert_eq!(world.address(&pod), had);
+        assert_eq!(world.count("vsw-b", "in_use"), 1);
+    }
+}
+
+#[test]
+fn an_older_ledger_in_which_the_old_pod_holds_another_address_gives_that_one_back() {
+    for cloud in [Config::default(), slow_cloud()] {
+        let mut world = World::with(settings("192.168.1.0/24", cloud));
+        let old = world.create(&fixed("web-0"));
+        world.pass(SECOND * 2);
+        world.vanish_unseen(&old);
+        let pod = running(&mut world, [192, 168, 1, 9].into());
+        world.restart();
+        world.pass(SECOND * 5);
+        assert_eq!(world.refusals, Vec::<String>::new());
+        assert_eq!(world.address(&pod).to_string(), "192.168.1.9");
+        assert_eq!(world.claims().len(), 1);
+        assert_eq!(world.count("vsw-b", "free"), 251);
+    }
+}
