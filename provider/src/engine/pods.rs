@@ -205,7 +205,12 @@ impl Engine {
             return;
         };
         tell(&mut pod.want);
-        if pod.is_over() && !pod.have.row && !pod.busy {
+        let shown = pod
+            .facts
+            .as_ref()
+            .is_some_and(|facts| facts.published.is_some());
+        let is_known = self.stage == Stage::Serving || !shown;
+        if pod.is_over() && is_known && !pod.have.row && !pod.busy {
             // Nothing was ever given to it, and nothing will be.
             pod.network = Network::Detached;
             self.effects.push(Effect::Publish(uid.clone()));

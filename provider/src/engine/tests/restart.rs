@@ -221,3 +221,20 @@ fn an_older_ledger_in_which_the_old_pod_holds_another_address_gives_that_one_bac
         assert_eq!(world.count("vsw-b", "free"), 251);
     }
 }
+
+#[test]
+fn a_terminating_pod_of_a_lost_ledger_is_not_detached_before_it_is_imported() {
+    let mut world = World::new();
+    let pod = running(&mut world, [192, 168, 1, 9].into());
+    let facts = world.api.values().next().unwrap().facts.clone();
+    let loaded = world.ledger.load(world.now).unwrap();
+    world.engine = Engine::new(Config::default(), loaded, world.now);
+    world.tell(Event::Bound(facts));
+    world.tell(Event::Deleted(pod.clone(), world.now));
+    world.tell(Event::Stopped(pod.clone()));
+    assert_eq!(world.network(&pod), Network::Pending);
+    world.list();
+    assert_eq!(world.network(&pod), Network::Detached);
+    world.vanish(&pod);
+    assert_eq!(world.count("vsw-b", "retained"), 1);
+}
