@@ -1,6 +1,7 @@
 //! A new process on the same ledger, lists that lack pods, ledgers that lack pods.
 
 use super::*;
+use crate::ledger::Job;
 
 #[test]
 fn running_pods_are_adopted_by_uid() {
@@ -237,4 +238,26 @@ fn a_terminating_pod_of_a_lost_ledger_is_not_detached_before_it_is_imported() {
     assert_eq!(world.network(&pod), Network::Detached);
     world.vanish(&pod);
     assert_eq!(world.count("vsw-b", "retained"), 1);
+}
+
+#[test]
+fn pods_of_another_cluster_in_the_same_file_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("holdfast.db");
+    let now = Timestamp::from_second(1_800_000_000).unwrap();
+    let theirs = settings("192.168.1.0/24", slow_cloud());
+    let mut ledger = Ledger::open(&path, theirs.clone(), now).unwrap();
+    let facts = World::new().facts(&fixed("web-0"));
+    let batch = ledger.commit(now, &[Job::Acquire(facts)]).unwrap();
+    assert_eq!(batch.results[0].as_ref().unwrap().tasks.len(), 1);
+    drop(ledger);
+
+    let ours = Settings {
+        cluster: "ours".into(),
+        ..theirs
+    };
+    let mut ledger = Ledger::open(&path, ours, now).unwrap();
+    let loaded = ledger.load(now).unwrap();
+    assert!(loaded.pods.is_empty(), "{:?}", loaded.pods);
+    assert!(loaded.tasks.is_empty(), "{:?}", loaded.tasks);
 }
