@@ -187,6 +187,7 @@ impl Pod {
 impl Engine {
     pub(super) fn bound(&mut self, facts: PodFacts, foreign: bool) {
         let uid = facts.uid.clone();
+        self.found(&uid, &facts.key);
         let pod = self
             .pods
             .entry(uid.clone())
@@ -195,7 +196,6 @@ impl Engine {
         if !pod.have.acquired && pod.facts.is_none() {
             pod.facts = Some(Box::new(facts));
         }
-        self.missing.remove(&uid);
         self.effects.push(Effect::Publish(uid.clone()));
         self.drive(&uid);
     }
@@ -244,8 +244,9 @@ impl Engine {
 
     fn forget(&mut self, uid: &PodUid) {
         self.unblock(uid);
-        self.missing.remove(uid);
-        self.pods.remove(uid);
+        if let Some(pod) = self.pods.remove(uid) {
+            self.found(uid, &pod.key);
+        }
     }
 
     pub(super) fn pod_job_done(&mut self, uid: &PodUid, kind: Kind) {

@@ -261,3 +261,17 @@ fn pods_of_another_cluster_in_the_same_file_are_left_alone() {
     assert!(loaded.pods.is_empty(), "{:?}", loaded.pods);
     assert!(loaded.tasks.is_empty(), "{:?}", loaded.tasks);
 }
+
+#[test]
+fn lists_that_follow_each_other_do_not_multiply_the_looks() {
+    let mut world = World::new();
+    world.create(&fixed("web-0"));
+    world.api_is_away = true;
+    for _ in 0..20 {
+        world.tell(Event::Listed(BTreeSet::new()));
+        world.pass(SECOND / 10);
+    }
+    world.looks = 0;
+    world.pass(SECOND * 60);
+    assert!(world.looks <= 12, "{} looks in a minute", world.looks);
+}
