@@ -208,12 +208,12 @@ impl Op<'_> {
     }
 
     /// Lists the claims whose time is over; whether a pod still comes in time is asked elsewhere.
-    pub(super) fn due(&mut self, at: Timestamp) -> Result<()> {
+    pub(super) fn due(&mut self, at: Timestamp, limit: usize) -> Result<()> {
         self.out.due = self.tx.rows(
             "SELECT id, namespace, name, expires_ms FROM claim \
              WHERE closed_ms IS NULL AND holder IS NULL AND expires_ms <= ?1 AND cluster = ?2 \
-             ORDER BY expires_ms LIMIT 1000",
-            (self.now.min(at).as_millisecond(), self.cluster()),
+             ORDER BY expires_ms LIMIT ?3",
+            (self.now.min(at).as_millisecond(), self.cluster(), limit),
             |row| {
                 Ok(Due {
                     claim: ClaimRef(row.get(0)?),
