@@ -199,6 +199,7 @@ impl ClusterLease {
         let instance = format!("{:016x}", RandomState::new().hash_one(()));
         let mut sighting = None;
         let mut waiting = false;
+        let mut displaced = false;
         loop {
             let found = bounded(leases.get_opt(NAME)).await?;
             let mut verdict = evaluate(found.as_ref(), me, &mut sighting, Instant::now());
@@ -208,6 +209,7 @@ impl ClusterLease {
                     "taking over from another ledger"
                 );
                 verdict = Verdict::Take;
+                displaced = true;
             }
             let exists = match verdict {
                 Verdict::Create => false,
@@ -228,6 +230,10 @@ impl ClusterLease {
             let wanted = claimed(found, me, &instance, Timestamp::now());
             match bounded(write(&leases, &wanted, exists)).await {
                 Ok(lease) => {
+                    if displaced {
+                        // The other one finds out when it next renews; until then it serves too.
+                        tokio::time::sleep(RENEW_INTERVAL + RETRY_INTERVAL).await;
+                    }
                     return Ok(Self {
                         leases,
                         me: me.to_owned(),

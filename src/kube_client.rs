@@ -10,6 +10,9 @@ use kube::{Client, Config};
 /// An API server that accepts no connection by then is down, and the caller tries again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// More than two bookmarks late.
+const WATCH_SILENCE: Duration = Duration::from_secs(150);
+
 /// The API server cannot be reached as configured.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -62,4 +65,12 @@ pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, Error> {
 /// bounded by a deadline where it is made.
 pub fn client(config: &Config) -> Result<Client, Error> {
     Client::try_from(config.clone()).map_err(Error::Build)
+}
+
+/// A client for watches. Its silence is noticed: the API server sends a bookmark about every
+/// minute, so a connection that brings nothing for longer is dead, and the watch starts again.
+pub fn watch_client(config: &Config) -> Result<Client, Error> {
+    let mut config = config.clone();
+    config.read_timeout = Some(WATCH_SILENCE);
+    Client::try_from(config).map_err(Error::Build)
 }

@@ -69,7 +69,13 @@ pub async fn run(
     ));
     let (serving, mut is_serving) = watch::channel(false);
     let pods = tokio::spawn(pods::run(
-        parts(&config, &client, ledger, &table, changed)?,
+        parts(
+            &config,
+            (client.clone(), kube_client::watch_client(&access)?),
+            ledger,
+            &table,
+            changed,
+        )?,
         serving,
         shutdown.clone(),
     ));
@@ -135,7 +141,7 @@ async fn cluster_id(config: &Config, client: &Client) -> anyhow::Result<ClusterI
 
 fn parts(
     config: &Config,
-    client: &Client,
+    (client, watch_client): (Client, Client),
     mut ledger: Ledger,
     table: &NodeTable,
     settings: watch::Receiver<Settings>,
@@ -144,10 +150,15 @@ fn parts(
     let loaded = ledger.load(clock::wall())?;
     let engine = Engine::new(config.cloud.clone(), loaded, clock.now());
     let (results, done) = mpsc::unbounded_channel();
-    let writer = Writer::start(ledger, clock::wall, move |result| {
-        // Once serving has ended nobody needs results any more; they are committed all the same.
-        drop(results.send(result));
-    })
+    let time = clock.clone();
+    let writer = Writer::start(
+        ledger,
+        move || time.now(),
+        move |result| {
+            // Once serving has ended nobody needs results any more; they are committed all the same.
+            drop(results.send(result));
+        },
+    )
     .context("could not start the ledger's writer")?;
     let nodes = table.all().into_iter().map(|node| {
         let info = NodeInfo {
@@ -176,7 +187,9 @@ fn parts(
         engine,
     );
     Ok(Parts {
-        client: client.clone(),
+        client,
+        watch_client,
+        nodes: table.clone(),
         agent,
         writer,
         done,
@@ -205,12 +218,8 @@ fn start_webhook(
         reader: Reader::open(&config.ledger)?,
         cluster: settings.cluster.clone(),
     };
-    let (ready, is_ready) = oneshot::channel();
-    tokio::spawn(async move {
-        if let Ok(address) = is_ready.await {
-            tracing::info!(%address, "the webhook is registered");
-        }
-    });
+    // It logs that it is registered; nothing else waits for it.
+    let (ready, _) = oneshot::channel();
     Ok(tokio::spawn(webhook::run(
         client.clone(),
         config.webhook.clone(),
@@ -265,7 +274,7 @@ impl Claims for LedgerClaims {
         key: &PodKey,
         now: Timestamp,
     ) -> Result<Option<ClaimPlace>, Box<dyn std::error::Error + Send + Sync>> {
-        let claim = self.reader.unexpired_claim(&self.cluster, key, now)?;
+        let claim = self.reader.open_claim(&self.cluster, key, now)?;
         Ok(claim.map(|claim| ClaimPlace {
             zone: claim.zone,
             vswitch: claim.vswitch,

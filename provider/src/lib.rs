@@ -2,8 +2,9 @@
 //!
 //! Knows no Kubernetes: pods arrive here as plain facts. Layers, each using only those below:
 //! [`engine`] (order of things), `ledger` (durable truth) and [`cloud`] (simulated ECS),
-//! [`policy`] (pure decisions).
+//! [`policy`] (pure decisions). [`check`] stands beside them and judges what they recorded.
 
+pub mod check;
 pub mod cloud;
 pub mod engine;
 pub mod id;

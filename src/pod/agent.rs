@@ -17,7 +17,9 @@ use holdfast_provider::ledger::{Job, Notice};
 use holdfast_provider::policy::opt_in::{self, FixedIp, OptIn, UnsupportedClass, WarningKind};
 use holdfast_provider::policy::use_spec::{Resources, use_spec};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::NodeSelectorTerm;
 
+use super::api::ZONE_LABEL;
 use super::core::{self, Facts, Lifecycle, NodeInfo};
 use super::quantity;
 use super::record::{Names, Record};
@@ -110,7 +112,9 @@ pub enum Action {
     /// DELETE with grace 0 and the UID as precondition.
     Delete(PodUid, PodKey),
     /// Add our toleration to a pod that lacks it.
-    Tolerate(PodUid, PodKey, json_patch::PatchOperation),
+    ///
+    /// Only to the version that was seen: it may have got it since.
+    Tolerate(PodUid, PodKey, String, json_patch::PatchOperation),
     /// GET the pod of this name.
     Look(PodKey),
     /// GET the node of this name.
@@ -147,7 +151,7 @@ struct Pod {
     seen_at: Timestamp,
     opt_in: OptIn,
     /// Fixed IP on a class that offers none: the pod stays Pending and says so.
-    refused: Option<Network>,
+    refused: Option<Box<Network>>,
     /// The address that the API showed first, until the engine was told.
     published: Option<Box<Published>>,
     told: Told,
@@ -171,6 +175,8 @@ struct Told {
 struct Other {
     key: PodKey,
     facts: Option<PodFacts>,
+    /// The zone that it must be in, while the scheduler finds no node for it.
+    stranded_in: Option<Zone>,
 }
 
 impl Agent {
@@ -229,9 +235,18 @@ impl Agent {
         self.engine.is_serving()
     }
 
-    /// The engine, for changed settings.
-    pub fn engine_mut(&mut self) -> &mut Engine {
-        &mut self.engine
+    /// Fixed-IP pods that must be in a zone and for which the scheduler finds no node there.
+    pub fn stranded(&self) -> impl Iterator<Item = (&PodUid, &PodKey, &Zone)> {
+        self.others.iter().filter_map(|(uid, other)| {
+            let zone = other.stranded_in.as_ref()?;
+            Some((uid, &other.key, zone))
+        })
+    }
+
+    /// Takes over changed settings of the provider. Pods that were accepted keep what they got.
+    pub fn reconfigure(&mut self, settings: holdfast_provider::settings::Settings) {
+        self.settings.default_hours = settings.retention.default_hours;
+        self.engine.set_cloud(settings.cloud);
     }
 
     fn seen(&mut self, now: Timestamp, view: &PodView) {
@@ -276,10 +291,10 @@ impl Agent {
             if matches!(opt_in.fixed_ip, FixedIp::Unsupported { .. })
                 && reason == Reason::FixedIPUnsupported
             {
-                refused = Some(Network::Waiting {
+                refused = Some(Box::new(Network::Waiting {
                     reason,
                     note: warning.note.clone(),
-                });
+                }));
             }
             if is_news {
                 let uid = Arc::new(uid.clone());
@@ -343,21 +358,24 @@ impl Agent {
             && meta.deletion_timestamp.is_none()
             && let Some(patch) = webhook::toleration_patch(&view.spec.tolerations)
         {
+            let version = meta.resource_version.clone().unwrap_or_default();
             self.actions
-                .push(Action::Tolerate(uid.clone(), key.clone(), patch));
+                .push(Action::Tolerate(uid.clone(), key.clone(), version, patch));
         }
         let (opt_in, _) = self.read_opt_in(view);
-        if !matches!(opt_in.fixed_ip, FixedIp::On { .. })
-            || self
-                .others
-                .get(uid)
-                .is_some_and(|other| other.facts.is_some())
-        {
+        if !matches!(opt_in.fixed_ip, FixedIp::On { .. }) {
             return;
+        }
+        if let Some(other) = self.others.get_mut(uid) {
+            other.stranded_in = stranded_in(view);
+            if other.facts.is_some() || unbound {
+                return;
+            }
         }
         let mut other = Other {
             key: key.clone(),
             facts: None,
+            stranded_in: stranded_in(view),
         };
         if let Some(node) = view.spec.node_name.as_deref().map(NodeName::from) {
             self.actions.push(Action::LookNode(node.clone()));
@@ -560,7 +578,8 @@ impl Agent {
                 pod.told.stopped = true;
                 event = Some(Event::Stopped(uid.clone()));
             }
-            Some(core::Action::EndNetwork) if !pod.told.ended => {
+            // A status under way may yet put the phase back; its answer tells.
+            Some(core::Action::EndNetwork) if !pod.told.ended && !pod.busy => {
                 pod.told.ended = true;
                 event = Some(Event::Ended(uid.clone()));
             }
@@ -693,6 +712,34 @@ fn news(pod: &mut Pod, engine: &Engine, settings: &Settings) -> Option<Event> {
     None
 }
 
+/// The zone that an unschedulable pod requires, as the webhook pins it: in every term.
+fn stranded_in(view: &PodView) -> Option<Zone> {
+    let unschedulable =
+        view.status.conditions.iter().any(|condition| {
+            condition.kind == "PodScheduled" && condition.reason == "Unschedulable"
+        });
+    if !unschedulable || view.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let affinity = view.spec.affinity.as_ref()?.node_affinity.as_ref()?;
+    let required = affinity
+        .required_during_scheduling_ignored_during_execution
+        .as_ref()?;
+    let zone_of = |term: &NodeSelectorTerm| {
+        let mut expressions = term.match_expressions.iter().flatten();
+        let pin = expressions.find(|one| one.key == ZONE_LABEL && one.operator == "In")?;
+        match pin.values.as_deref() {
+            Some([zone]) => Some(Zone::from(zone.as_str())),
+            _ => None,
+        }
+    };
+    let mut zones = required.node_selector_terms.iter().map(zone_of);
+    let first = zones.next()??;
+    zones
+        .all(|zone| zone.as_ref() == Some(&first))
+        .then_some(first)
+}
+
 fn network_of(pod: &Pod, engine: &Engine) -> Network {
     let leaving = pod.record.deletion().is_some() || pod.record.phase().is_terminal();
     let unknown = if leaving {
@@ -701,7 +748,7 @@ fn network_of(pod: &Pod, engine: &Engine) -> Network {
         Network::Pending
     };
     match (&pod.refused, engine.network(pod.record.uid())) {
-        (Some(refused), _) if !leaving => refused.clone(),
+        (Some(refused), _) if !leaving => Network::clone(refused),
         (Some(_), _) | (None, None) => unknown,
         (None, Some(network)) => network.clone(),
     }
@@ -757,3 +804,6 @@ fn resources(view: &PodView) -> Vec<Resources> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ use crate::node::{VIRTUAL_TYPE_LABEL, VIRTUAL_TYPE_VALUE};
 
 /// Longer than the API server's own limit for most requests would only hold the place.
 const DEADLINE: Duration = Duration::from_secs(30);
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+pub(super) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// Writes a status.
 pub(super) async fn write_status(
@@ -67,15 +67,21 @@ pub(super) async fn delete(
     Ok(answer.left())
 }
 
-/// Adds the toleration.
+/// Adds the toleration to the version that was seen, so that it is not added twice.
 pub(super) async fn tolerate(
     client: &Client,
     key: &PodKey,
     uid: &PodUid,
+    version: &str,
     patch: PatchOperation,
 ) -> Result<(), Refused> {
-    let fence = serde_json::json!({ "op": "test", "path": "/metadata/uid", "value": uid.as_str() });
-    let body = serde_json::json!([fence, patch]);
+    let fence =
+        |path: &str, value: &str| serde_json::json!({ "op": "test", "path": path, "value": value });
+    let body = serde_json::json!([
+        fence("/metadata/uid", uid.as_str()),
+        fence("/metadata/resourceVersion", version),
+        patch,
+    ]);
     let request = pod_request(Method::PATCH, key, "")
         .header(header::CONTENT_TYPE, "application/json-patch+json")
         .body(body.to_string().into_bytes());
@@ -142,7 +148,7 @@ async fn judge<T>(
 
 /// Whether the answer means that the object is gone or that another one has its name. A status
 /// with another UID in it is answered 422 "field is immutable".
-fn is_gone(status: &Status) -> bool {
+pub(super) fn is_gone(status: &Status) -> bool {
     match StatusCode::from_u16(status.code) {
         Ok(StatusCode::NOT_FOUND) => true,
         Ok(StatusCode::CONFLICT) => status.message.contains("UID in precondition"),

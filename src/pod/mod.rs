@@ -21,4 +21,6 @@ mod quantity;
 pub mod record;
 pub mod run;
 pub mod status;
+#[cfg(test)]
+mod testing;
 pub mod view;

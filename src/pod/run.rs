@@ -4,10 +4,11 @@
 //! happens becomes an input, and what the agent wants done is done, at once and off this task.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
-use holdfast_provider::engine::Event;
+use holdfast_provider::engine::{Event, Reason};
 use holdfast_provider::id::{NodeName, PodKey};
 use holdfast_provider::ledger::{self, Done, Work, Writer};
 use jiff::{SignedDuration, Timestamp};
@@ -22,9 +23,12 @@ use super::events::Recorder;
 use super::view::PodView;
 use crate::chain::chain;
 use crate::clock::Clock;
+use crate::node::NodeTable;
 
 /// How often the wall clock and the ledger file are looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often, in looks, pods are told that their zone has closed.
+const STRANDED_EVERY: u32 = 5;
 /// A pause before a question is asked again that got no answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// Pods per page of a list: a page is decoded at once, and is the peak of a start's memory.
@@ -51,6 +55,10 @@ pub type Settings = holdfast_provider::settings::Settings;
 pub struct Parts {
     /// For all requests about pods.
     pub client: Client,
+    /// For the pod watch, whose silence must be noticed.
+    pub watch_client: Client,
+    /// Our nodes as they stand.
+    pub nodes: NodeTable,
     /// The state machine.
     pub agent: Agent,
     /// The ledger's writer.
@@ -77,6 +85,8 @@ pub async fn run(
     let mut shell = Shell {
         recorder: Recorder::start(parts.client.clone()),
         client: parts.client,
+        table: parts.nodes,
+        looks_around: 0,
         agent: parts.agent,
         clock: parts.clock,
         answers,
@@ -87,7 +97,14 @@ pub async fn run(
         refusal: None,
     };
     let result = shell
-        .serve(&parts.writer, parts.done, inbox, parts.settings, &shutdown)
+        .serve(
+            &parts.writer,
+            parts.watch_client,
+            parts.done,
+            inbox,
+            parts.settings,
+            &shutdown,
+        )
         .await;
     // The thread's last COMMIT must not hold up the others on this runtime.
     let stopped = tokio::task::spawn_blocking(move || parts.writer.stop()).await;
@@ -99,6 +116,8 @@ pub async fn run(
 
 struct Shell {
     client: Client,
+    table: NodeTable,
+    looks_around: u32,
     agent: Agent,
     clock: Clock,
     recorder: Recorder,
@@ -116,12 +135,13 @@ impl Shell {
     async fn serve(
         &mut self,
         writer: &Writer,
+        watch_client: Client,
         mut done: mpsc::UnboundedReceiver<Done>,
         mut inbox: mpsc::UnboundedReceiver<Input>,
         mut settings: watch::Receiver<Settings>,
         shutdown: &CancellationToken,
     ) -> Result<(), Error> {
-        let mut pods = std::pin::pin!(pods(self.client.clone()));
+        let mut pods = std::pin::pin!(pods(watch_client));
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -189,7 +209,7 @@ impl Shell {
             Done::NextDeadline(deadline) => Event::NextDeadline(deadline),
             Done::Reconfigured(Ok(settings)) => {
                 tracing::info!("changed settings are in force");
-                self.agent.engine_mut().set_cloud(settings.cloud);
+                self.agent.reconfigure(*settings);
                 Event::LedgerChanged
             }
             Done::Reconfigured(Err(error)) => {
@@ -211,9 +231,35 @@ impl Shell {
             );
         }
         self.work.push_back(Work::Look);
+        self.looks_around = self.looks_around.wrapping_add(1);
+        if self.looks_around.is_multiple_of(STRANDED_EVERY) {
+            self.tell_stranded();
+        }
         self.feed(Input::Engine(Event::Clock {
             may_expire: verdict.may_expire,
         }));
+    }
+
+    /// Affinity cannot be changed on a Pending pod, so one that is pinned to a zone which has
+    /// closed since can only be made again.
+    fn tell_stranded(&self) {
+        for (uid, key, zone) in self.agent.stranded() {
+            let open = self.table.all().into_iter().any(|node| {
+                node.spec.zone == *zone
+                    && node.spec.node_type.keeps_addresses()
+                    && node.is_registered()
+                    && !node.unschedulable
+            });
+            if !open {
+                let note = format!(
+                    "the pod is pinned to zone {zone}, where its address is kept, and no virtual node there takes pods: \
+                     open the zone again, or delete the pod to let it start elsewhere with a new address"
+                );
+                let uid = Arc::new(uid.clone());
+                self.recorder
+                    .record(uid, key.clone(), Reason::FixedIPZoneClosed, note);
+            }
+        }
     }
 
     fn submit(&mut self, writer: &Writer) -> Result<(), Error> {
@@ -238,8 +284,8 @@ impl Shell {
                 let result = api::delete(&client, &key, &uid).await;
                 Input::DeleteSent(uid, result)
             }),
-            Action::Tolerate(uid, key, patch) => self.spawn(|client| async move {
-                let result = api::tolerate(&client, &key, &uid, patch).await;
+            Action::Tolerate(uid, key, version, patch) => self.spawn(|client| async move {
+                let result = api::tolerate(&client, &key, &uid, &version, patch).await;
                 Input::Tolerated(uid, result)
             }),
             Action::Look(key) => self.look(key),

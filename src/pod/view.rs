@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Toleration};
+use k8s_openapi::api::core::v1::{NodeAffinity, Pod, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::Resource;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -109,8 +109,18 @@ pub struct Spec {
     pub readiness_gates: Vec<ReadinessGate>,
     /// Taints it may stand on.
     pub tolerations: Vec<Toleration>,
+    /// Where it may go.
+    pub affinity: Option<Affinity>,
     /// Seconds between the stop signal and the kill of an ordinary deletion.
     pub termination_grace_period_seconds: Option<i64>,
+}
+
+/// `spec.affinity` of a pod, as far as it speaks of nodes.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Affinity {
+    /// Which nodes it requires.
+    pub node_affinity: Option<NodeAffinity>,
 }
 
 /// `spec.restartPolicy` of a pod.

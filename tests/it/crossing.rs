@@ -58,3 +58,22 @@ async fn another_zone_gets_a_new_address_and_the_old_one_is_free() {
     assert_eq!(scene.count("vsw-b", "free").await, 252);
     assert_eq!(scene.claims().await.len(), 1, "one open claim per key");
 }
+
+#[tokio::test]
+async fn a_pod_pinned_to_a_zone_that_has_closed_since_is_told_to_be_deleted() {
+    let scene = Scene::start(&two_zones("profile: fast")).await;
+    // More than the node offers keeps the second pod Pending while its zone is still open.
+    scene.create(&TestPod::fixed("web-0").in_zone(ZONE_B)).await;
+    scene.running("web-0").await;
+    scene.delete("web-0").await;
+    let huge = serde_json::json!({ "containers": [{
+        "name": "main",
+        "image": "nginx",
+        "resources": { "requests": { "cpu": "20000" } },
+    }] });
+    let pod = scene.create(&TestPod::fixed("web-0").with(&huge)).await;
+    scene.cordon(NODE_B, true).await;
+    let event = scene.event(&pod, "FixedIPZoneClosed").await;
+    assert!(message(&event).contains(ZONE_B), "{}", message(&event));
+    scene.delete("web-0").await;
+}

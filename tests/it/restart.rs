@@ -39,7 +39,7 @@ async fn two_hundred_pods_a_kill_and_two_hundred_more_share_no_address() {
     let cidr = "192.168.0.0/23";
     let extra = "profile: fast\nwebhook: {enabled: false}";
     let config = with_cidrs(cidr, extra).replace("192.168.2.0/24", "192.168.2.0/28");
-    let mut scene = Scene::start(&config).await;
+    let mut scene = Scene::start_alone(&config).await;
     create_many(&scene, "old", 200).await;
     let before = all_run(&scene, 200).await;
     scene.kill9().await;

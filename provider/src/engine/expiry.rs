@@ -14,6 +14,10 @@ use crate::policy::retention;
 /// ending may be late.
 const PASS: SignedDuration = SignedDuration::from_millis(900);
 
+/// An answer of the API that takes longer than this is worth an entry in the journal: it takes
+/// half of the time by which an ending may be late.
+const SLOW: SignedDuration = SignedDuration::from_secs(1);
+
 /// See the module.
 pub(super) struct Expiry {
     next_deadline: Option<Timestamp>,
@@ -21,13 +25,14 @@ pub(super) struct Expiry {
     /// A pass was made, and the next one waits for its timer.
     passed: bool,
     timer: Option<Timestamp>,
-    looking: HashMap<PodKey, Due>,
+    /// What is being asked about, and since when.
+    looking: HashMap<PodKey, (Due, Timestamp)>,
     /// Claims whose time is over, but whose key has a pod that was made in time.
     held_off: HashMap<PodKey, (PodUid, ClaimRef)>,
     /// Keys that the API could not be asked about.
     unanswered: BTreeSet<PodKey>,
-    /// What the journal does not say yet.
-    news: Vec<Note>,
+    /// What the journal does not say yet, and when it began.
+    news: Vec<(Option<Timestamp>, Note)>,
 }
 
 impl Expiry {
@@ -40,7 +45,7 @@ impl Expiry {
             looking: HashMap::new(),
             held_off: HashMap::new(),
             unanswered: BTreeSet::new(),
-            news: vec![Note::Started],
+            news: vec![(None, Note::Started)],
         }
     }
 
@@ -50,21 +55,18 @@ impl Expiry {
 
     pub(super) fn set_allowed(&mut self, allowed: bool) {
         if std::mem::replace(&mut self.allowed, allowed) != allowed {
-            self.news.push(if allowed {
-                Note::LetGo(Hold::Clock)
-            } else {
-                Note::Held(Hold::Clock)
-            });
+            let note = if allowed { Note::LetGo } else { Note::Held };
+            self.news.push((None, note(Hold::Clock)));
         }
     }
 
     pub(super) fn serving(&mut self) {
-        self.news.push(Note::Serving);
+        self.news.push((None, Note::Serving));
     }
 
     /// An entry could not be written, and is written with the next ones.
-    pub(super) fn note_again(&mut self, note: Note) {
-        self.news.push(note);
+    pub(super) fn note_again(&mut self, at: Timestamp, note: Note) {
+        self.news.push((Some(at), note));
     }
 
     pub(super) fn timer_fired(&mut self) {
@@ -73,48 +75,69 @@ impl Expiry {
     }
 
     /// A claim has run out. Answers with the key to look at, unless that is known or under way.
-    pub(super) fn due(&mut self, due: Due) -> Option<PodKey> {
+    pub(super) fn due(&mut self, due: Due, now: Timestamp) -> Option<PodKey> {
         if self.held_off.contains_key(&due.key) || self.looking.contains_key(&due.key) {
             return None;
         }
         let key = due.key.clone();
-        self.looking.insert(key.clone(), due);
+        self.looking.insert(key.clone(), (due, now));
         Some(key)
     }
 
     /// What a look showed. Answers with the claim to end.
-    pub(super) fn looked(&mut self, key: &PodKey, found: Option<&Found>) -> Option<ClaimRef> {
-        let due = self.looking.remove(key)?;
-        self.answered(key);
+    pub(super) fn looked(
+        &mut self,
+        key: &PodKey,
+        found: Option<&Found>,
+        now: Timestamp,
+    ) -> Option<ClaimRef> {
+        let (due, asked_at) = self.looking.remove(key)?;
+        self.answered(key, asked_at, now);
         let in_time = found.filter(|found| {
             let created_at = Some(found.created_at);
             found.fixed_ip && !retention::is_over(due.expires_at, due.expires_at, created_at)
         });
         if let Some(found) = in_time {
             let uid = found.uid.clone();
-            self.news.push(Note::Held(Hold::Pod {
-                claim: due.claim,
-                uid: uid.clone(),
-            }));
-            self.held_off.insert(key.clone(), (uid, due.claim));
+            let claim = due.claim;
+            self.held_off.insert(key.clone(), (uid.clone(), claim));
+            self.news
+                .push((Some(asked_at), Note::Held(Hold::Pod { claim, uid })));
             return None;
         }
         Some(due.claim)
     }
 
     pub(super) fn look_failed(&mut self, key: &PodKey) {
-        if self.looking.remove(key).is_none() {
+        let Some((_, asked_at)) = self.looking.remove(key) else {
             return;
-        }
+        };
         if self.unanswered.is_empty() {
-            self.news.push(Note::Held(Hold::Api));
+            self.news.push((Some(asked_at), Note::Held(Hold::Api)));
         }
         self.unanswered.insert(key.clone());
     }
 
-    fn answered(&mut self, key: &PodKey) {
-        if self.unanswered.remove(key) && self.unanswered.is_empty() {
-            self.news.push(Note::LetGo(Hold::Api));
+    fn answered(&mut self, key: &PodKey, asked_at: Timestamp, now: Timestamp) {
+        let was_slow = self.unanswered.is_empty() && now.duration_since(asked_at) > SLOW;
+        if was_slow {
+            self.news.push((Some(asked_at), Note::Held(Hold::Api)));
+        }
+        if (self.unanswered.remove(key) || was_slow) && self.unanswered.is_empty() {
+            self.news.push((None, Note::LetGo(Hold::Api)));
+        }
+    }
+
+    /// The claims that have run out are these (the first of them at least); a key that is not
+    /// among them was answered in another way.
+    pub(super) fn only_due(&mut self, due: &[Due]) {
+        if self.unanswered.is_empty() {
+            return;
+        }
+        self.unanswered
+            .retain(|key| due.iter().any(|due| due.key == *key));
+        if self.unanswered.is_empty() {
+            self.news.push((None, Note::LetGo(Hold::Api)));
         }
     }
 
@@ -137,7 +160,7 @@ impl Expiry {
             let over = which(uid);
             if over {
                 let (claim, uid) = (*claim, uid.clone());
-                news.push(Note::LetGo(Hold::Pod { claim, uid }));
+                news.push((None, Note::LetGo(Hold::Pod { claim, uid })));
             }
             !over
         });
@@ -147,11 +170,15 @@ impl Expiry {
 impl Engine {
     /// Asks the ledger what has run out, once per pass while anything has.
     pub(super) fn run_expiry(&mut self, now: Timestamp) {
-        for note in std::mem::take(&mut self.expiry.news) {
-            self.commit(Context::Note(note.clone()), Job::Note(now, note));
+        for (at, note) in std::mem::take(&mut self.expiry.news) {
+            let at = at.unwrap_or(now);
+            self.commit(Context::Note(at, note.clone()), Job::Note(at, note));
         }
         if self.stage != Stage::Serving || !self.expiry.allowed {
             return;
+        }
+        if self.expiry.next_deadline.is_none_or(|at| at > now) {
+            self.expiry.only_due(&[]);
         }
         let next = match self.expiry.next_deadline {
             Some(at) if at > now => at,

@@ -164,6 +164,8 @@ pub enum Reason {
     FixedIPNotRetained,
     /// The retained address is still held by the ENI of the old pod.
     FixedIPWaiting,
+    /// The pod is pinned to a zone that takes no pods any more.
+    FixedIPZoneClosed,
     /// The compute class does not offer fixed addresses.
     FixedIPUnsupported,
     /// `enable-fixed-ip` is neither "true" nor "false".
@@ -186,6 +188,7 @@ impl Reason {
             Self::FixedIPNotReused => "FixedIPNotReused",
             Self::FixedIPNotRetained => "FixedIPNotRetained",
             Self::FixedIPWaiting => "FixedIPWaiting",
+            Self::FixedIPZoneClosed => "FixedIPZoneClosed",
             Self::FixedIPUnsupported => "FixedIPUnsupported",
             Self::FixedIPInvalidAnnotation => "FixedIPInvalidAnnotation",
             Self::FixedIPInvalidReleaseAfter => "FixedIPInvalidReleaseAfter",

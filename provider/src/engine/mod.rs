@@ -86,7 +86,7 @@ enum Context {
     Record(EniRow),
     Due,
     Expire,
-    Note(Note),
+    Note(Timestamp, Note),
     Other,
 }
 
@@ -216,7 +216,7 @@ impl Engine {
             Context::Pod(uid, kind) => self.pod_job_done(&uid, kind),
             Context::Import(uid) => self.import_done(&uid),
             Context::Record(eni) => self.recorded(eni),
-            Context::Due | Context::Expire | Context::Note(_) | Context::Other => {}
+            Context::Due | Context::Expire | Context::Note(..) | Context::Other => {}
         }
     }
 
@@ -226,7 +226,7 @@ impl Engine {
             Context::Import(uid) => self.import_again(&uid),
             Context::Record(eni) => self.look_again(now, eni),
             Context::Expire | Context::Due => self.expiry.forget_looks(),
-            Context::Note(note) => self.expiry.note_again(note),
+            Context::Note(at, note) => self.expiry.note_again(at, note),
             Context::Other => {}
         }
     }
@@ -255,8 +255,11 @@ impl Engine {
         for vswitch in outcome.freed {
             self.wake_pool(&vswitch);
         }
+        if !outcome.due.is_empty() {
+            self.expiry.only_due(&outcome.due);
+        }
         for due in outcome.due {
-            if let Some(key) = self.expiry.due(due) {
+            if let Some(key) = self.expiry.due(due, now) {
                 self.effects.push(Effect::Look(key));
             }
         }
@@ -329,7 +332,7 @@ impl Engine {
         for uid in absent {
             self.gone(&uid);
         }
-        if let Some(claim) = self.expiry.looked(key, found) {
+        if let Some(claim) = self.expiry.looked(key, found, now) {
             self.commit(Context::Expire, Job::Expire(claim, now));
         }
     }

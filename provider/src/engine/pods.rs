@@ -29,7 +29,8 @@ pub(super) struct Pod {
     busy: bool,
     attempts: u32,
     network: Network,
-    blocked: Option<Waiting>,
+    /// Boxed: most pods do not wait.
+    blocked: Option<Box<Waiting>>,
 }
 
 /// What the outside has told.
@@ -312,11 +313,11 @@ impl Engine {
         self.waiting.insert(place, state.uid.clone());
         let soon = reason == Reason::FixedIPWaiting;
         let unsaid = soon.then(|| (reason, note.clone()));
-        pod.blocked = Some(Waiting {
+        pod.blocked = Some(Box::new(Waiting {
             blocked,
             place,
             unsaid,
-        });
+        }));
         if soon {
             self.timers
                 .insert((now + WAITING_NOTICE, Timer::Pod(state.uid)));
@@ -381,7 +382,7 @@ impl Engine {
         let first = self.waiting.values().find(|uid| {
             self.pods.get(*uid).is_some_and(|pod| {
                 !pod.busy
-                    && matches!(&pod.blocked, Some(Waiting { blocked: Blocked::Pool(allowed), .. })
+                    && matches!(pod.blocked.as_deref(), Some(Waiting { blocked: Blocked::Pool(allowed), .. })
                         if allowed.contains(vswitch))
             })
         });

@@ -28,12 +28,12 @@ pub(super) struct OpenClaim {
 
 impl Op<'_> {
     /// Gives the pod a network, the one it has, or the reason why not yet. Asking again, however
-    /// often, gives the same answer.
+    /// often, gives the same answer. One that is being deleted gets nothing that it has not yet.
     pub(super) fn acquire(&mut self, pod: &PodFacts) -> Result<()> {
         let known = self.pod(&pod.uid)?;
         if known
             .as_ref()
-            .is_some_and(|row| row.eni.is_some() || row.is_over())
+            .is_some_and(|row| row.eni.is_some() || row.deleted || row.is_over())
         {
             return self.report(&pod.uid);
         }
@@ -275,15 +275,22 @@ impl Op<'_> {
         fresh: &Fresh,
         close: Option<&(Close, OpenClaim)>,
     ) -> Result<()> {
-        let Some((vswitch, address)) = self.first_free(allowed)? else {
-            if let Some((why, claim)) = close {
-                // An expired claim ends in any case. One that stands in the way of the only
-                // addresses the pod may use ends too: it would be waited for in vain.
-                let own = allowed.contains(&claim.facts.vswitch);
-                if *why == Close::Expired || own {
-                    self.end(claim, *why, &pod.uid)?;
-                }
+        let mut found = self.first_free(allowed)?;
+        // An expired claim ends in any case. One that stands in the way of the only addresses
+        // that the pod may use ends too: it would be waited for in vain.
+        let close = match close {
+            Some((why, claim))
+                if found.is_none()
+                    && (*why == Close::Expired || allowed.contains(&claim.facts.vswitch)) =>
+            {
+                self.end(claim, *why, &pod.uid)?;
+                // A cloud that answers at once has freed its address by now.
+                found = self.first_free(allowed)?;
+                None
             }
+            other => other,
+        };
+        let Some((vswitch, address)) = found else {
             self.accept(pod, fresh.known, fresh.hours, None)?;
             let note = self.exhausted(allowed)?;
             let blocked = Blocked::Pool(allowed.to_vec());

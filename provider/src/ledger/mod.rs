@@ -442,20 +442,46 @@ impl Ledger {
     }
 }
 
-#[cfg(test)]
+/// What [`Reader`] answers beside a running process, for whoever has the ledger itself.
 impl Ledger {
-    pub(crate) fn claims(&self, now: Timestamp) -> rusqlite::Result<Vec<ClaimRow>> {
-        query::claims(&Tx::new(&self.conn), now)
+    /// All open claims, by key. `now` tells which have run out.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn claims(&self, now: Timestamp) -> Result<Vec<ClaimRow>, Error> {
+        query::claims(&Tx::new(&self.conn), now).map_err(Error::sql("list claims"))
     }
 
-    pub(crate) fn addresses(&self, all: bool) -> rusqlite::Result<Vec<AddressRow>> {
-        query::addresses(&Tx::new(&self.conn), all)
+    /// The addresses that somebody has or had, or with `all` the free ones too.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn addresses(&self, all: bool) -> Result<Vec<AddressRow>, Error> {
+        query::addresses(&Tx::new(&self.conn), all).map_err(Error::sql("list addresses"))
     }
 
     /// The one number that a query answers with.
+    #[cfg(test)]
     pub(crate) fn number(&self, sql: &str) -> i64 {
         let answer = self.conn.query_row(sql, [], |row| row.get(0));
         answer.expect("the query answers with a number")
+    }
+
+    /// Writes a copy of the file for a test that breaks it.
+    pub(crate) fn copy_to(&self, path: &std::path::Path) -> rusqlite::Result<()> {
+        let sql = "VACUUM INTO ?1";
+        Tx::new(&self.conn).execute(sql, [path.display().to_string()])?;
+        Ok(())
+    }
+
+    pub(crate) fn history(&self) -> rusqlite::Result<crate::check::History> {
+        crate::check::History::read(&Tx::new(&self.conn))
+    }
+
+    /// What contradicts the promises, from the file alone.
+    #[cfg(test)]
+    pub(crate) fn check(&self) -> rusqlite::Result<Vec<crate::check::Violation>> {
+        crate::check::all(&Tx::new(&self.conn))
     }
 }
 

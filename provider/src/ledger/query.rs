@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Result, Row};
 use serde::Serialize;
 
+use crate::check::{self, Violation};
 use crate::id::{ClusterId, EniId, NodeName, PodKey, PodUid, VSwitchId, Zone};
 use crate::ledger::op::time;
 use crate::ledger::{Error, open, pool};
@@ -188,22 +189,34 @@ impl Reader {
         self.read("list claims", |tx| claims(tx, now))
     }
 
-    /// The open claim of one key, unless its time is over.
+    /// The open claim of one key. Whether its time is over is for the ledger's own clock to say,
+    /// which closes it then.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn unexpired_claim(
+    pub fn open_claim(
         &self,
         cluster: &ClusterId,
         key: &PodKey,
         now: Timestamp,
     ) -> std::result::Result<Option<ClaimRow>, Error> {
         let sql = format!("{CLAIM} AND c.cluster = ?1 AND c.namespace = ?2 AND c.name = ?3");
-        let found = self.read("read a claim", |tx| {
+        self.read("read a claim", |tx| {
             let key = (cluster.as_str(), &*key.namespace, &*key.name);
             tx.row(&sql, key, |row| claim_row(row, now))
-        })?;
-        Ok(found.filter(|claim| claim.state != ClaimState::Over))
+        })
+    }
+
+    /// What contradicts the promises of the ledger, from the file alone.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn check(&self) -> std::result::Result<Vec<Violation>, Error> {
+        self.read("check the ledger", |tx| {
+            let mut found = check::file(tx)?;
+            found.extend(check::all(tx)?);
+            Ok(found)
+        })
     }
 
     pub(super) fn read<T>(

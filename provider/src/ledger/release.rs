@@ -59,8 +59,9 @@ impl Op<'_> {
         self.report(uid)
     }
 
-    /// A waiting pod has not the claim yet, so the claim is found by its key; one that another
-    /// pod holds is that pod's, whose own deletion counts.
+    /// A waiting pod has not the claim yet, so the claim is found by its key. One that another
+    /// pod holds is that pod's, whose own deletion counts, unless that pod is gone and only its
+    /// ENI is not detached yet: then the deletion of the pod that waits for it is the last one.
     fn start_clock(&self, pod: &PodRow, at: Timestamp) -> Result<()> {
         let Some(hours) = pod.hours else {
             return Ok(());
@@ -70,7 +71,9 @@ impl Op<'_> {
         self.tx.execute(
             "UPDATE claim SET deleted_ms = ?5, expires_ms = ?6, retain_ms = ?7 \
              WHERE cluster = ?1 AND namespace = ?2 AND name = ?3 AND closed_ms IS NULL \
-             AND (holder IS NULL OR holder = ?4) AND (deleted_ms IS NULL OR deleted_ms < ?5)",
+             AND (holder IS NULL OR holder = ?4 OR EXISTS \
+             (SELECT 1 FROM pod WHERE uid = claim.holder AND gone_ms IS NOT NULL)) \
+             AND (deleted_ms IS NULL OR deleted_ms < ?5)",
             (
                 self.cluster(),
                 &*pod.key.namespace,
@@ -168,7 +171,11 @@ impl Op<'_> {
     }
 
     fn retain(&mut self, pod: &PodRow, eni: i64) -> Result<()> {
-        if !pod.deleted {
+        let is_running = "SELECT deleted_ms IS NOT NULL FROM claim WHERE holder = ?1";
+        let is_running = self
+            .tx
+            .row(is_running, [pod.uid.as_str()], |row| row.get(0))?;
+        if is_running == Some(false) {
             // Nobody saw the deletion: the clock starts now that the absence is known.
             self.start_clock(pod, self.now)?;
         }
@@ -252,7 +259,9 @@ impl Op<'_> {
              AND seq < (SELECT max(seq) FROM journal WHERE what = 'started')",
             "DELETE FROM placement WHERE seen_ms < ?1 AND NOT EXISTS (SELECT 1 FROM pod p \
              WHERE p.cluster = placement.cluster AND p.namespace = placement.namespace \
-             AND p.name = placement.name)",
+             AND p.name = placement.name) AND NOT EXISTS (SELECT 1 FROM claim c \
+             WHERE c.cluster = placement.cluster AND c.namespace = placement.namespace \
+             AND c.name = placement.name AND c.closed_ms IS NULL)",
             "UPDATE ledger SET history_from_ms = max(history_from_ms, ?1)",
         ] {
             self.tx.execute(sql, [before_ms])?;

@@ -433,6 +433,9 @@ fn apiserver_flags(
     flags.extend(
         [
             "--bind-address=127.0.0.1",
+            // Without it a machine that has no default route cannot start; nobody looks for the Service `kubernetes`.
+            "--advertise-address=127.0.0.1",
+            "--endpoint-reconciler-type=none",
             "--tls-cert-file=apiserver.crt",
             "--tls-private-key-file=apiserver.key",
             "--client-ca-file=ca.crt",

@@ -25,7 +25,7 @@ mod wait;
 pub use binary::binary;
 pub use control_plane::{ControlPlane, Options};
 pub use holdfast::Holdfast;
-pub use lease::{Leased, PLANES_MAX, lease};
+pub use lease::{Leased, PLANES_MAX, lease, lease_alone};
 pub use pods::{PodRow, status_column};
 pub use recorder::PodRecorder;
 pub use wait::eventually;

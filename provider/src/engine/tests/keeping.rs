@@ -1,6 +1,7 @@
 //! Keeping an address and giving it back.
 
 use super::*;
+use crate::ledger::ClaimState;
 
 #[test]
 fn keeps_ip_eni_and_mac_across_recreate() {
@@ -316,6 +317,53 @@ fn same_name_in_another_namespace_is_another_key() {
     world.tell(Event::Bound(facts.clone()));
     assert_ne!(world.address(&here), world.address(&facts.uid));
     assert_eq!(world.claims().len(), 2);
+}
+
+#[test]
+fn deleting_a_pod_that_waits_for_the_old_eni_starts_the_clock_anew() {
+    let cloud = Config {
+        detach: SECOND * 10,
+        ..slow_cloud()
+    };
+    let mut world = World::with(settings("192.168.1.0/24", cloud));
+    let first = world.create(&fixed("web-0"));
+    world.pass(SECOND * 2);
+    world.begin_deletion(&first);
+    world.vanish(&first);
+    let second = world.create(&Wish {
+        hours: Some(1),
+        ..fixed("web-0")
+    });
+    world.pass(SECOND * 3);
+    world.begin_deletion(&second);
+    let last_deletion = world.now;
+    world.tell(Event::Stopped(second.clone()));
+    world.vanish(&second);
+    world.pass(SECOND * 20);
+    let claims = world.claims();
+    assert_eq!(claims[0].expires_at, Some(last_deletion + HOUR));
+    assert_eq!(claims[0].state, ClaimState::Retained);
+}
+
+#[test]
+fn a_pod_that_is_being_deleted_is_given_nothing_any_more() {
+    let mut world = World::with(settings("192.168.1.0/24", slow_cloud()));
+    let first = world.create(&fixed("web-0"));
+    world.pass(SECOND * 2);
+    world.begin_deletion(&first);
+    world.vanish(&first);
+    let second = world.create(&fixed("web-0"));
+    world.begin_deletion(&second);
+    let last_deletion = world.now;
+    world.pass(SECOND * 5);
+    assert_eq!(world.count("vsw-b", "retained"), 1);
+    world.tell(Event::Stopped(second.clone()));
+    assert_eq!(world.network(&second), Network::Detached);
+    world.vanish(&second);
+    assert_eq!(
+        world.claims()[0].expires_at,
+        Some(last_deletion + HOUR * 48)
+    );
 }
 
 #[test]

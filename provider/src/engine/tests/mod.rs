@@ -9,6 +9,7 @@ mod history;
 mod keeping;
 mod operator;
 mod pool;
+mod proof;
 mod restart;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,6 +17,7 @@ use std::net::Ipv4Addr;
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::cloud::Request;
 use crate::cloud::sim::Config;
 use crate::engine::{
     Assignment, Effect, Engine, Event, Found, Network, Node, PodFacts, Published, Reason,
@@ -43,6 +45,8 @@ struct World {
     api_is_away: bool,
     pending: VecDeque<Effect>,
     notices: Vec<Notice>,
+    calls: Vec<Request>,
+    looks: usize,
     refusals: Vec<String>,
     next_uid: u32,
 }
@@ -106,6 +110,16 @@ fn slow_cloud() -> Config {
     }
 }
 
+/// Every test ends with the proof that nothing was lost, doubled or stolen on the way.
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            let found = self.ledger.check().unwrap();
+            assert!(found.is_empty(), "{found:#?}");
+        }
+    }
+}
+
 impl World {
     fn new() -> Self {
         Self::with(settings("192.168.1.0/24", Config::default()))
@@ -132,6 +146,8 @@ impl World {
             api_is_away: false,
             pending: VecDeque::new(),
             notices: Vec::new(),
+            calls: Vec::new(),
+            looks: 0,
             refusals: Vec::new(),
             next_uid: 0,
         };
@@ -164,41 +180,51 @@ impl World {
 
     fn settle(&mut self) {
         while let Some(effect) = self.pending.pop_front() {
-            let event = match effect {
-                Effect::Commit(number, job) => {
-                    let batch = self.ledger.commit(self.now, &[job]).unwrap();
-                    let deadline = Event::NextDeadline(batch.next_deadline);
-                    let effects = self.engine.handle(self.now, deadline);
-                    self.pending.extend(effects);
-                    let result = batch.results.into_iter().next().unwrap();
-                    Event::Committed(number, Ok(result.unwrap()))
-                }
-                Effect::Call(number, request) => {
-                    let mut results = self.ledger.call(self.now, &[request]).unwrap();
-                    Event::Called(number, results.remove(0))
-                }
-                Effect::Look(key) if self.api_is_away => Event::LookFailed(key),
-                Effect::Look(key) => {
-                    let found = self.api.get(&key).map(|pod| Found {
-                        uid: pod.facts.uid.clone(),
-                        fixed_ip: matches!(pod.facts.opt_in.fixed_ip, FixedIp::On { .. }),
-                        created_at: pod.facts.created_at,
-                    });
-                    Event::Looked(key, found)
-                }
-                Effect::Publish(_) => continue,
-                Effect::Notice(notice) => {
-                    self.notices.push(notice);
-                    continue;
-                }
-                Effect::Refuse(why) => {
-                    self.refusals.push(why);
-                    continue;
-                }
-            };
-            let effects = self.engine.handle(self.now, event);
-            self.pending.extend(effects);
+            if let Some(event) = self.run(effect) {
+                let effects = self.engine.handle(self.now, event);
+                self.pending.extend(effects);
+            }
         }
+    }
+
+    /// Does one thing, and tells what came of it.
+    fn run(&mut self, effect: Effect) -> Option<Event> {
+        Some(match effect {
+            Effect::Commit(number, job) => {
+                let batch = self.ledger.commit(self.now, &[job]).unwrap();
+                let deadline = Event::NextDeadline(batch.next_deadline);
+                let effects = self.engine.handle(self.now, deadline);
+                self.pending.extend(effects);
+                let result = batch.results.into_iter().next().unwrap();
+                Event::Committed(number, Ok(result.unwrap()))
+            }
+            Effect::Call(number, request) => {
+                self.calls.push(request.clone());
+                let mut results = self.ledger.call(self.now, &[request]).unwrap();
+                Event::Called(number, results.remove(0))
+            }
+            Effect::Look(key) => {
+                self.looks += 1;
+                if self.api_is_away {
+                    return Some(Event::LookFailed(key));
+                }
+                let found = self.api.get(&key).map(|pod| Found {
+                    uid: pod.facts.uid.clone(),
+                    fixed_ip: matches!(pod.facts.opt_in.fixed_ip, FixedIp::On { .. }),
+                    created_at: pod.facts.created_at,
+                });
+                Event::Looked(key, found)
+            }
+            Effect::Publish(_) => return None,
+            Effect::Notice(notice) => {
+                self.notices.push(notice);
+                return None;
+            }
+            Effect::Refuse(why) => {
+                self.refusals.push(why);
+                return None;
+            }
+        })
     }
 
     /// Lets time pass, stopping wherever the engine has something to do.
@@ -217,14 +243,19 @@ impl World {
     fn create(&mut self, wish: &Wish) -> PodUid {
         let facts = self.facts(wish);
         let uid = facts.uid.clone();
+        self.appear(&facts);
+        self.tell(Event::Bound(facts));
+        uid
+    }
+
+    /// A pod is in the API, and nobody has told the engine.
+    fn appear(&mut self, facts: &PodFacts) {
         let pod = ApiPod {
             facts: facts.clone(),
             terminating: false,
         };
         let old = self.api.insert(facts.key.clone(), pod);
         assert!(old.is_none(), "the API server keeps names unique");
-        self.tell(Event::Bound(facts));
-        uid
     }
 
     fn facts(&mut self, wish: &Wish) -> PodFacts {

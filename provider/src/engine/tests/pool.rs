@@ -140,3 +140,16 @@ fn growing_is_allowed_and_leaving_out_a_held_address_is_not() {
         .to_string();
     assert!(error.contains("vsw-b is no longer configured"), "{error}");
 }
+
+#[test]
+fn the_address_of_a_claim_that_ran_out_is_there_for_its_own_pod_when_no_other_is_free() {
+    let mut world = small();
+    let pods = ["web-0", "a", "b", "c"].map(|name| world.create(&fixed(name)));
+    world.delete(&pods[0]);
+    // Nothing ends by itself now.
+    world.tell(Event::Clock { may_expire: false });
+    world.pass(HOUR * 49);
+    let back = world.create(&fixed("web-0"));
+    world.address(&back);
+    assert_eq!(world.claims().len(), 4);
+}

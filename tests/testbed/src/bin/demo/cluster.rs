@@ -406,6 +406,17 @@ async fn build_holdfast() -> Result<PathBuf> {
         .arg("--manifest-path")
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml"))
         .stderr(Stdio::inherit());
+    // What `cargo run` says of this program: build scripts that read the like of it would find it changed, here and at
+    // the next `cargo build`, and half of all crates would be compiled again each time.
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|it| name.starts_with(it))
+        {
+            build.env_remove(name);
+        }
+    }
     let output = run(build).await?;
     let messages =
         String::from_utf8(output.stdout).context("cargo wrote something that is not UTF-8")?;

@@ -1,0 +1,85 @@
+//! An API server that refuses, loses answers, and tells things late or twice.
+
+use super::api_server::{Trouble, Verb};
+use super::*;
+
+#[test]
+fn a_refused_status_is_written_again_with_growing_pauses_and_without_end() {
+    for trouble in [
+        Trouble::Code(500),
+        Trouble::Code(429),
+        Trouble::Code(409),
+        Trouble::NoAnswer,
+    ] {
+        let mut world = World::fast();
+        world.api.troubles.extend([(Verb::Status, trouble); 5]);
+        world.create(fixed("web-0"));
+        world.pass(SECOND);
+        assert!(world.api.requests.len() < 4, "{:?}", world.api.requests);
+        world.pass(SECOND * 60);
+        assert_eq!(world.shown("web-0"), "1/1 Running 192.168.1.1");
+        assert!(world.api.requests.len() <= 6);
+    }
+}
+
+#[test]
+fn a_status_refused_for_hours_is_written_in_the_end() {
+    let mut world = World::fast();
+    world
+        .api
+        .troubles
+        .extend([(Verb::Status, Trouble::Code(500)); 200]);
+    world.create(fixed("web-0"));
+    world.pass(HOUR);
+    assert_eq!(world.shown("web-0"), "0/1 Pending <none>");
+    world.api.troubles.clear();
+    world.pass(SECOND * 31);
+    assert_eq!(world.shown("web-0"), "1/1 Running 192.168.1.1");
+}
+
+#[test]
+fn a_delete_that_is_refused_or_not_answered_is_sent_again() {
+    for trouble in [Trouble::Code(500), Trouble::Code(429), Trouble::NoAnswer] {
+        let mut world = World::fast();
+        world.create(fixed("web-0"));
+        world.api.troubles.extend([(Verb::Delete, trouble); 3]);
+        world.delete("web-0");
+        world.pass(SECOND * 10);
+        assert!(world.is_gone("web-0"), "{trouble:?}");
+        assert_eq!(world.count("retained"), 1);
+    }
+}
+
+#[test]
+fn another_uid_under_the_name_is_looked_at_and_proves_the_old_pod_gone() {
+    let mut world = World::fast();
+    world.create(ordinary("plain"));
+    world.edit("plain", |pod| {
+        pod["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}]);
+    });
+    // The pod is replaced, and the watch has not told when the next write goes out.
+    world.watching = false;
+    world.api.edit("plain", |pod| {
+        pod["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}]);
+    });
+    let change = world.api.changes.pop_back().unwrap();
+    world.api.delete("plain", 0);
+    let new = world.api.create(ordinary("plain"));
+    world.api.requests.clear();
+    let super::api_server::Change::Changed(pod) = change else {
+        panic!("an edit changes")
+    };
+    world.feed(super::super::Input::Seen(Box::new(
+        crate::pod::testing::view(&pod),
+    )));
+    world.settle();
+    assert_eq!(
+        world.api.requests[..2],
+        ["PATCH default/plain/status", "GET default/plain"]
+    );
+    assert_eq!(world.api.uid("plain"), new);
+    assert!(world.shown("plain").starts_with("1/1 Running"));
+    world.watching = true;
+    world.settle();
+    assert_eq!(world.count("in_use"), 1);
+}
