@@ -21,7 +21,6 @@ const POLL_MAX: SignedDuration = SignedDuration::from_secs(5);
 /// A call that is planned, under way, or being recorded.
 pub(super) struct Flight {
     task: Task,
-    token: Option<ClientToken>,
     progress: Progress,
     /// Looks in a row at the same thing under way.
     looks: u32,
@@ -34,6 +33,25 @@ enum Progress {
     Planned(Timestamp),
     Calling,
     Recording,
+}
+
+/// A call under way: what was asked, and about which ENI under which token.
+pub(super) struct Asked {
+    eni: EniRow,
+    token: ClientToken,
+    step: Step,
+}
+
+impl Flight {
+    /// Whether both are a look at the same thing under way.
+    fn looks_at_the_same(&self, task: &Task) -> bool {
+        let mine = &self.task;
+        mine.token == task.token
+            && mine.step == Step::Describe
+            && task.step == Step::Describe
+            && task.under_way.is_some()
+            && mine.under_way == task.under_way
+    }
 }
 
 /// Doubles from [`BACK_OFF`] on, up to [`BACK_OFF_MAX`].
@@ -52,43 +70,32 @@ impl Engine {
     pub(super) fn start_call(&mut self, now: Timestamp, task: Task) {
         let eni = task.eni;
         let known = self.flights.get(&eni);
+        if let Some(Progress::Planned(old)) = known.map(|flight| flight.progress) {
+            let is_same = known.is_some_and(|flight| flight.looks_at_the_same(&task));
+            if is_same {
+                return;
+            }
+            self.timers.remove(&(old, Timer::Flight(eni)));
+        }
+        let known = known.filter(|flight| flight.task.token == task.token);
         if known.is_some_and(|flight| flight.progress == Progress::Calling) {
             return;
         }
-        let same_look = known.filter(|flight| {
-            task.step == Step::Describe
-                && flight.task.step == Step::Describe
-                && task.under_way.is_some()
-                && flight.task.under_way == task.under_way
-        });
-        if same_look.is_some_and(|flight| matches!(flight.progress, Progress::Planned(_))) {
-            return;
-        }
-        let looks = same_look.map_or(0, |flight| flight.looks + 1);
+        let again = known.filter(|flight| flight.looks_at_the_same(&task));
+        let looks = again.map_or(0, |flight| flight.looks + 1);
         let failures = known.map_or(0, |flight| flight.failures);
-        let token = match &task.request {
-            Request::Create { token, .. } | Request::Describe { token } => Some(token.clone()),
-            _ => known.and_then(|flight| flight.token.clone()),
-        };
         let at = match (task.step, task.under_way) {
             (Step::Describe, Some(step)) if looks == 0 => now + self.expected(step),
             (Step::Describe, Some(_)) => now + doubled(POLL, looks - 1, POLL_MAX),
             _ => now,
         };
-        if let Some(Progress::Planned(old)) = known.map(|flight| flight.progress) {
-            self.timers.remove(&(old, Timer::Flight(eni)));
-        }
-        let progress = Progress::Planned(at);
-        self.flights.insert(
-            eni,
-            Flight {
-                task,
-                token,
-                progress,
-                looks,
-                failures,
-            },
-        );
+        let flight = Flight {
+            task,
+            progress: Progress::Planned(at),
+            looks,
+            failures,
+        };
+        self.flights.insert(eni, flight);
         self.timers.insert((at, Timer::Flight(eni)));
     }
 
@@ -105,9 +112,15 @@ impl Engine {
             return;
         };
         flight.progress = Progress::Calling;
-        let request = flight.task.request.clone();
+        let Task {
+            token,
+            step,
+            request,
+            ..
+        } = flight.task.clone();
         self.next_number += 1;
-        self.calls.insert(self.next_number, eni);
+        let asked = Asked { eni, token, step };
+        self.calls.insert(self.next_number, asked);
         self.effects.push(Effect::Call(self.next_number, request));
     }
 
@@ -117,23 +130,24 @@ impl Engine {
         number: u64,
         result: Result<Response, cloud::Error>,
     ) {
-        let Some(eni) = self.calls.remove(&number) else {
+        let Some(Asked { eni, token, step }) = self.calls.remove(&number) else {
             return;
         };
-        let Some(flight) = self.flights.get_mut(&eni) else {
+        let flight = self.flights.get_mut(&eni);
+        let Some(flight) = flight.filter(|flight| flight.task.token == token) else {
             return;
         };
         match result {
             Ok(response) => {
-                if flight.task.step != Step::Describe {
+                if step != Step::Describe {
                     flight.failures = 0;
                 }
                 flight.progress = Progress::Recording;
-                let step = flight.task.step;
                 self.commit(
                     Context::Record(eni),
                     Job::Record {
                         eni,
+                        token,
                         step,
                         response,
                     },
@@ -153,13 +167,9 @@ impl Engine {
     }
 
     fn say_call_failed(&mut self, uid: &PodUid, action: &str, tries: u32, error: &cloud::Error) {
-        let pause = back_off(tries);
-        let note = format!(
-            "{action} failed {tries} time{} in a row, trying again in {pause:#}: {error}",
-            if tries == 1 { "" } else { "s" }
-        );
         tracing::warn!(%uid, action, tries, code = %error.code, "a cloud call failed");
-        self.say(uid, Reason::CloudCallFailed, note);
+        let note = format!("{action} failed and is tried again until it succeeds: {error}");
+        self.say_failing(uid, note);
     }
 
     /// Plans a look at an ENI of which nobody knows what happened to it.
@@ -168,12 +178,7 @@ impl Engine {
             return;
         };
         let at = now + back_off(flight.failures.max(1));
-        let Some(token) = flight.token.clone() else {
-            // Only the ledger knows the token; it lists every open intent with it.
-            self.flights.remove(&eni);
-            self.commit(Context::Other, Job::Open);
-            return;
-        };
+        let token = flight.task.token.clone();
         flight.task.step = Step::Describe;
         flight.task.request = Request::Describe { token };
         flight.progress = Progress::Planned(at);

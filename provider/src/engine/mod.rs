@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::cloud::sim;
-use crate::engine::calls::Flight;
+use crate::engine::calls::{Asked, Flight};
 use crate::engine::expiry::Expiry;
 use crate::engine::pods::Pod;
 use crate::id::{PodKey, PodUid};
@@ -56,7 +56,7 @@ pub struct Engine {
     /// Pods of the ledger that a list did not show, until a GET says more.
     missing: BTreeSet<PodUid>,
     jobs: HashMap<u64, Context>,
-    calls: HashMap<u64, EniRow>,
+    calls: HashMap<u64, Asked>,
     timers: BTreeSet<(Timestamp, Timer)>,
     /// Where among the waiting pods the next periodic retry goes on.
     retried_to: (Timestamp, u64),

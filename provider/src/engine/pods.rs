@@ -31,6 +31,8 @@ pub(super) struct Pod {
     network: Network,
     /// Boxed: most pods do not wait.
     blocked: Option<Box<Waiting>>,
+    /// What was last said about a failing cloud call.
+    failing: Option<Box<str>>,
 }
 
 /// What the outside has told.
@@ -57,8 +59,18 @@ struct Have {
 struct Waiting {
     blocked: Blocked,
     place: (Timestamp, u64),
-    /// What to say once the wait is long enough to be worth saying.
-    unsaid: Option<(Reason, String)>,
+    reason: Reason,
+    note: String,
+    /// Whether the pod was told; a short wait is not worth saying.
+    said: bool,
+}
+
+impl Waiting {
+    /// Whether it would tell nothing new. The time left until the next release is nothing new.
+    fn tells(&self, blocked: &Blocked, reason: Reason, note: &str) -> bool {
+        let same_note = self.note == note || matches!(blocked, Blocked::Pool { .. });
+        self.reason == reason && self.blocked == *blocked && same_note
+    }
 }
 
 /// The jobs of a pod's life.
@@ -93,6 +105,7 @@ impl Pod {
             attempts: 0,
             network: pod.state.network,
             blocked: None,
+            failing: None,
         }
     }
 
@@ -107,6 +120,7 @@ impl Pod {
             attempts: 0,
             network: Network::Pending,
             blocked: None,
+            failing: None,
         }
     }
 
@@ -273,11 +287,9 @@ impl Engine {
         let Some(pod) = self.pods.get_mut(uid) else {
             return;
         };
-        if let Some((reason, note)) = pod
-            .blocked
-            .as_mut()
-            .and_then(|waiting| waiting.unsaid.take())
-        {
+        if let Some(waiting) = pod.blocked.as_mut().filter(|waiting| !waiting.said) {
+            waiting.said = true;
+            let (reason, note) = (waiting.reason, waiting.note.clone());
             self.say(uid, reason, note);
         }
         if self
@@ -299,12 +311,19 @@ impl Engine {
         };
         let (Some(blocked), Network::Waiting { reason, note }) = (state.blocked, &state.network)
         else {
+            if state.network != Network::Pending {
+                pod.failing = None;
+            }
             pod.network = state.network;
             self.unblock(&state.uid);
             self.effects.push(Effect::Publish(state.uid));
             return;
         };
         let (reason, note) = (*reason, note.clone());
+        let before = pod.blocked.as_ref();
+        if before.is_some_and(|waiting| waiting.tells(&blocked, reason, &note)) {
+            return;
+        }
         self.next_number += 1;
         let place = pod
             .blocked
@@ -312,11 +331,12 @@ impl Engine {
             .map_or((now, self.next_number), |old| old.place);
         self.waiting.insert(place, state.uid.clone());
         let soon = reason == Reason::FixedIPWaiting;
-        let unsaid = soon.then(|| (reason, note.clone()));
         pod.blocked = Some(Box::new(Waiting {
             blocked,
             place,
-            unsaid,
+            reason,
+            note: note.clone(),
+            said: !soon,
         }));
         if soon {
             self.timers
@@ -340,6 +360,23 @@ impl Engine {
             reason,
             note,
         }));
+        self.effects.push(Effect::Publish(uid.clone()));
+    }
+
+    /// Tells the pod that a cloud call fails, once for each reason: it is tried again without end.
+    pub(super) fn say_failing(&mut self, uid: &PodUid, note: String) {
+        // Whatever is wrong with an ENI that a pod has let go of is no matter of the pod's.
+        let pod = self.pods.get_mut(uid);
+        let Some(pod) = pod.filter(|pod| pod.network != Network::Detached) else {
+            return;
+        };
+        if pod.failing.as_deref() != Some(&*note) {
+            pod.failing = Some(note.as_str().into());
+            self.say(uid, Reason::CloudCallFailed, note);
+            return;
+        }
+        let reason = Reason::CloudCallFailed;
+        pod.network = Network::Waiting { reason, note };
         self.effects.push(Effect::Publish(uid.clone()));
     }
 
@@ -382,8 +419,11 @@ impl Engine {
         let first = self.waiting.values().find(|uid| {
             self.pods.get(*uid).is_some_and(|pod| {
                 !pod.busy
-                    && matches!(pod.blocked.as_deref(), Some(Waiting { blocked: Blocked::Pool(allowed), .. })
-                        if allowed.contains(vswitch))
+                    && matches!(
+                        pod.blocked.as_deref(),
+                        Some(Waiting { blocked: Blocked::Pool { vswitches, .. }, .. })
+                            if vswitches.contains(vswitch)
+                    )
             })
         });
         if let Some(uid) = first.cloned() {

@@ -55,7 +55,10 @@ impl Op<'_> {
                     &pod.uid,
                     Reason::NoAllowedVSwitch,
                     note,
-                    Blocked::Pool(Vec::new()),
+                    Blocked::Pool {
+                        vswitches: Vec::new(),
+                        counts: Vec::new(),
+                    },
                 );
                 return Ok(());
             }
@@ -292,8 +295,11 @@ impl Op<'_> {
         };
         let Some((vswitch, address)) = found else {
             self.accept(pod, fresh.known, fresh.hours, None)?;
-            let note = self.exhausted(allowed)?;
-            let blocked = Blocked::Pool(allowed.to_vec());
+            let (note, counts) = self.exhausted(allowed)?;
+            let blocked = Blocked::Pool {
+                vswitches: allowed.to_vec(),
+                counts,
+            };
             self.wait(&pod.uid, Reason::IPPoolExhausted, note, blocked);
             return Ok(());
         };

@@ -6,6 +6,7 @@ use rusqlite::Result;
 
 use crate::cloud::sim::Failure;
 use crate::cloud::{Eni, EniState, Request, Response};
+use crate::id::ClientToken;
 use crate::ledger::op::{EniFacts, Op};
 use crate::ledger::{EniRow, Task};
 use crate::policy::eni::{self, State, Step, Target};
@@ -41,8 +42,19 @@ impl Op<'_> {
         Ok(())
     }
 
-    /// A call was answered.
-    pub(super) fn record(&mut self, row: i64, step: Step, response: &Response) -> Result<()> {
+    /// A call was answered. An answer about an ENI that has been given up since, for another one
+    /// under a token of its own, tells nothing.
+    pub(super) fn record(
+        &mut self,
+        row: i64,
+        token: &ClientToken,
+        step: Step,
+        response: &Response,
+    ) -> Result<()> {
+        let known = self.eni(row)?;
+        if known.is_some_and(|facts| facts.token != token.as_str()) {
+            return self.review(row);
+        }
         let pod = self.pod_of(row)?.map(|pod| pod.uid);
         if self.apply(row, step, response)? {
             self.progress(row)?;
@@ -64,17 +76,12 @@ impl Op<'_> {
             if let Some(mut task) = self.next_task(row)? {
                 task.step = Step::Describe;
                 task.request = Request::Describe {
-                    token: self.token(row)?,
+                    token: task.token.clone(),
                 };
                 self.out.tasks.push(task);
             }
         }
         Ok(())
-    }
-
-    fn token(&self, row: i64) -> Result<crate::id::ClientToken> {
-        let eni = self.eni(row)?.expect("the caller has just read this row");
-        Ok(eni.token.as_str().into())
     }
 
     fn next_task(&self, row: i64) -> Result<Option<Task>> {
@@ -92,6 +99,7 @@ impl Op<'_> {
         };
         Ok(Some(Task {
             eni: EniRow(row),
+            token: facts.token.as_str().into(),
             step,
             request: self.request(&facts, step),
             under_way,

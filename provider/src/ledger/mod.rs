@@ -30,9 +30,10 @@ use rusqlite::Connection;
 use crate::cloud::sim::{Failure, Simulator};
 use crate::cloud::{self, Request, Response};
 use crate::engine::{Network, PodFacts, Reason};
-use crate::id::{EniId, PodKey, PodUid, VSwitchId};
+use crate::id::{ClientToken, EniId, PodKey, PodUid, VSwitchId};
 use crate::ledger::op::{Explained, Op};
 use crate::policy::eni::Step;
+use crate::policy::pool::Counts;
 use crate::settings::Settings;
 use crate::sql::Tx;
 
@@ -145,6 +146,8 @@ pub enum Job {
     Record {
         /// The ENI.
         eni: EniRow,
+        /// The token that it had when the call was made.
+        token: ClientToken,
         /// The call.
         step: Step,
         /// The answer.
@@ -210,8 +213,13 @@ pub struct PodState {
 pub enum Blocked {
     /// An older pod of its key.
     Key,
-    /// A free address in one of these.
-    Pool(Vec<VSwitchId>),
+    /// A free address in one of some vSwitches.
+    Pool {
+        /// Which.
+        vswitches: Vec<VSwitchId>,
+        /// What their addresses do: as long as that is the same there is nothing new to tell.
+        counts: Vec<Counts>,
+    },
 }
 
 /// A cloud call to make for an ENI.
@@ -219,6 +227,8 @@ pub enum Blocked {
 pub struct Task {
     /// The ENI.
     pub eni: EniRow,
+    /// The token of its creation, by which a look finds it.
+    pub token: ClientToken,
     /// The call, as the policy named it.
     pub step: Step,
     /// The call, with everything in it.

@@ -16,6 +16,7 @@ use crate::id::{EniId, InstanceId, PodKey, PodUid, VSwitchId};
 use crate::ledger::pool::VSwitchRef;
 use crate::ledger::{Job, Loaded, LoadedPod, Outcome, PodState};
 use crate::policy::eni::{State, Target};
+use crate::policy::pool::Counts;
 use crate::settings::Settings;
 use crate::sql::Tx;
 
@@ -32,7 +33,7 @@ pub(crate) struct Op<'a> {
 
 /// Why vSwitches are exhausted, as long as no address has changed: in a burst of pods that wait for
 /// the same ones, the addresses are counted once.
-pub(crate) type Explained = HashMap<Vec<VSwitchId>, String>;
+pub(crate) type Explained = HashMap<Vec<VSwitchId>, (String, Vec<Counts>)>;
 
 /// A row of table `pod`.
 #[derive(Clone, Debug)]
@@ -137,9 +138,10 @@ impl<'a> Op<'a> {
             Job::Gone(uid) => self.gone(uid),
             Job::Record {
                 eni,
+                token,
                 step,
                 response,
-            } => self.record(eni.0, *step, response),
+            } => self.record(eni.0, token, *step, response),
             Job::Due(at) => self.due(*at),
             Job::Expire(claim, at) => self.expire(claim.0, *at),
             Job::Open => self.open_intents(),

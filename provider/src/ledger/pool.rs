@@ -279,27 +279,28 @@ impl Op<'_> {
     }
 
     /// Why none of the allowed vSwitches has an address.
-    pub(super) fn exhausted(&mut self, allowed: &[VSwitchId]) -> Result<String> {
+    pub(super) fn exhausted(&mut self, allowed: &[VSwitchId]) -> Result<(String, Vec<Counts>)> {
         if let Some(known) = self.explained.get(allowed) {
             return Ok(known.clone());
         }
-        let sentences: Vec<String> = self
+        let exhausted: Vec<Exhausted> = self
             .named(allowed)
             .map(|vswitch| {
-                let exhausted = Exhausted {
+                Ok(Exhausted {
                     vswitch: vswitch.id.clone(),
                     zone: vswitch.zone.clone(),
                     cidr: vswitch.cidr,
                     counts: counts(self.tx, vswitch.row)?,
                     next_release: next_release(self.tx, vswitch.row)?,
                     now: self.now,
-                };
-                Ok(exhausted.to_string())
+                })
             })
             .collect::<Result<_>>()?;
-        let note = sentences.join("; ");
-        self.explained.insert(allowed.to_vec(), note.clone());
-        Ok(note)
+        let sentences: Vec<String> = exhausted.iter().map(Exhausted::to_string).collect();
+        let counts = exhausted.iter().map(|one| one.counts).collect();
+        let answer = (sentences.join("; "), counts);
+        self.explained.insert(allowed.to_vec(), answer.clone());
+        Ok(answer)
     }
 
     fn named<'b>(&'b self, allowed: &'b [VSwitchId]) -> impl Iterator<Item = &'b VSwitchRef> {

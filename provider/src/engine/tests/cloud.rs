@@ -3,7 +3,10 @@
 use std::num::NonZeroU32;
 
 use super::*;
+use crate::cloud::Response;
 use crate::cloud::sim::{Action, Fault, Transition};
+use crate::ledger::{EniRow, Job};
+use crate::policy::eni::Step;
 
 fn with(fault: Fault) -> World {
     let cloud = Config {
@@ -144,4 +147,96 @@ fn an_address_is_not_free_before_its_eni_is_deleted() {
     assert_eq!(world.count("vsw-b", "detaching"), 1);
     world.pass(SECOND * 15);
     assert_eq!(world.count("vsw-b", "free"), 252);
+}
+
+#[test]
+fn a_call_that_fails_does_not_hurry_the_retries_of_others() {
+    let fault = Fault::Fail {
+        action: Action::Detach,
+        every: NonZeroU32::MIN,
+        code: "InternalError".into(),
+    };
+    let mut world = with(fault);
+    let pods = ["a", "b"].map(|name| world.create(&ordinary(name)));
+    world.pass(SECOND * 2);
+    let eni = world.assigned(&pods[0]).eni;
+    world.begin_deletion(&pods[0]);
+    world.tell(Event::Stopped(pods[0].clone()));
+    world.pass(SECOND * 600);
+    world.calls.clear();
+    while world.calls.is_empty() {
+        world.pass(SECOND);
+    }
+    world.calls.clear();
+    world.begin_deletion(&pods[1]);
+    world.tell(Event::Stopped(pods[1].clone()));
+    world.pass(SECOND * 2);
+    let of_the_first = Request::Detach { eni };
+    assert!(world.calls.len() > 2, "{:?}", world.calls);
+    assert!(!world.calls.contains(&of_the_first), "{:?}", world.calls);
+}
+
+#[test]
+fn a_late_answer_about_an_eni_that_was_deleted_by_somebody_else_touches_no_newer_one() {
+    let mut world = World::with(settings("192.168.1.0/24", slow_cloud()));
+    let pod = world.create(&fixed("web-0"));
+    world.pass(SECOND * 2);
+    let had = world.assigned(&pod);
+    world.delete(&pod);
+    world.pass(SECOND * 2);
+    let delete = Request::Delete { eni: had.eni };
+    world.ledger.call(world.now, &[delete]).unwrap();
+    world.calls.clear();
+    let back = world.create(&fixed("web-0"));
+    world.pass(SECOND * 5);
+    let has = world.assigned(&back);
+    assert_eq!(has.address, had.address);
+
+    let token = |request: &Request| match request {
+        Request::Create { token, .. } | Request::Describe { token } => Some(token.clone()),
+        _ => None,
+    };
+    let old = world.calls.iter().find_map(token).unwrap();
+    let late = Job::Record {
+        eni: EniRow(1),
+        token: old,
+        step: Step::Describe,
+        response: Response::Eni(None),
+    };
+    let batch = world.ledger.commit(world.now, &[late]).unwrap();
+    assert_eq!(batch.results[0].as_ref().unwrap().tasks, []);
+    world.restart();
+    assert_eq!(world.assigned(&back), has);
+}
+
+#[test]
+fn a_wait_is_told_once_and_not_at_every_retry() {
+    let fault = Fault::Fail {
+        action: Action::Attach,
+        every: NonZeroU32::MIN,
+        code: "InternalError".into(),
+    };
+    let mut world = with(fault);
+    let pod = world.create(&fixed("web-0"));
+    world.pass(SECOND * 10);
+    let note = world.is_waiting(&pod, Reason::CloudCallFailed);
+    world.pass(HOUR);
+    assert_eq!(world.is_waiting(&pod, Reason::CloudCallFailed), note);
+    assert_eq!(world.notices_of(&pod, Reason::CloudCallFailed).len(), 1);
+}
+
+#[test]
+fn an_eni_that_cannot_be_deleted_does_not_keep_its_ended_pod() {
+    let fault = Fault::Fail {
+        action: Action::Delete,
+        every: NonZeroU32::MIN,
+        code: "InternalError".into(),
+    };
+    let mut world = with(fault);
+    let pod = world.create(&ordinary("job"));
+    world.pass(SECOND * 2);
+    world.tell(Event::Ended(pod.clone()));
+    world.pass(SECOND * 60);
+    assert_eq!(world.network(&pod), Network::Detached);
+    assert_eq!(world.count("vsw-b", "detaching"), 1);
 }

@@ -153,3 +153,20 @@ fn the_address_of_a_claim_that_ran_out_is_there_for_its_own_pod_when_no_other_is
     world.address(&back);
     assert_eq!(world.claims().len(), 4);
 }
+
+#[test]
+fn exhaustion_is_told_again_only_when_the_numbers_have_changed() {
+    let mut world = small();
+    let pods = ["a", "b", "c", "d", "e"].map(|name| world.create(&fixed(name)));
+    world.delete(&pods[0]);
+    world.pass(SECOND * 31);
+    let told = world.notices_of(&pods[4], Reason::IPPoolExhausted).len();
+    assert_eq!(told, 2, "once for each set of numbers");
+    let note = world.is_waiting(&pods[4], Reason::IPPoolExhausted);
+    world.pass(HOUR);
+    assert_eq!(world.is_waiting(&pods[4], Reason::IPPoolExhausted), note);
+    assert_eq!(
+        world.notices_of(&pods[4], Reason::IPPoolExhausted).len(),
+        told
+    );
+}
