@@ -3,9 +3,10 @@
 //! Owns arguments, exit codes and output formats. Contains no rule: `run` is wired in
 //! [`crate::serve`], and the commands that read ask [`holdfast_provider::ledger::Reader`].
 //!
-//! Exit codes: 0 done, 1 it failed, 2 the arguments or the configuration are wrong, 3 the address
-//! is in use.
+//! Exit codes: 0 done, 1 it failed, 2 the arguments or the configuration are wrong, 3 no: the
+//! address is in use, or nothing is known of that time.
 
+mod history;
 mod output;
 mod release;
 
@@ -60,6 +61,10 @@ enum Command {
         #[arg(short, long)]
         namespace: Option<String>,
     },
+    /// Tell what became of an address, or of a pod and its addresses.
+    History(history::HistoryArgs),
+    /// Tell which pod had an address at some time.
+    Who(history::WhoArgs),
     /// End the claim of a pod that is gone before its time, so that its address becomes free.
     Release(release::Args),
 }
@@ -102,7 +107,7 @@ pub fn main() -> ExitCode {
     // An error here would mean that something else has chosen already, and nothing else does.
     drop(rustls::crypto::ring::default_provider().install_default());
     match dispatch(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("holdfast: {}", chain(error.as_ref()));
             exit_code(&error)
@@ -125,8 +130,8 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     })
 }
 
-fn dispatch(command: Command) -> anyhow::Result<()> {
-    match command {
+fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
+    let done = match command {
         Command::Run(run) => {
             log_to_stderr();
             let config = Config::load(&run.cluster.config)?;
@@ -165,8 +170,11 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
             }
             output::print(query.output, &output::Timed { rows: &rows, now })
         }
+        Command::History(args) => history::history(&args),
+        Command::Who(args) => return history::who(&args),
         Command::Release(args) => release::run(&args),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// What is logged unless RUST_LOG says otherwise. kube's client reports every connection that

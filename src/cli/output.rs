@@ -67,7 +67,7 @@ pub(super) fn print_as(
 }
 
 /// Left-aligned columns, three spaces apart, as kubectl prints them.
-fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
+pub(super) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([header[column].len()]).max().unwrap_or(0)
@@ -87,7 +87,7 @@ fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-fn or_none(value: Option<impl ToString>) -> String {
+pub(super) fn or_none(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "<none>".to_owned(), |value| value.to_string())
 }
 

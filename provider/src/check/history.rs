@@ -312,8 +312,10 @@ impl<'h> Checker<'h> {
             })
         });
         let is_step = match (before.state.as_str(), after.state.as_str()) {
+            // Its exclusion changed, or its claim was released and the pod kept it.
             (one, other) if one == other => {
-                same && (&before.pod, before.eni) == (&after.pod, after.eni)
+                (same || (closed && after.claim.is_none()))
+                    && (&before.pod, before.eni) == (&after.pod, after.eni)
             }
             ("free", "in_use" | "excluded")
             | ("excluded", "free")

@@ -94,7 +94,7 @@ const INVARIANTS: &[Invariant] = &[
          WHERE a.state = 'retained' AND c.expires_ms IS NULL \
          UNION ALL \
          SELECT NULL, 'claim ' || id || ' of ' || namespace || '/' || name || ' ends at another time than its deletion and period give' \
-         FROM claim WHERE expires_ms IS NOT deleted_ms + retain_ms AND deleted_ms IS NOT NULL",
+         FROM claim WHERE expires_ms IS NOT deleted_ms + retain_ms AND deleted_ms IS NOT NULL AND closed_ms IS NULL",
     ),
     (
         "a free address belongs to nobody",
@@ -137,7 +137,9 @@ const INVARIANTS: &[Invariant] = &[
          SELECT a.addr, iif(a.claim IS NULL, 'is not claimed', 'is claimed') || ' for pod ' || p.uid || ' on ' || p.node_type \
            || iif(p.hours IS NULL, ' without', ' with') || ' a fixed address' \
          FROM address a JOIN pod p ON p.uid = a.pod \
-         WHERE (a.claim IS NOT NULL) <> (p.hours IS NOT NULL AND p.node_type = 'acs')",
+         WHERE (a.claim IS NOT NULL) <> (p.hours IS NOT NULL AND p.node_type = 'acs') \
+         AND NOT EXISTS (SELECT 1 FROM claim r WHERE (r.cluster, r.namespace, r.name) = (p.cluster, p.namespace, p.name) \
+           AND r.closed_why = 'released by an operator' AND r.closed_ms >= p.accepted_ms)",
     ),
     (
         "the pool has the addresses of its CIDR",

@@ -6,7 +6,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::cloud::{self, Request, Response};
-use crate::engine::{Context, Effect, Engine, Reason, Timer};
+use crate::engine::{Context, Effect, Engine, Timer};
 use crate::id::{ClientToken, PodUid};
 use crate::ledger::{EniRow, Job, Task};
 use crate::policy::eni::Step;

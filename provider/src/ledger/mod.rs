@@ -481,6 +481,7 @@ impl Ledger {
     }
 
     /// Writes a copy of the file for a test that breaks it.
+    #[cfg(test)]
     pub(crate) fn copy_to(&self, path: &std::path::Path) -> rusqlite::Result<()> {
         let sql = "VACUUM INTO ?1";
         Tx::new(&self.conn).execute(sql, [path.display().to_string()])?;

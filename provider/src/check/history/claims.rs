@@ -126,7 +126,9 @@ impl<'h> Checker<'h> {
                 format!("{name} went at {when} from pod {one} to pod {other} without being let go"),
             );
         }
-        if new.deleted_ms.map(|deleted| deleted + new.retain_ms) != new.expires_ms {
+        // A claim that is released while a pod has it had no deletion.
+        let is_released = new.closed_why.as_deref() == Some(Close::Released.as_str());
+        if !is_released && new.deleted_ms.map(|deleted| deleted + new.retain_ms) != new.expires_ms {
             self.violated(
                 CLOCK,
                 format!("{name} has ended its period at another time since {when}"),
@@ -171,6 +173,15 @@ impl<'h> Checker<'h> {
         let name = self.claim(claim.id);
         let when = at(closed_ms);
         let why = claim.now.closed_why.as_deref().unwrap_or_default();
+        if why == Close::Released.as_str() {
+            if !self.is_in_journal(word::RELEASED, claim.id, closed_ms) {
+                self.violated(
+                    WHY,
+                    format!("{name} was released at {when}, and by nobody that is recorded"),
+                );
+            }
+            return;
+        }
         if let Some(holder) = &before.state.holder {
             self.violated(
                 NOT_EARLY,
@@ -180,13 +191,6 @@ impl<'h> Checker<'h> {
         }
         if why == Close::Expired.as_str() {
             self.expiry(claim, &before.state, closed_ms, pods);
-        } else if why == Close::Released.as_str() {
-            if !self.is_in_journal(word::RELEASED, claim.id, closed_ms) {
-                self.violated(
-                    WHY,
-                    format!("{name} was released at {when}, and by nobody that is recorded"),
-                );
-            }
         } else if [Close::Crossed, Close::Moved, Close::Disproved]
             .iter()
             .any(|close| close.as_str() == why)

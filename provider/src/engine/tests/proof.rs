@@ -2,6 +2,7 @@
 //! found out, and an honest one is not.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use rusqlite::Connection;
 
@@ -57,16 +58,16 @@ fn broken(world: &World, sql: &str) -> Vec<Violation> {
         names.collect::<rusqlite::Result<_>>().unwrap()
     };
     let mut script = "PRAGMA foreign_keys = OFF; PRAGMA legacy_alter_table = ON;".to_owned();
-    script.extend(
-        names("trigger")
-            .iter()
-            .map(|trigger| format!("DROP TRIGGER {trigger};")),
-    );
-    script.extend(names("table").iter().map(|table| {
-        format!(
+    for trigger in names("trigger") {
+        write!(script, "DROP TRIGGER {trigger};").unwrap();
+    }
+    for table in names("table") {
+        write!(
+            script,
             "CREATE TABLE bare AS SELECT * FROM {table}; DROP TABLE {table}; ALTER TABLE bare RENAME TO {table};"
         )
-    }));
+        .unwrap();
+    }
     conn.execute_batch(&script).unwrap();
     let honest = check::all(&Tx::new(&conn)).unwrap();
     assert!(honest.is_empty(), "{honest:#?}");
@@ -258,7 +259,7 @@ const LIES: &[Lie] = &[
             history
                 .eni_ends
                 .values_mut()
-                .for_each(|end_ms| *end_ms += 1)
+                .for_each(|end_ms| *end_ms += 1);
         },
         "an address is free after its ENI's deletion",
     ),
@@ -378,8 +379,8 @@ const LIES: &[Lie] = &[
         "a claim is closed for no reason that is known",
         |history| {
             both(history, "run-out", |state| {
-                state.closed_why = Some("tidied up".into())
-            })
+                state.closed_why = Some("tidied up".into());
+            });
         },
         "a claim ends before its deadline only by crossing, moving or release",
     ),
@@ -387,8 +388,8 @@ const LIES: &[Lie] = &[
         "a claim is released by nobody",
         |history| {
             both(history, "run-out", |state| {
-                state.closed_why = Some("released by an operator".into())
-            })
+                state.closed_why = Some("released by an operator".into());
+            });
         },
         "a claim ends before its deadline only by crossing, moving or release",
     ),
