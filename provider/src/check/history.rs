@@ -312,6 +312,10 @@ impl<'h> Checker<'h> {
             })
         });
         let is_step = match (before.state.as_str(), after.state.as_str()) {
+            // A release by force leaves the pod its address.
+            ("in_use", "in_use") if after.claim.is_none() => {
+                closed && (&before.pod, before.eni) == (&after.pod, after.eni)
+            }
             (one, other) if one == other => {
                 same && (&before.pod, before.eni) == (&after.pod, after.eni)
             }

@@ -171,7 +171,9 @@ impl<'h> Checker<'h> {
         let name = self.claim(claim.id);
         let when = at(closed_ms);
         let why = claim.now.closed_why.as_deref().unwrap_or_default();
-        if let Some(holder) = &before.state.holder {
+        // A release by force leaves the holder its address.
+        let held = before.state.holder.as_ref();
+        if let Some(holder) = held.filter(|_| why != Close::Released.as_str()) {
             self.violated(
                 NOT_EARLY,
                 format!("{name} ended at {when} while pod {holder} held it"),
