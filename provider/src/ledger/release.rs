@@ -25,7 +25,7 @@ pub(super) fn next_deadline(tx: &Tx<'_>, cluster: &ClusterId) -> Result<Option<T
 pub(super) fn close(tx: &Tx<'_>, now: Timestamp, claim: i64, why: &str) -> Result<()> {
     tx.execute(
         "UPDATE claim SET closed_ms = ?2, closed_why = ?3, holder = NULL, \
-         deleted_ms = coalesce(deleted_ms, ?2), expires_ms = coalesce(expires_ms, ?2) WHERE id = ?1",
+         deleted_ms = coalesce(deleted_ms, ?2), expires_ms = coalesce(expires_ms, ?2 + retain_ms) WHERE id = ?1",
         (claim, now.as_millisecond(), why),
     )?;
     Ok(())
