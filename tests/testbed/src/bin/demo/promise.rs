@@ -2,6 +2,8 @@
 //!
 //! Pure: rows and facts in, a sentence out when they are not as promised.
 
+use std::fmt::{self, Display, Formatter};
+
 use anyhow::{Result, ensure};
 use holdfast_testbed::PodRow;
 
@@ -45,43 +47,48 @@ pub(crate) struct Change {
 
 impl Change {
     pub(crate) fn is_kept(&self) -> bool {
-        let what = |it: &Holding| (it.address.clone(), it.eni.clone(), it.mac.clone());
-        what(&self.before) == what(&self.after)
-    }
-
-    /// Same address, ENI and MAC on the same node.
-    pub(crate) fn must_be_kept(&self) -> Result<()> {
-        let Self { before, after, .. } = self;
-        ensure!(
-            self.is_kept() && before.node == after.node,
-            "{} had to keep its address, ENI, MAC and zone, but had {} and now has {}",
-            after.pod,
-            before.in_words(),
-            after.in_words()
-        );
-        Ok(())
-    }
-
-    /// Another address and another ENI.
-    pub(crate) fn must_be_lost(&self) -> Result<()> {
-        let Self { before, after, .. } = self;
-        ensure!(
-            before.address != after.address && before.eni != after.eni,
-            "{} had to get another address and another ENI, but had {} and now has {}",
-            after.pod,
-            before.in_words(),
-            after.in_words()
-        );
-        Ok(())
+        self.after.is_same_as(&self.before)
     }
 }
 
+/// Same address, ENI and MAC on the same node.
+pub(crate) fn check_kept(before: &Holding, after: &Holding) -> Result<()> {
+    ensure!(
+        after.is_same_as(before) && after.node == before.node,
+        "{} had to keep its address, ENI, MAC and zone; it had {before} and now has {after}",
+        after.pod,
+    );
+    Ok(())
+}
+
+/// Another address and another ENI.
+pub(crate) fn check_lost(before: &Holding, after: &Holding) -> Result<()> {
+    ensure!(
+        before.address != after.address && before.eni != after.eni,
+        "{} had to get another address and another ENI; it had {before} and now has {after}",
+        after.pod,
+    );
+    Ok(())
+}
+
 impl Holding {
-    fn in_words(&self) -> String {
-        format!(
-            "{} with {} and {} on {}",
-            self.address, self.eni, self.mac, self.node
-        )
+    /// Whether both are the same address, ENI and MAC.
+    fn is_same_as(&self, other: &Self) -> bool {
+        let what = |it: &Self| [it.address.clone(), it.eni.clone(), it.mac.clone()];
+        what(self) == what(other)
+    }
+}
+
+impl Display for Holding {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self {
+            node,
+            address,
+            eni,
+            mac,
+            ..
+        } = self;
+        write!(f, "{address} with {eni} and {mac} on {node}")
     }
 }
 
@@ -132,6 +139,38 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+
+    fn holding(address: &str, mac: &str, node: &str) -> Holding {
+        Holding {
+            pod: "web-0".to_owned(),
+            uid: "u".to_owned(),
+            node: node.to_owned(),
+            address: address.to_owned(),
+            eni: format!("eni-of-{address}"),
+            mac: mac.to_owned(),
+        }
+    }
+
+    #[test]
+    fn kept_means_the_same_address_eni_mac_and_node() {
+        let before = holding("10.0.0.1", "m", "n");
+        check_kept(&before, &before).unwrap();
+        for after in [
+            holding("10.0.0.2", "m", "n"),
+            holding("10.0.0.1", "other", "n"),
+            holding("10.0.0.1", "m", "other"),
+        ] {
+            let refusal = check_kept(&before, &after).unwrap_err().to_string();
+            assert!(refusal.contains(&after.to_string()), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn lost_means_another_address_and_another_eni() {
+        let before = holding("10.0.0.1", "m", "n");
+        check_lost(&before, &holding("10.0.0.2", "m", "n")).unwrap();
+        assert!(check_lost(&before, &before).is_err());
+    }
 
     fn row(status: &str, node: bool, ip: Option<&str>) -> PodRow {
         PodRow {

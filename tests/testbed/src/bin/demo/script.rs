@@ -17,7 +17,7 @@ use tokio::{
 
 use crate::{
     cluster::Cluster,
-    promise::{Change, Holding, check_life},
+    promise::{Change, Holding, check_kept, check_life, check_lost},
     screen::Screen,
 };
 
@@ -126,9 +126,10 @@ impl Script<'_> {
         self.wait_for_successors(&WEB, &before).await?;
         let mut changes = Vec::new();
         for before in before {
-            let change = self.change("rollout restart", before, REUSED).await?;
-            change.must_be_kept()?;
-            changes.push(change);
+            let after = self.successor(&before).await?;
+            check_kept(&before, &after)?;
+            let change = self.explained("rollout restart", before, after, REUSED);
+            changes.push(change.await?);
         }
         Ok(changes)
     }
@@ -160,7 +161,9 @@ impl Script<'_> {
     async fn lose_to_crossing(&self, step: &'static str, before: Holding) -> Result<Change> {
         self.wait_for_successors(&["web-1"], std::slice::from_ref(&before))
             .await?;
-        let change = self.change(step, before, NOT_RETAINED).await?;
+        let after = self.successor(&before).await?;
+        check_lost(&before, &after)?;
+        let change = self.explained(step, before, after, NOT_RETAINED).await?;
         let Change { before, after, .. } = &change;
         for node in [&before.node, &after.node] {
             ensure!(
@@ -169,7 +172,6 @@ impl Script<'_> {
                 change.why
             );
         }
-        change.must_be_lost()?;
         Ok(change)
     }
 
@@ -184,13 +186,13 @@ impl Script<'_> {
             .await?;
         self.wait_until_gone(&before).await?;
         self.cluster.show_ledger("claims").await?;
-        let ended = self.wait_for_the_end_of_the_claim(&before).await?;
+        let late = self.wait_for_the_end_of_the_claim(&before).await?;
         self.cluster.show_ledger("claims").await?;
         self.cluster.show_ledger("vswitches").await?;
         self.screen.text(&format!(
-            "{} is free {:.1} s after the end of its retention: any pod may get it now. A new web-1 starts afresh.",
+            "{} was free {:.1} s after the end of its retention: any pod may get it now. A new web-1 starts afresh.",
             before.address,
-            Timestamp::now().duration_since(ended).as_secs_f64(),
+            late.as_secs_f64(),
         ));
         self.cluster
             .kubectl(&["scale", "statefulset", "web", "--replicas", "2"])
@@ -202,20 +204,20 @@ impl Script<'_> {
         let events = self.events(&after.uid).await?;
         ensure!(
             !events.iter().any(|it| it.reason == REUSED),
-            "web-1 had no retained address any more, but says it reused one: {events:?}"
+            "web-1 had no retained address any more, but has the event {REUSED}"
         );
-        let change = Change {
+        check_lost(&before, &after)?;
+        Ok(Change {
             step: "retention over",
             before,
             after,
             why: "No claim was left: 48 hours without a pod of this name had gone by.".to_owned(),
-        };
-        change.must_be_lost()?;
-        Ok(change)
+        })
     }
 
-    /// Waits until the address of a deleted pod is free, counts the time down, and returns when its retention ended.
-    async fn wait_for_the_end_of_the_claim(&self, before: &Holding) -> Result<Timestamp> {
+    /// Waits until the address of a deleted pod is free, counts the time down, and returns how long after the
+    /// end of its retention that was.
+    async fn wait_for_the_end_of_the_claim(&self, before: &Holding) -> Result<SignedDuration> {
         let claim = self.cluster.claim(&before.pod).await?;
         let claim = claim.with_context(|| format!("{} is gone and has no claim", before.pod))?;
         ensure!(
@@ -252,22 +254,32 @@ impl Script<'_> {
             }
         })
         .await?;
-        Ok(ends)
+        Ok(Timestamp::now().duration_since(ends))
     }
 
-    /// What became of a pod whose successor runs, checked for both lives; `reason` is the event that has to say why.
-    async fn change(&self, step: &'static str, before: Holding, reason: &str) -> Result<Change> {
+    /// What the successor of a pod has, once the lives of both are as promised.
+    async fn successor(&self, before: &Holding) -> Result<Holding> {
         let after = self.holding(&before.pod).await?;
         let rows = self.recorder.rows();
         check_life(&rows, &before.uid, true)?;
         check_life(&rows, &after.uid, false)?;
+        Ok(after)
+    }
+
+    /// A change and its reason, which is the message of the successor's event `reason`; shows the event.
+    async fn explained(
+        &self,
+        step: &'static str,
+        before: Holding,
+        after: Holding,
+        reason: &str,
+    ) -> Result<Change> {
         let said = eventually("the event of a pod", EVENT_LIMIT, async || {
-            let events = self
-                .events(&after.uid)
-                .await
-                .map_err(|e| format!("{e:#}"))?;
+            let events = self.events(&after.uid).await;
+            let events = events.map_err(|e| format!("{e:#}"))?;
+            let reasons: Vec<_> = events.iter().map(|it| it.reason.as_str()).collect();
             let said = events.iter().find(|it| it.reason == reason).cloned();
-            said.ok_or_else(|| format!("{} has no {reason}, but {events:?}", after.pod))
+            said.ok_or_else(|| format!("{} has {}, not {reason}", after.pod, reasons.join(", ")))
         })
         .await?;
         let Said { kind, message, .. } = said;
