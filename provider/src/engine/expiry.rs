@@ -14,6 +14,9 @@ use crate::policy::retention;
 /// ending may be late.
 const PASS: SignedDuration = SignedDuration::from_millis(900);
 
+/// How many claims are newly looked at in one pass: each look is a request to the API server.
+const LOOKS: usize = 256;
+
 /// An answer of the API that takes longer than this is worth an entry in the journal: it takes
 /// half of the time by which an ending may be late.
 const SLOW: SignedDuration = SignedDuration::from_secs(1);
@@ -25,6 +28,9 @@ pub(super) struct Expiry {
     /// A pass was made, and the next one waits for its timer.
     passed: bool,
     timer: Option<Timestamp>,
+    /// How many claims were asked for, and whether so many had run out: then there are more.
+    asked: usize,
+    more: bool,
     /// What is being asked about, and since when.
     looking: HashMap<PodKey, (Due, Timestamp)>,
     /// Claims whose time is over, but whose key has a pod that was made in time.
@@ -42,6 +48,8 @@ impl Expiry {
             allowed: true,
             passed: false,
             timer: None,
+            asked: 0,
+            more: false,
             looking: HashMap::new(),
             held_off: HashMap::new(),
             unanswered: BTreeSet::new(),
@@ -93,6 +101,9 @@ impl Expiry {
     ) -> Option<ClaimRef> {
         let (due, asked_at) = self.looking.remove(key)?;
         self.answered(key, asked_at, now);
+        if self.looking.is_empty() && std::mem::take(&mut self.more) {
+            self.passed = false;
+        }
         let in_time = found.filter(|found| {
             let created_at = Some(found.created_at);
             found.fixed_ip && !retention::is_over(due.expires_at, due.expires_at, created_at)
@@ -131,6 +142,7 @@ impl Expiry {
     /// The claims that have run out are these (the first of them at least); a key that is not
     /// among them was answered in another way.
     pub(super) fn only_due(&mut self, due: &[Due]) {
+        self.more = !due.is_empty() && due.len() >= self.asked;
         if self.unanswered.is_empty() {
             return;
         }
@@ -184,7 +196,10 @@ impl Engine {
             Some(at) if at > now => at,
             Some(_) if !self.expiry.passed => {
                 self.expiry.passed = true;
-                self.commit(Context::Due, Job::Due(now));
+                // Those that are held off or unanswered come first, and must not be all.
+                let known = self.expiry.held_off.len() + self.expiry.unanswered.len();
+                self.expiry.asked = known + self.expiry.looking.len() + LOOKS;
+                self.commit(Context::Due, Job::Due(now, self.expiry.asked));
                 now + PASS
             }
             _ => return,

@@ -53,8 +53,10 @@ pub struct Engine {
     waiting: BTreeMap<(Timestamp, u64), PodUid>,
     flights: BTreeMap<EniRow, Flight>,
     expiry: Expiry,
-    /// Pods of the ledger that a list did not show, until a GET says more.
-    missing: BTreeSet<PodUid>,
+    /// Pods of the ledger that a list did not show, by their key, until a GET says more.
+    missing: BTreeMap<PodKey, BTreeSet<PodUid>>,
+    /// When they are looked for again.
+    look_at: Option<Timestamp>,
     jobs: HashMap<u64, Context>,
     calls: HashMap<u64, Asked>,
     timers: BTreeSet<(Timestamp, Timer)>,
@@ -110,7 +112,8 @@ impl Engine {
             waiting: BTreeMap::new(),
             flights: BTreeMap::new(),
             expiry: Expiry::new(loaded.next_deadline),
-            missing: BTreeSet::new(),
+            missing: BTreeMap::new(),
+            look_at: None,
             jobs: HashMap::new(),
             calls: HashMap::new(),
             timers: BTreeSet::new(),
@@ -201,7 +204,7 @@ impl Engine {
         match result {
             Ok(outcome) => {
                 self.outcome(now, outcome);
-                self.done(context);
+                self.done(now, context);
             }
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -211,10 +214,10 @@ impl Engine {
         }
     }
 
-    fn done(&mut self, context: Context) {
+    fn done(&mut self, now: Timestamp, context: Context) {
         match context {
             Context::Pod(uid, kind) => self.pod_job_done(&uid, kind),
-            Context::Import(uid) => self.import_done(&uid),
+            Context::Import(uid) => self.import_done(now, &uid),
             Context::Record(eni) => self.recorded(eni),
             Context::Due | Context::Expire | Context::Note(..) | Context::Other => {}
         }
@@ -222,8 +225,7 @@ impl Engine {
 
     fn failed(&mut self, now: Timestamp, context: Context) {
         match context {
-            Context::Pod(uid, _) => self.pod_job_failed(now, &uid),
-            Context::Import(uid) => self.import_again(&uid),
+            Context::Pod(uid, _) | Context::Import(uid) => self.pod_job_failed(now, &uid),
             Context::Record(eni) => self.look_again(now, eni),
             Context::Expire | Context::Due => self.expiry.forget_looks(),
             Context::Note(at, note) => self.expiry.note_again(at, note),
@@ -292,12 +294,11 @@ impl Engine {
 
     /// A list proves no absence: every pod that it lacks is looked for by name.
     fn listed(&mut self, now: Timestamp, seen: &BTreeSet<PodUid>) {
-        self.missing = self
-            .pods
-            .keys()
-            .filter(|uid| !seen.contains(uid))
-            .cloned()
-            .collect();
+        self.missing.clear();
+        for (uid, pod) in self.pods.iter().filter(|(uid, _)| !seen.contains(*uid)) {
+            let of_key = self.missing.entry(pod.key().clone()).or_default();
+            of_key.insert(uid.clone());
+        }
         self.expiry.listed(seen);
         self.look_for_missing(now);
         if self.stage == Stage::Listing {
@@ -306,31 +307,35 @@ impl Engine {
     }
 
     fn look_for_missing(&mut self, now: Timestamp) {
-        let keys: BTreeSet<PodKey> = self
-            .missing
-            .iter()
-            .filter_map(|uid| self.pods.get(uid))
-            .map(|pod| pod.key().clone())
-            .collect();
-        if !keys.is_empty() {
-            self.timers.insert((now + LOOK_PERIOD, Timer::Missing));
+        if let Some(old) = self.look_at.take() {
+            self.timers.remove(&(old, Timer::Missing));
         }
-        self.effects.extend(keys.into_iter().map(Effect::Look));
+        if self.missing.is_empty() {
+            return;
+        }
+        let at = now + LOOK_PERIOD;
+        self.look_at = Some(at);
+        self.timers.insert((at, Timer::Missing));
+        let looks = self.missing.keys().cloned().map(Effect::Look);
+        self.effects.extend(looks);
+    }
+
+    /// A pod is not looked for any more.
+    fn found(&mut self, uid: &PodUid, key: &PodKey) {
+        if let Some(of_key) = self.missing.get_mut(key) {
+            of_key.remove(uid);
+            if of_key.is_empty() {
+                self.missing.remove(key);
+            }
+        }
     }
 
     fn looked(&mut self, now: Timestamp, key: &PodKey, found: Option<&Found>) {
-        let absent: Vec<PodUid> = self
-            .missing
-            .iter()
-            .filter(|uid| self.pods.get(*uid).is_some_and(|pod| pod.key() == key))
-            .filter(|uid| found.is_none_or(|found| found.uid != **uid))
-            .cloned()
-            .collect();
         // Whoever was found is there; whoever was not is gone: either way the search ends.
-        self.missing
-            .retain(|uid| self.pods.get(uid).is_some_and(|pod| pod.key() != key));
-        for uid in absent {
-            self.gone(&uid);
+        for uid in self.missing.remove(key).unwrap_or_default() {
+            if found.is_none_or(|found| found.uid != uid) {
+                self.gone(&uid);
+            }
         }
         if let Some(claim) = self.expiry.looked(key, found, now) {
             self.commit(Context::Expire, Job::Expire(claim, now));

@@ -187,6 +187,7 @@ impl Pod {
 impl Engine {
     pub(super) fn bound(&mut self, facts: PodFacts, foreign: bool) {
         let uid = facts.uid.clone();
+        self.found(&uid, &facts.key);
         let pod = self
             .pods
             .entry(uid.clone())
@@ -195,7 +196,6 @@ impl Engine {
         if !pod.have.acquired && pod.facts.is_none() {
             pod.facts = Some(Box::new(facts));
         }
-        self.missing.remove(&uid);
         self.effects.push(Effect::Publish(uid.clone()));
         self.drive(&uid);
     }
@@ -205,7 +205,12 @@ impl Engine {
             return;
         };
         tell(&mut pod.want);
-        if pod.is_over() && !pod.have.row && !pod.busy {
+        let shown = pod
+            .facts
+            .as_ref()
+            .is_some_and(|facts| facts.published.is_some());
+        let is_known = self.stage == Stage::Serving || !shown;
+        if pod.is_over() && is_known && !pod.have.row && !pod.busy {
             // Nothing was ever given to it, and nothing will be.
             pod.network = Network::Detached;
             self.effects.push(Effect::Publish(uid.clone()));
@@ -239,8 +244,9 @@ impl Engine {
 
     fn forget(&mut self, uid: &PodUid) {
         self.unblock(uid);
-        self.missing.remove(uid);
-        self.pods.remove(uid);
+        if let Some(pod) = self.pods.remove(uid) {
+            self.found(uid, &pod.key);
+        }
     }
 
     pub(super) fn pod_job_done(&mut self, uid: &PodUid, kind: Kind) {
@@ -297,10 +303,14 @@ impl Engine {
             .get(uid)
             .is_some_and(|pod| pod.attempts > 0 && pod.busy)
         {
-            if let Some(pod) = self.pods.get_mut(uid) {
+            let facts = self.pods.get_mut(uid).and_then(|pod| {
                 pod.busy = false;
+                pod.facts.as_deref().cloned()
+            });
+            match facts.filter(|_| matches!(self.stage, Stage::Importing(_))) {
+                Some(facts) => self.import(uid.clone(), facts),
+                None => self.drive(uid),
             }
-            self.drive(uid);
         }
     }
 
@@ -474,13 +484,27 @@ impl Engine {
             .collect();
         self.stage = Stage::Importing(imports.len());
         for (uid, facts) in imports {
-            self.commit(Context::Import(uid), Job::Import(facts));
+            self.import(uid, facts);
         }
         self.serve_when_imported();
     }
 
-    pub(super) fn import_done(&mut self, uid: &PodUid) {
+    fn import(&mut self, uid: PodUid, facts: PodFacts) {
+        if let Some(pod) = self.pods.get_mut(&uid) {
+            pod.busy = true;
+        }
+        self.commit(Context::Import(uid), Job::Import(facts));
+    }
+
+    pub(super) fn import_done(&mut self, now: Timestamp, uid: &PodUid) {
+        if self.unblock(uid) {
+            // An older pod of the key has not let go yet.
+            self.pod_job_failed(now, uid);
+            return;
+        }
         if let Some(pod) = self.pods.get_mut(uid) {
+            pod.busy = false;
+            pod.attempts = 0;
             pod.have.row = true;
             pod.have.acquired = true;
             pod.facts = None;
@@ -489,16 +513,6 @@ impl Engine {
             *left -= 1;
         }
         self.serve_when_imported();
-    }
-
-    pub(super) fn import_again(&mut self, uid: &PodUid) {
-        let facts = self
-            .pods
-            .get(uid)
-            .and_then(|pod| pod.facts.as_deref().cloned());
-        if let Some(facts) = facts {
-            self.commit(Context::Import(uid.clone()), Job::Import(facts));
-        }
     }
 
     fn serve_when_imported(&mut self) {

@@ -142,7 +142,7 @@ impl Op<'_> {
 
     /// What the pod's existence proves: every pod of its name that was created until `created_by`
     /// is gone from the API. A newer one proves the contrary: this view of the pod is stale.
-    fn supersede(&mut self, pod: &PodFacts, created_by: Timestamp) -> Result<()> {
+    pub(super) fn supersede(&mut self, pod: &PodFacts, created_by: Timestamp) -> Result<()> {
         for older in self.older_pods(&pod.key, &pod.uid, created_by)? {
             self.gone(&older.uid)?;
             self.out.superseded.push(older.uid);
@@ -227,7 +227,7 @@ impl Op<'_> {
     }
 
     /// The retained address, ENI and MAC go to the pod.
-    fn keep(
+    pub(super) fn keep(
         &mut self,
         pod: &PodFacts,
         known: bool,
@@ -446,7 +446,7 @@ impl Op<'_> {
         resource_id("acs", &region_code(&self.settings.region), seed).into()
     }
 
-    fn wait(&mut self, uid: &PodUid, reason: Reason, note: String, blocked: Blocked) {
+    pub(super) fn wait(&mut self, uid: &PodUid, reason: Reason, note: String, blocked: Blocked) {
         let network = Network::Waiting { reason, note };
         self.out.pods.push(PodState {
             uid: uid.clone(),

@@ -65,11 +65,13 @@ impl Op<'_> {
         }
     }
 
-    /// Every intent that is open. What the cloud has is unknown, so each begins with a look.
+    /// Every intent that is open, but for pods of another cluster. What the cloud has is unknown,
+    /// so each begins with a look.
     pub(super) fn open_intents(&mut self) -> Result<()> {
         let rows = self.tx.rows(
-            "SELECT id FROM eni WHERE state IS NOT target AND NOT (target = 'Available' AND state IS NULL)",
-            [],
+            "SELECT id FROM eni WHERE state IS NOT target AND NOT (target = 'Available' AND state IS NULL) \
+             AND NOT EXISTS (SELECT 1 FROM pod WHERE pod.eni = eni.id AND pod.cluster <> ?1)",
+            [self.cluster()],
             |row| row.get(0),
         )?;
         for row in rows {

@@ -4,14 +4,17 @@
 use rusqlite::Result;
 
 use crate::cloud::sim::{Adoption, Failure};
-use crate::engine::PodFacts;
+use crate::engine::{PodFacts, Reason};
+use crate::ledger::Blocked;
+use crate::ledger::acquire::OpenClaim;
 use crate::ledger::op::Op;
 use crate::policy::eni::Target;
 use crate::policy::opt_in::FixedIp;
 use crate::policy::retained::Close;
 
 impl Op<'_> {
-    /// Makes the rows of a pod that runs with an address of its own, or refuses to start.
+    /// Makes the rows of a pod that runs with an address of its own, or refuses to start. Makes
+    /// none while the ENI of an older pod of its key is not detached: to be asked again then.
     pub(super) fn import(&mut self, pod: &PodFacts) -> Result<()> {
         let Some(published) = &pod.published else {
             return self.report(&pod.uid);
@@ -19,6 +22,8 @@ impl Op<'_> {
         if self.pod(&pod.uid)?.is_some() {
             return self.report(&pod.uid);
         }
+        // Whoever had the name before is gone, and holds at most what is not detached yet.
+        self.supersede(pod, pod.created_at)?;
         let address = published.address;
         let inside = self
             .vswitches
@@ -31,11 +36,21 @@ impl Op<'_> {
             ));
             return Ok(());
         };
-        if let Some(claim) = self.open_claim(&pod.key)?
-            && claim.address == address
-            && claim.facts.holder.is_none()
-        {
-            return self.acquire(pod);
+        let hours = match pod.opt_in.fixed_ip {
+            FixedIp::On { hours } if pod.node.node_type.keeps_addresses() => Some(hours),
+            _ => None,
+        };
+        if let Some(claim) = self.open_claim(&pod.key)?.filter(|_| hours.is_some()) {
+            if claim.facts.holder.is_some() {
+                let note = format!("an older pod of the name still has {}", claim.address);
+                self.wait(&pod.uid, Reason::FixedIPWaiting, note, Blocked::Key);
+                return Ok(());
+            }
+            if claim.address == address {
+                self.missed_deletion(&claim, pod)?;
+                return self.keep(pod, false, hours, &claim);
+            }
+            self.end(&claim, Close::Disproved, &pod.uid)?;
         }
         let state = self.address_state(vswitch.row, address)?;
         if state.as_deref() != Some("free") {
@@ -48,19 +63,9 @@ impl Op<'_> {
             ));
             return Ok(());
         }
-        let hours = match pod.opt_in.fixed_ip {
-            FixedIp::On { hours } if pod.node.node_type.keeps_addresses() => Some(hours),
-            _ => None,
-        };
         let eni = self.new_eni(&pod.uid, vswitch.row, address, Target::InUse)?;
         self.accept(pod, false, hours, Some(eni))?;
-        let claim = match hours {
-            Some(hours) => {
-                self.drop_other_claim(pod)?;
-                Some(self.new_claim(pod, hours)?)
-            }
-            None => None,
-        };
+        let claim = hours.map(|hours| self.new_claim(pod, hours)).transpose()?;
         self.bind_address(vswitch.row, address, &pod.uid, claim, eni, "imported")?;
         let facts = self.eni(eni)?.expect("it was just inserted");
         let adoption = Adoption {
@@ -89,13 +94,14 @@ impl Op<'_> {
         self.report(&pod.uid)
     }
 
-    /// An older ledger may keep another address for the key; the running pod shows that it is void.
-    fn drop_other_claim(&mut self, pod: &PodFacts) -> Result<()> {
-        match self.open_claim(&pod.key)? {
-            Some(claim) if claim.facts.holder.is_none() => {
-                self.end(&claim, Close::Disproved, &pod.uid)
-            }
-            _ => Ok(()),
-        }
+    /// A claim that had run out by the clock of an older ledger, and that a pod has all the same:
+    /// its clock was started anew by a deletion that this ledger does not know.
+    fn missed_deletion(&self, claim: &OpenClaim, pod: &PodFacts) -> Result<()> {
+        self.tx.execute(
+            "UPDATE claim SET deleted_ms = ?2, expires_ms = ?2 + retain_ms \
+             WHERE id = ?1 AND expires_ms <= ?2",
+            (claim.id, pod.created_at.as_millisecond()),
+        )?;
+        Ok(())
     }
 }

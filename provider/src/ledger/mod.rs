@@ -154,8 +154,8 @@ pub enum Job {
         response: Response,
     },
     /// Which claims have run out at this time? Ledger time can be ahead of it after a clock that
-    /// jumped forward was set back, and ends nothing by itself.
-    Due(Timestamp),
+    /// jumped forward was set back, and ends nothing by itself. The first so many are told.
+    Due(Timestamp, usize),
     /// Ends a claim that has run out at this time and whose key has no pod.
     Expire(ClaimRef, Timestamp),
     /// Which intents are open? Asked when another process has written to the file.

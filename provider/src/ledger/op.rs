@@ -142,7 +142,7 @@ impl<'a> Op<'a> {
                 step,
                 response,
             } => self.record(eni.0, token, *step, response),
-            Job::Due(at) => self.due(*at),
+            Job::Due(at, limit) => self.due(*at, *limit),
             Job::Expire(claim, at) => self.expire(claim.0, *at),
             Job::Open => self.open_intents(),
             Job::Prune => self.prune(),

@@ -209,6 +209,10 @@ fn end(tx: &Tx<'_>, now: Timestamp, claim: Open) -> rusqlite::Result<Released> {
         "UPDATE address SET claim = NULL, gen = gen + 1, since_ms = ?2, why = ?3 WHERE claim = ?1",
         (claim.claim, now.as_millisecond(), why),
     )?;
+    tx.execute(
+        "UPDATE pod SET hours = NULL WHERE uid = ?1",
+        [claim.holder.as_ref().map(PodUid::as_str)],
+    )?;
     Ok(Released {
         kept_by: claim.holder,
         ..claim.released

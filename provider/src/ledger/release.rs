@@ -25,7 +25,7 @@ pub(super) fn next_deadline(tx: &Tx<'_>, cluster: &ClusterId) -> Result<Option<T
 pub(super) fn close(tx: &Tx<'_>, now: Timestamp, claim: i64, why: &str) -> Result<()> {
     tx.execute(
         "UPDATE claim SET closed_ms = ?2, closed_why = ?3, holder = NULL, \
-         deleted_ms = coalesce(deleted_ms, ?2), expires_ms = coalesce(expires_ms, ?2) WHERE id = ?1",
+         deleted_ms = coalesce(deleted_ms, ?2), expires_ms = coalesce(expires_ms, ?2 + retain_ms) WHERE id = ?1",
         (claim, now.as_millisecond(), why),
     )?;
     Ok(())
@@ -208,12 +208,12 @@ impl Op<'_> {
     }
 
     /// Lists the claims whose time is over; whether a pod still comes in time is asked elsewhere.
-    pub(super) fn due(&mut self, at: Timestamp) -> Result<()> {
+    pub(super) fn due(&mut self, at: Timestamp, limit: usize) -> Result<()> {
         self.out.due = self.tx.rows(
             "SELECT id, namespace, name, expires_ms FROM claim \
              WHERE closed_ms IS NULL AND holder IS NULL AND expires_ms <= ?1 AND cluster = ?2 \
-             ORDER BY expires_ms LIMIT 1000",
-            (self.now.min(at).as_millisecond(), self.cluster()),
+             ORDER BY expires_ms LIMIT ?3",
+            (self.now.min(at).as_millisecond(), self.cluster(), limit),
             |row| {
                 Ok(Due {
                     claim: ClaimRef(row.get(0)?),

@@ -418,3 +418,25 @@ fn a_stale_view_of_a_pod_that_is_gone_takes_nothing_and_moves_no_clock() {
     assert_eq!(world.address(&new), had);
     assert_eq!(world.claims()[0].holder, Some(new));
 }
+
+#[test]
+fn many_claims_that_are_held_off_do_not_keep_others_from_ending() {
+    let mut world = World::with(settings("192.168.0.0/20", Config::default()));
+    let short = |name: String| Wish {
+        name: name.leak(),
+        hours: Some(1),
+        ..fixed("")
+    };
+    for n in 0..300 {
+        let wish = short(format!("held-{n}"));
+        let pod = world.create(&wish);
+        world.delete(&pod);
+        // Made in time and never scheduled.
+        let facts = world.facts(&wish);
+        world.appear(&facts);
+    }
+    let last = world.create(&short("last".to_owned()));
+    world.delete(&last);
+    world.pass(HOUR + SECOND * 5);
+    assert_eq!(world.count("vsw-b", "retained"), 300);
+}

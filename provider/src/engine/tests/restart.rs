@@ -1,6 +1,7 @@
 //! A new process on the same ledger, lists that lack pods, ledgers that lack pods.
 
 use super::*;
+use crate::ledger::Job;
 
 #[test]
 fn running_pods_are_adopted_by_uid() {
@@ -160,4 +161,117 @@ fn nothing_is_allocated_before_the_first_list_is_complete() {
     assert_eq!(world.count("vsw-b", "in_use"), 0);
     world.list();
     world.address(&pod);
+}
+
+/// A running pod of key `web-0` that the ledger has no row of.
+fn running(world: &mut World, address: Ipv4Addr) -> PodUid {
+    let mut facts = world.facts(&fixed("web-0"));
+    facts.published = Some(Published { address, eni: None });
+    world.appear(&facts);
+    facts.uid
+}
+
+#[test]
+fn an_older_ledger_in_which_the_claim_ran_out_gives_the_running_pod_its_own_address() {
+    let mut world = World::new();
+    let old = world.create(&Wish {
+        hours: Some(1),
+        ..fixed("web-0")
+    });
+    let had = world.address(&old);
+    world.delete(&old);
+    world.tell(Event::Clock { may_expire: false });
+    world.pass(HOUR * 2);
+    let pod = running(&mut world, had);
+    world.restart();
+    assert_eq!(world.refusals, Vec::<String>::new());
+    assert_eq!(world.address(&pod), had);
+    assert_eq!(world.claims()[0].holder.as_ref(), Some(&pod));
+}
+
+#[test]
+fn an_older_ledger_in_which_the_old_pod_holds_the_address_gives_it_to_the_running_one() {
+    for cloud in [Config::default(), slow_cloud()] {
+        let mut world = World::with(settings("192.168.1.0/24", cloud));
+        let old = world.create(&fixed("web-0"));
+        world.pass(SECOND * 2);
+        let had = world.address(&old);
+        world.vanish_unseen(&old);
+        let pod = running(&mut world, had);
+        world.restart();
+        world.pass(SECOND * 5);
+        assert_eq!(world.refusals, Vec::<String>::new());
+        assert_eq!(world.address(&pod), had);
+        assert_eq!(world.count("vsw-b", "in_use"), 1);
+    }
+}
+
+#[test]
+fn an_older_ledger_in_which_the_old_pod_holds_another_address_gives_that_one_back() {
+    for cloud in [Config::default(), slow_cloud()] {
+        let mut world = World::with(settings("192.168.1.0/24", cloud));
+        let old = world.create(&fixed("web-0"));
+        world.pass(SECOND * 2);
+        world.vanish_unseen(&old);
+        let pod = running(&mut world, [192, 168, 1, 9].into());
+        world.restart();
+        world.pass(SECOND * 5);
+        assert_eq!(world.refusals, Vec::<String>::new());
+        assert_eq!(world.address(&pod).to_string(), "192.168.1.9");
+        assert_eq!(world.claims().len(), 1);
+        assert_eq!(world.count("vsw-b", "free"), 251);
+    }
+}
+
+#[test]
+fn a_terminating_pod_of_a_lost_ledger_is_not_detached_before_it_is_imported() {
+    let mut world = World::new();
+    let pod = running(&mut world, [192, 168, 1, 9].into());
+    let facts = world.api.values().next().unwrap().facts.clone();
+    let loaded = world.ledger.load(world.now).unwrap();
+    world.engine = Engine::new(Config::default(), loaded, world.now);
+    world.tell(Event::Bound(facts));
+    world.tell(Event::Deleted(pod.clone(), world.now));
+    world.tell(Event::Stopped(pod.clone()));
+    assert_eq!(world.network(&pod), Network::Pending);
+    world.list();
+    assert_eq!(world.network(&pod), Network::Detached);
+    world.vanish(&pod);
+    assert_eq!(world.count("vsw-b", "retained"), 1);
+}
+
+#[test]
+fn pods_of_another_cluster_in_the_same_file_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("holdfast.db");
+    let now = Timestamp::from_second(1_800_000_000).unwrap();
+    let theirs = settings("192.168.1.0/24", slow_cloud());
+    let mut ledger = Ledger::open(&path, theirs.clone(), now).unwrap();
+    let facts = World::new().facts(&fixed("web-0"));
+    let batch = ledger.commit(now, &[Job::Acquire(facts)]).unwrap();
+    assert_eq!(batch.results[0].as_ref().unwrap().tasks.len(), 1);
+    drop(ledger);
+
+    let ours = Settings {
+        cluster: "ours".into(),
+        ..theirs
+    };
+    let mut ledger = Ledger::open(&path, ours, now).unwrap();
+    let loaded = ledger.load(now).unwrap();
+    assert!(loaded.pods.is_empty(), "{:?}", loaded.pods);
+    assert!(loaded.tasks.is_empty(), "{:?}", loaded.tasks);
+}
+
+#[test]
+fn lists_that_follow_each_other_do_not_multiply_the_looks() {
+    let mut world = World::new();
+    world.create(&fixed("web-0"));
+    world.api_is_away = true;
+    for _ in 0..20 {
+        world.tell(Event::Listed(BTreeSet::new()));
+        world.pass(SECOND / 10);
+    }
+    world.looks = 0;
+    world.pass(SECOND * 60);
+    assert!(world.looks <= 12, "{} looks in a minute", world.looks);
 }
