@@ -1,0 +1,125 @@
+//! What the agent takes from a pod when it first sees it. Annotations count then, and never again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use holdfast_provider::engine::{Network, Published, Reason};
+use holdfast_provider::id::{NodeName, PodUid};
+use holdfast_provider::policy::opt_in::{self, FixedIp, OptIn, WarningKind};
+use holdfast_provider::policy::use_spec::{Resources, use_spec};
+use jiff::Timestamp;
+
+use super::step::{Pod, Told};
+use super::{Action, Agent};
+use crate::pod::quantity;
+use crate::pod::record::Record;
+use crate::pod::status::SYSTEM_ANNOTATIONS;
+use crate::pod::view::{Phase, PodView};
+impl Agent {
+    /// A pod on one of our nodes, for the first time in this process.
+    pub(super) fn accept(&mut self, now: Timestamp, uid: &PodUid, node: NodeName, view: &PodView) {
+        let (opt_in, warnings) = self.read_opt_in(view);
+        let spec = use_spec(&resources(view)).into_boxed_str();
+        let Some(record) = Record::from_view(view, node, spec, &mut self.names, now) else {
+            return;
+        };
+        let is_news = self.engine.network(uid).is_none()
+            && record.phase() == Phase::Pending
+            && !record.host_network();
+        let mut refused = None;
+        for warning in warnings {
+            let reason = match warning.kind {
+                WarningKind::InvalidAnnotation => Reason::FixedIPInvalidAnnotation,
+                WarningKind::InvalidReleaseAfter => Reason::FixedIPInvalidReleaseAfter,
+                WarningKind::Unsupported => Reason::FixedIPUnsupported,
+            };
+            if matches!(opt_in.fixed_ip, FixedIp::Unsupported { .. })
+                && reason == Reason::FixedIPUnsupported
+            {
+                refused = Some(Box::new(Network::Waiting {
+                    reason,
+                    note: warning.note.clone(),
+                }));
+            }
+            if is_news {
+                let uid = Arc::new(uid.clone());
+                self.actions.push(Action::Event(
+                    uid,
+                    record.key().clone(),
+                    reason,
+                    warning.note,
+                ));
+            }
+        }
+        let refused = refused.filter(|_| !record.host_network());
+        let pod = Pod {
+            record,
+            seen_at: now,
+            opt_in,
+            refused,
+            published: published(view).map(Box::new),
+            told: Told::default(),
+            busy: false,
+            queued: false,
+            attempts: 0,
+            not_before: None,
+            wake_at: None,
+        };
+        self.pods.insert(uid.clone(), Box::new(pod));
+        self.evaluate(now, uid);
+    }
+
+    pub(super) fn read_opt_in(&self, view: &PodView) -> (OptIn, Vec<opt_in::Warning>) {
+        let annotations = view.metadata.annotations.as_ref();
+        let annotation = |name: &str| annotations?.get(name).map(String::as_str);
+        let class = view
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(opt_in::COMPUTE_CLASS));
+        let settings = &self.settings;
+        opt_in::read(
+            annotation,
+            class.map(String::as_str),
+            settings.unsupported_class,
+            settings.default_hours,
+        )
+    }
+}
+
+/// The address that a pod shows, and the ENI beside it.
+pub(super) fn published(view: &PodView) -> Option<Published> {
+    let address = view.status.pod_ip.as_deref()?.parse().ok()?;
+    let annotations = view.metadata.annotations.as_ref();
+    let eni = annotations.and_then(|all| all.get(SYSTEM_ANNOTATIONS[0]));
+    Some(Published {
+        address,
+        eni: eni.map(|id| id.as_str().into()),
+    })
+}
+
+pub(super) fn created_at(view: &PodView) -> Timestamp {
+    // No object from an API server lacks it; the oldest time holds the most off.
+    view.metadata
+        .creation_timestamp
+        .as_ref()
+        .map_or(Timestamp::UNIX_EPOCH, |time| time.0)
+}
+
+fn resources(view: &PodView) -> Vec<Resources> {
+    let containers = view.spec.containers.iter();
+    containers
+        .map(|container| {
+            let of = |list: &BTreeMap<String, String>, name: &str| {
+                list.get(name).map(String::as_str).map(str::to_owned)
+            };
+            let (requests, limits) = (&container.resources.requests, &container.resources.limits);
+            Resources {
+                cpu_request_milli: of(requests, "cpu").as_deref().and_then(quantity::milli),
+                cpu_limit_milli: of(limits, "cpu").as_deref().and_then(quantity::milli),
+                memory_request_bytes: of(requests, "memory").as_deref().and_then(quantity::bytes),
+                memory_limit_bytes: of(limits, "memory").as_deref().and_then(quantity::bytes),
+            }
+        })
+        .collect()
+}

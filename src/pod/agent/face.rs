@@ -1,0 +1,105 @@
+//! What goes in and out of the agent.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use holdfast_provider::cloud::Request;
+use holdfast_provider::engine::{Event, Reason};
+use holdfast_provider::id::{NodeName, PodKey, PodUid, Zone};
+use holdfast_provider::ledger::Job;
+use holdfast_provider::policy::opt_in::UnsupportedClass;
+
+use crate::pod::core::{Lifecycle, NodeInfo};
+use crate::pod::view::PodView;
+
+/// What the agent is set to.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Our nodes.
+    pub nodes: HashMap<NodeName, NodeInfo>,
+    /// How long the stages of a pod last.
+    pub lifecycle: Lifecycle,
+    /// What becomes of a fixed IP on a class that offers none.
+    pub unsupported_class: UnsupportedClass,
+    /// Retention in hours for pods that name none.
+    pub default_hours: u32,
+    /// Whether opted-in pods that lack the toleration get it.
+    pub tolerate: bool,
+    /// How many writes to the API may be under way: each holds a body and a connection.
+    pub writes_max: usize,
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// A list of all pods begins.
+    ListBegan,
+    /// A pod as it is now, from the list or the watch.
+    Seen(Box<PodView>),
+    /// The list is complete.
+    ListDone,
+    /// A pod's DELETED event.
+    Deleted(Box<PodView>),
+    /// A status write was answered with the object.
+    Wrote(PodUid, Result<Box<PodView>, Refused>),
+    /// A DELETE was answered; the object, if it stays.
+    DeleteSent(PodUid, Result<Option<Box<PodView>>, Refused>),
+    /// The toleration was added, or not.
+    Tolerated(PodUid, Result<(), Refused>),
+    /// A GET was answered: the pod of that name, if there is one.
+    Looked(PodKey, Result<Option<Box<PodView>>, Refused>),
+    /// A node that is not ours was looked at.
+    NodeLooked(NodeName, Result<Option<ForeignNode>, Refused>),
+    /// For the engine.
+    Engine(Event),
+}
+
+/// Why a request had no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The object is gone, or another one has its name.
+    Gone,
+    /// Not now: worth another try.
+    Later,
+}
+
+/// A node that somebody else keeps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignNode {
+    /// Whether it is a virtual node (label `type=virtual-kubelet`), which is no ECS node.
+    pub is_virtual: bool,
+    /// Its zone, if it has the label.
+    pub zone: Zone,
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub enum Action {
+    /// Run a ledger job and bring back the result under this number.
+    Commit(u64, Job),
+    /// Call the cloud and bring back the result under this number.
+    Call(u64, Request),
+    /// PATCH the status; `body` is a strategic merge patch.
+    WriteStatus {
+        /// Whose.
+        uid: PodUid,
+        /// Namespace and name.
+        key: PodKey,
+        /// The JSON.
+        body: Vec<u8>,
+    },
+    /// DELETE with grace 0 and the UID as precondition.
+    Delete(PodUid, PodKey),
+    /// Add our toleration to a pod that lacks it.
+    ///
+    /// Only to the version that was seen: it may have got it since.
+    Tolerate(PodUid, PodKey, String, json_patch::PatchOperation),
+    /// GET the pod of this name.
+    Look(PodKey),
+    /// GET the node of this name.
+    LookNode(NodeName),
+    /// Send an event.
+    Event(Arc<PodUid>, PodKey, Reason, String),
+    /// Stop, and say why.
+    Refuse(String),
+}

@@ -1,0 +1,224 @@
+//! One pod on one of our nodes: what the engine is told of it, and its next write.
+
+use holdfast_provider::engine::{Engine, Event, Network, Node, PodFacts, Published};
+use holdfast_provider::id::PodUid;
+use holdfast_provider::policy::opt_in::OptIn;
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Action, Agent, Refused, Settings};
+use crate::pod::core::{self, Facts};
+use crate::pod::record::Record;
+use crate::pod::view::PodView;
+
+/// The first and the longest pause before a refused write is tried again.
+const BACK_OFF: SignedDuration = SignedDuration::from_millis(200);
+const BACK_OFF_MAX: SignedDuration = SignedDuration::from_secs(30);
+
+/// A pod on one of our nodes.
+pub(super) struct Pod {
+    pub(super) record: Record,
+    pub(super) seen_at: Timestamp,
+    pub(super) opt_in: OptIn,
+    /// Fixed IP on a class that offers none: the pod stays Pending and says so.
+    pub(super) refused: Option<Box<Network>>,
+    /// The address that the API showed first, until the engine was told.
+    pub(super) published: Option<Box<Published>>,
+    pub(super) told: Told,
+    pub(super) busy: bool,
+    pub(super) queued: bool,
+    pub(super) attempts: u32,
+    pub(super) not_before: Option<Timestamp>,
+    pub(super) wake_at: Option<Timestamp>,
+}
+
+/// What the engine was told of a pod, each once.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Told {
+    pub(super) bound: bool,
+    pub(super) deleted: bool,
+    pub(super) stopped: bool,
+    pub(super) ended: bool,
+}
+
+impl Agent {
+    /// Tells the engine what it does not know of the pod yet, and does the pod's next step.
+    pub(super) fn evaluate(&mut self, now: Timestamp, uid: &PodUid) {
+        if let Some(event) = self
+            .pods
+            .get_mut(uid)
+            .and_then(|pod| news(pod, &self.engine, &self.settings))
+        {
+            // Whatever the engine makes of it ends in another evaluation, or in this one.
+            self.tell(now, event);
+            self.evaluate(now, uid);
+            return;
+        }
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return;
+        };
+        if let Some(at) = pod.wake_at.take() {
+            self.timers.remove(&(at, uid.clone()));
+        }
+        let Some(node) = self.settings.nodes.get(pod.record.node()) else {
+            return;
+        };
+        let network = network_of(pod, &self.engine);
+        let facts = Facts {
+            network: &network,
+            node,
+            lifecycle: &self.settings.lifecycle,
+            seen_at: pod.seen_at,
+        };
+        let step = core::step(&pod.record, &facts, now);
+        let mut wake_at = step.wake_at;
+        let mut event = None;
+        let ready = !pod.busy && pod.not_before.is_none_or(|at| at <= now);
+        match step.action {
+            Some(core::Action::StopNetwork) if !pod.told.stopped => {
+                pod.told.stopped = true;
+                event = Some(Event::Stopped(uid.clone()));
+            }
+            // A status under way may yet put the phase back; its answer tells.
+            Some(core::Action::EndNetwork) if !pod.told.ended && !pod.busy => {
+                pod.told.ended = true;
+                event = Some(Event::Ended(uid.clone()));
+            }
+            None | Some(core::Action::StopNetwork | core::Action::EndNetwork) => {}
+            Some(_) if !ready => wake_at = pod.not_before.filter(|_| !pod.busy),
+            Some(_) if self.writes >= self.settings.writes_max => {
+                let is_new = !std::mem::replace(&mut pod.queued, true);
+                self.queue.extend(is_new.then(|| uid.clone()));
+            }
+            Some(write) => {
+                self.actions.push(request(&pod.record, &write));
+                pod.busy = true;
+                self.writes += 1;
+            }
+        }
+        if let Some(at) = wake_at {
+            pod.wake_at = Some(at);
+            self.timers.insert((at, uid.clone()));
+        }
+        if let Some(event) = event {
+            self.tell(now, event);
+            self.evaluate(now, uid);
+        }
+    }
+
+    /// A write was answered. `patience` is how long its effect may take to be seen.
+    pub(super) fn answered(
+        &mut self,
+        now: Timestamp,
+        uid: &PodUid,
+        result: Result<Option<Box<PodView>>, Refused>,
+        patience: Option<SignedDuration>,
+    ) {
+        self.writes -= 1;
+        self.answered_one(now, uid, result, patience);
+        while self.writes < self.settings.writes_max
+            && let Some(next) = self.queue.pop_front()
+        {
+            if let Some(pod) = self.pods.get_mut(&next) {
+                pod.queued = false;
+                self.evaluate(now, &next);
+            }
+        }
+    }
+
+    pub(super) fn answered_one(
+        &mut self,
+        now: Timestamp,
+        uid: &PodUid,
+        result: Result<Option<Box<PodView>>, Refused>,
+        patience: Option<SignedDuration>,
+    ) {
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return;
+        };
+        pod.busy = false;
+        match result {
+            Ok(view) => {
+                pod.attempts = 0;
+                pod.not_before = patience.map(|patience| now + patience);
+                if let Some(view) = view {
+                    pod.record.observe(&view, &mut self.names, now);
+                }
+            }
+            Err(refused) => {
+                pod.attempts += 1;
+                let factor = 1_i32 << pod.attempts.min(16);
+                let pause = BACK_OFF.checked_mul(factor).unwrap_or(BACK_OFF_MAX);
+                pod.not_before = Some(now + pause.min(BACK_OFF_MAX));
+                if refused == Refused::Gone {
+                    // Its own DELETED event will say so too; a look proves it should that be lost.
+                    let key = pod.record.key().clone();
+                    self.actions.push(Action::Look(key));
+                }
+            }
+        }
+        self.evaluate(now, uid);
+    }
+}
+
+/// The next thing that the engine has to know of a pod, each told once.
+fn news(pod: &mut Pod, engine: &Engine, settings: &Settings) -> Option<Event> {
+    let record = &pod.record;
+    if record.host_network() || pod.refused.is_some() {
+        return None;
+    }
+    let uid = record.uid();
+    let ended = record.phase().is_terminal();
+    let leaving = record.deletion().is_some();
+    // A pod that leaves and holds nothing needs nothing; one that holds an address is made known
+    // even so, or its address would be given away before it is gone.
+    let holds = record.pod_ip().is_some() || engine.network(uid).is_some();
+    if !pod.told.bound && !ended && (!leaving || holds) {
+        pod.told.bound = true;
+        let node = settings.nodes.get(record.node())?;
+        return Some(Event::Bound(PodFacts {
+            uid: uid.clone(),
+            key: record.key().clone(),
+            created_at: record.created_at(),
+            node: Node {
+                name: record.node().clone(),
+                zone: node.zone.clone(),
+                node_type: node.node_type,
+            },
+            opt_in: pod.opt_in.clone(),
+            published: pod.published.take().map(|published| *published),
+        }));
+    }
+    if let Some(deletion) = record.deletion().filter(|_| !pod.told.deleted) {
+        pod.told.deleted = true;
+        return Some(Event::Deleted(uid.clone(), deletion.deleted_at));
+    }
+    None
+}
+
+fn network_of(pod: &Pod, engine: &Engine) -> Network {
+    let leaving = pod.record.deletion().is_some() || pod.record.phase().is_terminal();
+    let unknown = if leaving {
+        Network::Detached
+    } else {
+        Network::Pending
+    };
+    match (&pod.refused, engine.network(pod.record.uid())) {
+        (Some(refused), _) if !leaving => Network::clone(refused),
+        (Some(_), _) | (None, None) => unknown,
+        (None, Some(network)) => network.clone(),
+    }
+}
+
+fn request(record: &Record, write: &core::Action<'_>) -> Action {
+    let (uid, key) = (record.uid().clone(), record.key().clone());
+    match write {
+        core::Action::WriteStatus(wanted) => {
+            let body = serde_json::to_vec(wanted).expect("a status is plain data");
+            Action::WriteStatus { uid, key, body }
+        }
+        core::Action::DeleteObject => Action::Delete(uid, key),
+        core::Action::StopNetwork | core::Action::EndNetwork => {
+            unreachable!("these are told to the engine")
+        }
+    }
+}
