@@ -66,6 +66,11 @@ pub struct Lifecycle {
     pub stop: SignedDuration,
 }
 
+/// How long an object may outlive its final DELETE. The API server writes grace 0 first and removes the
+/// object then; when the request's client dies or the server stops in between, only another DELETE
+/// removes it (`BeforeDelete` in k8s.io/apiserver says so).
+const FINAL_PATIENCE: SignedDuration = SignedDuration::from_secs(1);
+
 /// What to do now, and when to ask again at the latest.
 #[derive(Debug, Default)]
 pub struct Step<'a> {
@@ -225,10 +230,11 @@ fn leave<'a>(
     if !has_ended && is_watched {
         return Step::write(record, Wanted::ended(record, outcome, stops_at, now), None);
     }
-    if deletion.is_final {
-        Step::default()
-    } else {
-        Step::act(Action::DeleteObject)
+    match deletion.final_at.map(|at| later(at, FINAL_PATIENCE)) {
+        // Its last finalizer takes it away.
+        Some(_) if record.has_finalizers => Step::default(),
+        Some(at) if now < at => Step::wake(at),
+        _ => Step::act(Action::DeleteObject),
     }
 }
 

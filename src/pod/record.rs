@@ -157,13 +157,15 @@ impl Record {
             seen_at: now,
             deleted_at: later(at, TRUNCATION - grace),
             kill_at: at,
-            is_final: false,
+            final_at: None,
         });
         // A second deletion moves the timestamp back, possibly to before the moment it was sent.
         if at < deletion.kill_at {
             deletion.kill_at = deletion.kill_at.min(at.max(now));
         }
-        deletion.is_final |= grace_s == Some(0);
+        if grace_s == Some(0) {
+            deletion.final_at.get_or_insert(now);
+        }
     }
 
     /// UID of the pod.
@@ -241,8 +243,9 @@ pub struct Deletion {
     pub deleted_at: Timestamp,
     /// When containers are killed: the earliest of all deletionTimestamps seen.
     pub kill_at: Timestamp,
-    /// Whether it was seen with grace 0: nothing but finalizers keeps the object.
-    pub is_final: bool,
+    /// When it was first seen with grace 0. The API server takes the object away in a second step,
+    /// at once or with the last finalizer.
+    pub final_at: Option<Timestamp>,
 }
 
 impl Deletion {

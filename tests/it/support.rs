@@ -273,7 +273,7 @@ impl Scene {
 
     /// Waits until a StatefulSet's rollout is complete and all its pods are ready.
     pub(crate) async fn rolled_out(&self, name: &str) {
-        eventually("the rollout", PATIENCE, async || {
+        let done = eventually("the rollout", PATIENCE, async || {
             let set = self
                 .sets()
                 .get(name)
@@ -297,8 +297,10 @@ impl Scene {
                 )
             })
         })
-        .await
-        .unwrap();
+        .await;
+        if let Err(error) = done {
+            panic!("{error:#}\n{}", self.state().await);
+        }
     }
 
     pub(crate) async fn running(&self, name: &str) -> Pod {
@@ -328,6 +330,25 @@ impl Scene {
         })
         .await
         .unwrap()
+    }
+
+    /// What to look at when something did not happen in time: the pods, and what holdfast wrote.
+    async fn state(&self) -> String {
+        let line = |pod: &Pod| {
+            let (meta, status) = (&pod.metadata, pod.status.as_ref());
+            format!(
+                "{} uid {:?} version {:?} deleted {:?} {} {:?}",
+                name(pod),
+                meta.uid,
+                meta.resource_version,
+                meta.deletion_timestamp,
+                pod_phase(pod),
+                status.map(|status| &status.conditions)
+            )
+        };
+        let mut lines: Vec<String> = self.all_pods().await.iter().map(line).collect();
+        lines.extend(std::fs::read_to_string(self.log_path()));
+        lines.join("\n")
     }
 
     pub(crate) async fn all_pods(&self) -> Vec<Pod> {

@@ -109,7 +109,7 @@ fn the_deletion_is_never_told_too_early() {
     let deletion = record.deletion().unwrap();
     assert_eq!(deletion.deleted_at, "2026-11-24T10:05:01Z".parse().unwrap());
     assert_eq!(deletion.grace(), SignedDuration::from_secs(30));
-    assert!(!deletion.is_final);
+    assert_eq!(deletion.final_at, None);
 }
 
 #[test]

@@ -74,7 +74,19 @@ fn the_deletion_time_is_read_once() {
     world.run(40);
     world.delete(0);
     assert_eq!(world.record.deletion().unwrap().deleted_at, deleted_at);
-    assert!(world.record.deletion().unwrap().is_final);
+    assert!(world.record.deletion().unwrap().final_at.is_some());
+}
+
+#[test]
+fn an_object_whose_final_deletion_broke_off_is_deleted_once_more() {
+    let mut world = World::running(Fast, ordinary);
+    world.edit(|pod| {
+        pod["metadata"]["deletionTimestamp"] = pod["metadata"]["creationTimestamp"].clone();
+        pod["metadata"]["deletionGracePeriodSeconds"] = 0.into();
+    });
+    world.run(5);
+    assert_eq!(world.story, ["0.0s stop network", "1.0s delete object"]);
+    assert!(world.pod.is_none());
 }
 
 #[test]
