@@ -288,7 +288,8 @@ impl Scene {
                 .and_then(|rolling| rolling.partition)
                 .unwrap_or(0);
             let done = status.observed_generation == set.metadata.generation
-                && status.ready_replicas == replicas
+                && status.ready_replicas.unwrap_or(0) == replicas.unwrap_or(1)
+                && status.replicas == replicas.unwrap_or(1)
                 && updated.unwrap_or(0) >= replicas.unwrap_or(1) - partition;
             done.then_some(()).ok_or_else(|| {
                 format!(
@@ -335,15 +336,15 @@ impl Scene {
     /// What to look at when something did not happen in time: the pods, and what holdfast wrote.
     async fn state(&self) -> String {
         let line = |pod: &Pod| {
-            let (meta, status) = (&pod.metadata, pod.status.as_ref());
+            let meta = &pod.metadata;
             format!(
-                "{} uid {:?} version {:?} deleted {:?} {} {:?}",
+                "{} uid {:?} version {:?} deleted {:?} {} ready {}",
                 name(pod),
                 meta.uid,
                 meta.resource_version,
                 meta.deletion_timestamp,
                 pod_phase(pod),
-                status.map(|status| &status.conditions)
+                is_ready(pod)
             )
         };
         let mut lines: Vec<String> = self.all_pods().await.iter().map(line).collect();
