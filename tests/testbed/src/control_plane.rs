@@ -22,7 +22,7 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    binary, eventually, pki,
+    CONTROL_PLANE, eventually, pki,
     process::{Supervised, stop_all},
     state::StateDir,
 };
@@ -116,7 +116,7 @@ impl ControlPlane {
     }
 
     fn launch_own(options: &Options) -> Result<Self> {
-        let program = binary()?;
+        let program = CONTROL_PLANE.path()?;
         let state = StateDir::create()?;
         let dir = state.path();
         pki::write(dir)?;
@@ -143,7 +143,7 @@ impl ControlPlane {
         if self.is_external() {
             return Ok(());
         }
-        let program = binary()?;
+        let program = CONTROL_PLANE.path()?;
         let mut flags = client_flags("controller-manager");
         flags.extend(
             [
@@ -294,7 +294,7 @@ impl ControlPlane {
     }
 
     async fn run_own_kubectl(&self, args: &[&str]) -> Result<Output> {
-        let program = tokio::task::spawn_blocking(binary)
+        let program = tokio::task::spawn_blocking(|| CONTROL_PLANE.path())
             .await
             .context("the build panicked")??;
         let mut command = Command::new(program);

@@ -1,6 +1,6 @@
 //! A real Kubernetes control plane on loopback, for tests and demos that must not believe in a mock.
 //!
-//! Owns: building the Go program in `tests/controlplane` once ([`binary`]), running etcd, kube-apiserver,
+//! Owns: building Go programs once ([`GoProgram`]), running etcd, kube-apiserver,
 //! kube-controller-manager and kube-scheduler out of it ([`ControlPlane`]), sharing a few of them between the tests of
 //! one process ([`lease`]), running the program under test ([`Holdfast`]), and watching pods the way
 //! `kubectl get pod -o wide -w` shows them ([`PodRecorder`]).
@@ -10,8 +10,8 @@
 //!
 //! Deliberately knows nothing of addresses, claims or how holdfast works: it starts it, signals it and reads its log.
 
-mod binary;
 mod control_plane;
+mod go_program;
 mod holdfast;
 mod lease;
 mod pki;
@@ -22,8 +22,8 @@ mod scrub;
 mod state;
 mod wait;
 
-pub use binary::binary;
 pub use control_plane::{ControlPlane, Options};
+pub use go_program::{CONTROL_PLANE, GoProgram, METRICS_SERVER, VIRTUAL_KUBELET_SUITE};
 pub use holdfast::Holdfast;
 pub use lease::{Leased, PLANES_MAX, lease, lease_alone};
 pub use pods::{PodRow, status_column};

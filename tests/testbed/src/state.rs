@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use crate::binary;
+use crate::go_program;
 
 const OWNER: &str = "owner.lock";
 
@@ -25,7 +25,7 @@ pub(crate) struct StateDir {
 impl StateDir {
     /// Makes a directory under the workspace's target directory and removes those whose owner is gone.
     pub(crate) fn create() -> Result<Self> {
-        let root = binary::cache_dir().join("state");
+        let root = go_program::cache_dir().join("state");
         let create = || -> std::io::Result<Self> {
             fs::create_dir_all(&root)?;
             // Without this, a sweep could meet a directory between its making and its locking.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use holdfast_testbed::{ControlPlane, Holdfast, Options, binary, eventually};
+use holdfast_testbed::{CONTROL_PLANE, ControlPlane, Holdfast, Options, eventually};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     admissionregistration::v1::MutatingWebhookConfiguration, coordination::v1::Lease,
@@ -86,7 +86,7 @@ impl Cluster {
             kubectl: if plane.is_external() {
                 None
             } else {
-                Some(binary()?)
+                Some(CONTROL_PLANE.path()?)
             },
             program,
             config: plane.dir().join("holdfast.yaml"),

@@ -1,6 +1,6 @@
-//! The control plane's program: built once out of `tests/controlplane` and kept in the target directory.
+//! Programs that are built out of Go modules, once, and kept in the target directory: the control plane, and peers.
 //!
-//! The name of the cached file contains a hash of the Go sources, so a change to them builds anew and an old checkout
+//! The name of the cached directory contains a hash of the Go sources, so a change to them builds anew and an old checkout
 //! finds its old file. Needs Go only when it has to build.
 
 use std::{
@@ -20,46 +20,189 @@ use anyhow::{Context, Result, bail};
 /// How often a line says that the build still goes on.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(10);
 
-/// The Go package of the program itself, which `go build -v` names last.
-const PROGRAM: &str = "holdfast.dev/controlplane";
+/// A program out of a Go module of this repository.
+#[derive(Clone, Copy, Debug)]
+pub struct GoProgram {
+    /// What people call it.
+    what: &'static str,
+    /// Name of the program, and of its directory in the target directory.
+    name: &'static str,
+    /// Its module's directory, below `tests`.
+    dir: &'static str,
+    /// The package to build, as `go build` takes it, and how.
+    package: &'static str,
+    kind: Kind,
+    /// How long a first build takes on 2 cores.
+    minutes: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// A program that reports the Kubernetes version of its `go.mod`.
+    Kubernetes,
+    Plain,
+    /// The tests of the package.
+    Test,
+}
+
+/// etcd, kube-apiserver, kube-controller-manager, kube-scheduler and kubectl by the first argument.
+pub const CONTROL_PLANE: GoProgram = GoProgram {
+    what: "the Kubernetes control plane",
+    name: "controlplane",
+    dir: "controlplane",
+    package: ".",
+    kind: Kind::Kubernetes,
+    minutes: 8,
+};
+
+/// metrics-server, as its project releases it.
+pub const METRICS_SERVER: GoProgram = GoProgram {
+    what: "metrics-server",
+    name: "metrics-server",
+    dir: "peers/metrics-server",
+    package: "sigs.k8s.io/metrics-server/cmd/metrics-server",
+    kind: Kind::Plain,
+    minutes: 3,
+};
+
+/// The end-to-end cases of virtual-kubelet, unchanged.
+pub const VIRTUAL_KUBELET_SUITE: GoProgram = GoProgram {
+    what: "virtual-kubelet's end-to-end suite",
+    name: "virtual-kubelet",
+    dir: "peers/virtual-kubelet",
+    package: ".",
+    kind: Kind::Test,
+    minutes: 3,
+};
 
 /// The end of `go build`'s output that an error shows.
 const TAIL_LINES: usize = 20;
 
-/// The path of the control plane's program; builds it when these sources have not been built yet.
-///
-/// The first build downloads some 200 modules and takes about 8 minutes on 2 cores; it says on standard error how far
-/// it is. Processes that ask at the same time wait for one build. Blocks: call it from `spawn_blocking` in async code.
-///
-/// # Errors
-/// Go is missing or too old, or the build fails (the error shows the end of its output).
-pub fn binary() -> Result<PathBuf> {
-    let source = source_dir();
-    let dir = cache_dir().join(format!("{:016x}", hash_of_sources(&source)?));
-    let program = dir.join("controlplane");
-    if program.exists() {
-        return Ok(program);
-    }
-    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let lock = File::create(dir.join("lock")).context("cannot make the build's lock file")?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            say("another process builds the control plane; waiting for it");
-            lock.lock().context("cannot wait for the other build")?;
+impl GoProgram {
+    /// The path of the program; builds it when these sources have not been built yet.
+    ///
+    /// A first build downloads modules and takes minutes; it says on standard error how far it is. Processes that ask
+    /// at the same time wait for one build. Blocks: call it from `spawn_blocking` in async code.
+    ///
+    /// # Errors
+    /// Go is missing or too old, or the build fails (the error shows the end of its output).
+    pub fn path(&self) -> Result<PathBuf> {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("..")
+            .join(self.dir);
+        let dir = target_dir()
+            .join(self.name)
+            .join(format!("{:016x}", hash_of_sources(&source)?));
+        let program = dir.join(self.name);
+        if program.exists() {
+            return Ok(program);
         }
-        Err(TryLockError::Error(e)) => return Err(e).context("cannot take the build's lock"),
+        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let lock = File::create(dir.join("lock")).context("cannot make the build's lock file")?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                say(&format!(
+                    "another process builds {}; waiting for it",
+                    self.what
+                ));
+                lock.lock().context("cannot wait for the other build")?;
+            }
+            Err(TryLockError::Error(e)) => return Err(e).context("cannot take the build's lock"),
+        }
+        if !program.exists() {
+            check_go(&source, self.what)?;
+            self.build(&source, &program)?;
+        }
+        Ok(program)
     }
-    if !program.exists() {
-        check_go(&source)?;
-        build(&source, &program)?;
+
+    fn build(&self, source: &Path, program: &Path) -> Result<()> {
+        let began = Instant::now();
+        say(&format!(
+            "building {} for the tests, once; about {} minutes on 2 cores",
+            self.what, self.minutes
+        ));
+        let partial = program.with_extension("partial");
+        let mut go = self
+            .go(source, &partial)?
+            .spawn()
+            .context("cannot run go build")?;
+        let output = go.stderr.take().context("go build has no output")?;
+        let progress = Mutex::new(Progress::default());
+        let status = thread::scope(|scope| {
+            scope.spawn(|| collect(output, &progress));
+            let mut told = began;
+            loop {
+                if let Some(status) = go.try_wait()? {
+                    return io::Result::Ok(status);
+                }
+                if told.elapsed() >= PROGRESS_PERIOD {
+                    told = Instant::now();
+                    let doing = progress
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .doing();
+                    say(&format!(
+                        "building {}, {} s: {doing}",
+                        self.what,
+                        began.elapsed().as_secs()
+                    ));
+                }
+                thread::sleep(Duration::from_millis(50));
+            }
+        })
+        .context("cannot wait for go build")?;
+        if !status.success() {
+            let tail = progress
+                .into_inner()
+                .unwrap_or_else(PoisonError::into_inner)
+                .tail;
+            bail!(
+                "go build in {} failed ({status}):\n{}",
+                source.display(),
+                Vec::from(tail).join("\n")
+            );
+        }
+        // In one step, so that a process that looks now finds the program whole or not at all.
+        fs::rename(&partial, program).context("cannot put the built program in place")?;
+        say(&format!(
+            "{} is built, {} s",
+            self.what,
+            began.elapsed().as_secs()
+        ));
+        Ok(())
     }
-    Ok(program)
+
+    /// Not -trimpath: it would keep the build from using packages that are compiled already.
+    fn go(&self, source: &Path, partial: &Path) -> Result<Command> {
+        let mut go = Command::new("go");
+        match self.kind {
+            Kind::Kubernetes | Kind::Plain => go.args(["build", "-v", "-buildvcs=false"]),
+            Kind::Test => go.args(["test", "-c", "-v", "-buildvcs=false"]),
+        };
+        // Without symbols the program is a third smaller and links faster.
+        let mut flags = "-ldflags=-s -w".to_owned();
+        if self.kind == Kind::Kubernetes {
+            flags = format!("{flags} {}", version_flags(source)?);
+        }
+        go.arg("-o")
+            .arg(partial)
+            .arg(flags)
+            .arg(self.package)
+            .env("GOTOOLCHAIN", "local")
+            .env("GOWORK", "off")
+            .current_dir(source)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        Ok(go)
+    }
 }
 
 /// Where the cached program and the state of running control planes are.
 pub(crate) fn cache_dir() -> PathBuf {
-    target_dir().join("controlplane")
+    target_dir().join(CONTROL_PLANE.name)
 }
 
 /// The target directory that this process was built into, whichever of Cargo's settings chose it.
@@ -78,10 +221,6 @@ fn target_dir() -> PathBuf {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
         workspace.join(chosen.unwrap_or_else(|| "target".into()))
     })
-}
-
-fn source_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../controlplane")
 }
 
 /// Standard error itself, because the test harness hides what `eprintln!` writes until a test has failed.
@@ -115,7 +254,7 @@ fn hash_of_sources(source: &Path) -> Result<u64> {
 }
 
 /// Refuses a Go that is missing or too old before `go build` does so in words that help nobody.
-fn check_go(source: &Path) -> Result<()> {
+fn check_go(source: &Path, what: &str) -> Result<()> {
     let go_mod = fs::read_to_string(source.join("go.mod")).context("cannot read go.mod")?;
     let wanted = go_mod
         .lines()
@@ -132,14 +271,14 @@ fn check_go(source: &Path) -> Result<()> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => String::new(),
         Err(e) => return Err(e).context("cannot run go"),
     };
-    if let Some(refusal) = refusal(&found, wanted) {
+    if let Some(refusal) = refusal(what, &found, wanted) {
         bail!(refusal);
     }
     Ok(())
 }
 
 /// The sentence for a Go that will not do; `found` is empty when there is none.
-fn refusal(found: &str, wanted: &str) -> Option<String> {
+fn refusal(what: &str, found: &str, wanted: &str) -> Option<String> {
     let problem = if found.is_empty() {
         "Go is not installed".to_owned()
     } else if version(found) < version(wanted) {
@@ -148,7 +287,7 @@ fn refusal(found: &str, wanted: &str) -> Option<String> {
         return None;
     };
     Some(format!(
-        "cannot build the control plane for the tests: {problem}; install Go {wanted} or newer (https://go.dev/dl) \
+        "cannot build {what} for the tests: {problem}; install Go {wanted} or newer (https://go.dev/dl) \
          and put it on PATH, or set KUBECONFIG to a cluster of yours"
     ))
 }
@@ -187,9 +326,7 @@ impl Progress {
 
     fn doing(&self) -> String {
         let last = self.tail.back().map_or("", String::as_str);
-        if last == PROGRAM {
-            "linking".to_owned()
-        } else if self.packages_compiled > 0 {
+        if self.packages_compiled > 0 {
             format!(
                 "compiling, {} packages so far, now {last}",
                 self.packages_compiled
@@ -218,69 +355,6 @@ fn version_flags(source: &Path) -> Result<String> {
     ))
 }
 
-fn build(source: &Path, program: &Path) -> Result<()> {
-    let began = Instant::now();
-    say("building the Kubernetes control plane for the tests, once; about 8 minutes on 2 cores");
-    let partial = program.with_extension("partial");
-    let mut go = Command::new("go")
-        // Without symbols the program is a third smaller and links faster. Not -trimpath: it would keep the build from
-        // using packages that are compiled already.
-        .args(["build", "-v", "-buildvcs=false", "-o"])
-        .arg(partial.as_path())
-        .arg(format!("-ldflags=-s -w {}", version_flags(source)?))
-        .arg(".")
-        .env("GOTOOLCHAIN", "local")
-        .env("GOWORK", "off")
-        .current_dir(source)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot run go build")?;
-    let output = go.stderr.take().context("go build has no output")?;
-    let progress = Mutex::new(Progress::default());
-    let status = thread::scope(|scope| {
-        scope.spawn(|| collect(output, &progress));
-        let mut told = began;
-        loop {
-            if let Some(status) = go.try_wait()? {
-                return io::Result::Ok(status);
-            }
-            if told.elapsed() >= PROGRESS_PERIOD {
-                told = Instant::now();
-                let doing = progress
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .doing();
-                say(&format!(
-                    "building the control plane, {} s: {doing}",
-                    began.elapsed().as_secs()
-                ));
-            }
-            thread::sleep(Duration::from_millis(50));
-        }
-    })
-    .context("cannot wait for go build")?;
-    if !status.success() {
-        let tail = progress
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner)
-            .tail;
-        bail!(
-            "go build in {} failed ({status}):\n{}",
-            source.display(),
-            Vec::from(tail).join("\n")
-        );
-    }
-    // In one step, so that a process that looks now finds the program whole or not at all.
-    fs::rename(&partial, program).context("cannot put the built program in place")?;
-    say(&format!(
-        "the control plane is built, {} s",
-        began.elapsed().as_secs()
-    ));
-    Ok(())
-}
-
 fn collect(output: impl Read, progress: &Mutex<Progress>) {
     for line in BufReader::new(output).lines().map_while(Result::ok) {
         progress
@@ -301,7 +375,7 @@ mod tests {
             ("go1.25.9", "go1.25.9 is too old"),
             ("go1.9", "go1.9 is too old"),
         ] {
-            let sentence = refusal(found, "1.26.0").unwrap();
+            let sentence = refusal("the control plane", found, "1.26.0").unwrap();
             assert!(sentence.contains(problem), "{sentence}");
             assert!(
                 sentence.contains("install Go 1.26.0 or newer"),
@@ -320,12 +394,16 @@ mod tests {
             "go2.0",
             "devel go1.28-abcdef",
         ] {
-            assert_eq!(refusal(found, "1.26.0"), None, "{found}");
+            assert_eq!(
+                refusal("the control plane", found, "1.26.0"),
+                None,
+                "{found}"
+            );
         }
     }
 
     #[test]
-    fn progress_tells_downloading_compiling_and_linking_apart() {
+    fn progress_tells_downloading_and_compiling_apart() {
         let mut progress = Progress::default();
         progress.note("go: downloading k8s.io/api v0.36.3".to_owned());
         assert_eq!(progress.doing(), "downloading, 1 modules so far");
@@ -334,7 +412,5 @@ mod tests {
             progress.doing(),
             "compiling, 1 packages so far, now k8s.io/api/core/v1"
         );
-        progress.note(PROGRAM.to_owned());
-        assert_eq!(progress.doing(), "linking");
     }
 }
