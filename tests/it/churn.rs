@@ -14,12 +14,6 @@ use crate::support::*;
 const REPLICAS: [i32; 4] = [5, 3, 0, 5];
 const KEPT: [&str; 2] = ["web", "api"];
 
-fn number(variable: &str) -> Option<u64> {
-    let text = std::env::var(variable).ok()?;
-    let parsed = text.parse();
-    Some(parsed.unwrap_or_else(|_| panic!("{variable} must be a whole number, not {text:?}")))
-}
-
 struct Churn {
     scene: Scene,
     recorder: PodRecorder,

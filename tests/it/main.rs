@@ -14,5 +14,6 @@ mod nodes;
 mod opt_in;
 mod pool;
 mod restart;
+mod soak;
 mod support;
 mod webhook;

@@ -165,6 +165,10 @@ impl Scene {
         .unwrap();
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.holdfast.as_ref().unwrap().pid()
+    }
+
     pub(crate) async fn kill9(&mut self) {
         self.holdfast.take().unwrap().kill9().await.unwrap();
     }
@@ -450,6 +454,13 @@ impl Scene {
             .unwrap();
         row[state].as_u64().unwrap()
     }
+}
+
+/// A number that whoever runs the tests gives by a variable.
+pub(crate) fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    let parsed = text.parse();
+    Some(parsed.unwrap_or_else(|_| panic!("{variable} must be a whole number, not {text:?}")))
 }
 
 pub(crate) fn program() -> &'static Path {
