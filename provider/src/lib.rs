@@ -7,6 +7,8 @@
 pub mod check;
 pub mod cloud;
 pub mod engine;
+#[cfg(test)]
+mod failpoint;
 pub mod id;
 pub mod ledger;
 pub mod policy;

@@ -1,9 +1,10 @@
 //! The one place through which every SQL statement of the provider passes.
 //!
 //! Owns: preparing (cached) and running statements inside a transaction that somebody else
-//! opened. Does not begin, commit or retry anything, and knows no table.
+//! opened, and the COMMIT. Does not begin or retry anything, and knows no table.
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row};
+use rusqlite::fallible_iterator::FallibleIterator as _;
+use rusqlite::{Batch, CachedStatement, Connection, OptionalExtension, Params, Row};
 
 /// An open transaction (or savepoint): the only handle that operations on the file get.
 pub(crate) struct Tx<'c> {
@@ -18,7 +19,7 @@ impl<'c> Tx<'c> {
 
     /// Runs a statement and says how many rows it changed.
     pub(crate) fn execute(&self, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
-        self.statement(sql)?.execute(params)
+        between_points(|| self.statement(sql)?.execute(params))
     }
 
     /// The first row, if there is one.
@@ -28,7 +29,7 @@ impl<'c> Tx<'c> {
         params: impl Params,
         read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Option<T>> {
-        self.statement(sql)?.query_row(params, read).optional()
+        between_points(|| self.statement(sql)?.query_row(params, read).optional())
     }
 
     /// All rows.
@@ -38,7 +39,7 @@ impl<'c> Tx<'c> {
         params: impl Params,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<Vec<T>> {
-        self.statement(sql)?.query_map(params, read)?.collect()
+        between_points(|| self.statement(sql)?.query_map(params, read)?.collect())
     }
 
     /// The row id of the last insert.
@@ -49,4 +50,28 @@ impl<'c> Tx<'c> {
     fn statement(&self, sql: &str) -> rusqlite::Result<CachedStatement<'c>> {
         self.conn.prepare_cached(sql)
     }
+}
+
+/// Commits the open transaction. A [`rusqlite::Transaction`] that is dropped after it does nothing more.
+pub(crate) fn commit(conn: &Connection) -> rusqlite::Result<()> {
+    between_points(|| conn.execute_batch("COMMIT"))
+}
+
+/// Runs all statements of `text`, one after the other, in the open transaction.
+pub(crate) fn script(conn: &Connection, text: &str) -> rusqlite::Result<()> {
+    let mut batch = Batch::new(conn, text);
+    while let Some(mut statement) = batch.next()? {
+        between_points(|| statement.execute([]))?;
+    }
+    Ok(())
+}
+
+/// Runs something that a crash may come right before or right after.
+fn between_points<T>(run: impl FnOnce() -> T) -> T {
+    #[cfg(test)]
+    crate::failpoint::pass();
+    let done = run();
+    #[cfg(test)]
+    crate::failpoint::pass();
+    done
 }

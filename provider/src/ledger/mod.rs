@@ -35,7 +35,7 @@ use crate::ledger::op::{Explained, Op};
 use crate::policy::eni::Step;
 use crate::policy::pool::Counts;
 use crate::settings::Settings;
-use crate::sql::Tx;
+use crate::sql::{self, Tx};
 
 pub use journal::{Hold, Note};
 pub use open::is_running;
@@ -331,9 +331,7 @@ impl Ledger {
         self.conn.execute_batch("BEGIN IMMEDIATE").map_err(begin)?;
         let results = self.run_all(wall, jobs);
         let committed = results.and_then(|batch| {
-            self.conn
-                .execute_batch("COMMIT")
-                .map_err(Error::sql("commit"))?;
+            sql::commit(&self.conn).map_err(Error::sql("commit"))?;
             Ok(batch)
         });
         if committed.is_err() && !self.conn.is_autocommit() {
@@ -419,7 +417,7 @@ impl Ledger {
                 Err(Failure::Table(error)) => return Err(Error::sql("run a cloud call")(error)),
             });
         }
-        tx.commit().map_err(Error::sql("commit cloud calls"))?;
+        sql::commit(&tx).map_err(Error::sql("commit cloud calls"))?;
         Ok(results)
     }
 

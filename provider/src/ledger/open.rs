@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::cloud::sim::Simulator;
 use crate::ledger::{Error, Ledger, pool, schema};
 use crate::settings::Settings;
-use crate::sql::Tx;
+use crate::sql::{self, Tx};
 
 /// How long a statement waits for a command of another process to finish its transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,7 +55,8 @@ impl Ledger {
         let id = identity(&handle, wall)?;
         let now = advance_time(&handle, wall)?;
         let vswitches = pool::sync(&handle, &settings, now)?;
-        tx.commit().map_err(Error::sql("commit"))?;
+        sql::commit(&tx).map_err(Error::sql("commit"))?;
+        drop(tx);
         let seed = seed(&id, now);
         let simulator = Simulator::new(settings.cloud.clone(), &settings.region, seed);
         let data_version = data_version(&conn)?;
@@ -83,7 +84,8 @@ impl Ledger {
         let handle = Tx::new(&tx);
         let now = advance_time(&handle, wall)?;
         let vswitches = pool::sync(&handle, &settings, now)?;
-        tx.commit().map_err(Error::sql("commit"))?;
+        sql::commit(&tx).map_err(Error::sql("commit"))?;
+        drop(tx);
         self.vswitches = vswitches;
         self.simulator.set_config(settings.cloud.clone());
         self.settings = settings;

@@ -16,7 +16,7 @@ use crate::ledger::journal::{self, word};
 use crate::ledger::{self, open, release};
 use crate::policy::eni::State;
 use crate::policy::retained::Close;
-use crate::sql::Tx;
+use crate::sql::{self, Tx};
 
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -141,7 +141,7 @@ impl Operator {
         let released = journal::write(&handle, now, wall, entry)
             .and_then(|()| end(&handle, now, claim))
             .map_err(ledger::Error::sql("release an address"))?;
-        tx.commit().map_err(ledger::Error::sql("commit"))?;
+        sql::commit(&tx).map_err(ledger::Error::sql("commit"))?;
         Ok(released)
     }
 }

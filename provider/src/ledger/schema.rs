@@ -9,6 +9,7 @@ use include_dir::{Dir, include_dir};
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::ledger::Cause;
+use crate::sql;
 
 static MIGRATIONS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../migrations");
 
@@ -51,7 +52,10 @@ pub enum Error {
 
 /// Applies every migration that the file lacks, all of them in one transaction.
 pub(crate) fn migrate(conn: &mut Connection) -> Result<(), Error> {
-    let migrations = migrations();
+    migrate_with(conn, &migrations())
+}
+
+fn migrate_with(conn: &mut Connection, migrations: &[(&str, &str)]) -> Result<(), Error> {
     let tx = conn
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(|cause| Error::Version(cause.into()))?;
@@ -64,8 +68,8 @@ pub(crate) fn migrate(conn: &mut Connection) -> Result<(), Error> {
             known: migrations.len(),
         });
     }
-    for (name, sql) in &migrations[found..] {
-        tx.execute_batch(sql).map_err(|source| Error::Apply {
+    for (name, text) in &migrations[found..] {
+        sql::script(&tx, text).map_err(|source| Error::Apply {
             name: (*name).to_owned(),
             source: source.into(),
         })?;
@@ -74,7 +78,7 @@ pub(crate) fn migrate(conn: &mut Connection) -> Result<(), Error> {
         tx.pragma_update(None, "user_version", migrations.len())
             .map_err(|cause| Error::Version(cause.into()))?;
     }
-    tx.commit().map_err(|cause| Error::Version(cause.into()))
+    sql::commit(&tx).map_err(|cause| Error::Version(cause.into()))
 }
 
 /// Refuses a file that has not the schema of this binary: a reader cannot migrate.

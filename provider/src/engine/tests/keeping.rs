@@ -196,10 +196,7 @@ fn a_pod_made_in_time_holds_the_deadline_off_bound_or_not() {
     world.pass(HOUR * 48 - SECOND * 10);
     // Unscheduled: it exists in the API, and no node has told us of it.
     let facts = world.facts(&fixed("web-0"));
-    let pod = ApiPod {
-        facts: facts.clone(),
-        terminating: false,
-    };
+    let pod = ApiPod::new(facts.clone());
     world.api.insert(facts.key.clone(), pod);
     world.pass(HOUR);
     assert_eq!(world.count("vsw-b", "retained"), 1);
@@ -214,10 +211,7 @@ fn an_unbound_pod_that_goes_lets_the_retention_end() {
     world.delete(&old);
     world.pass(HOUR * 48 - SECOND * 10);
     let facts = world.facts(&fixed("web-0"));
-    let pod = ApiPod {
-        facts: facts.clone(),
-        terminating: false,
-    };
+    let pod = ApiPod::new(facts.clone());
     world.api.insert(facts.key.clone(), pod);
     world.pass(HOUR);
     world.vanish(&facts.uid);

@@ -4,6 +4,7 @@
 //! lets a test read what was published. Each test is a rule, told as a script.
 
 mod cloud;
+mod crash;
 mod crossing;
 mod history;
 mod keeping;
@@ -34,7 +35,25 @@ const SECOND: SignedDuration = SignedDuration::from_secs(1);
 #[derive(Clone)]
 struct ApiPod {
     facts: PodFacts,
-    terminating: bool,
+    /// Bound to an ECS node that is not ours.
+    foreign: bool,
+    deleted_at: Option<Timestamp>,
+    /// Its containers have ended.
+    stopped: bool,
+    /// It has succeeded or failed.
+    ended: bool,
+}
+
+impl ApiPod {
+    fn new(facts: PodFacts) -> Self {
+        Self {
+            facts,
+            foreign: false,
+            deleted_at: None,
+            stopped: false,
+            ended: false,
+        }
+    }
 }
 
 struct World {
@@ -47,6 +66,8 @@ struct World {
     notices: Vec<Notice>,
     calls: Vec<Request>,
     looks: usize,
+    /// The kinds of jobs that were committed.
+    jobs: BTreeSet<String>,
     refusals: Vec<String>,
     next_uid: u32,
 }
@@ -134,11 +155,17 @@ impl World {
         Timestamp::from_second(1_800_000_000).unwrap()
     }
 
-    fn on(mut ledger: Ledger) -> Self {
-        let now = Self::begin();
+    fn on(ledger: Ledger) -> Self {
+        let mut world = Self::starting(ledger, Self::begin());
+        world.list();
+        world
+    }
+
+    /// A process that has just started.
+    fn starting(mut ledger: Ledger, now: Timestamp) -> Self {
         let loaded = ledger.load(now).unwrap();
         let cloud = ledger.settings().cloud.clone();
-        let mut world = Self {
+        Self {
             now,
             ledger,
             engine: Engine::new(cloud, loaded, now),
@@ -148,11 +175,10 @@ impl World {
             notices: Vec::new(),
             calls: Vec::new(),
             looks: 0,
+            jobs: BTreeSet::new(),
             refusals: Vec::new(),
             next_uid: 0,
-        };
-        world.list();
-        world
+        }
     }
 
     /// A new process on the same ledger, which sees the API server as it is now.
@@ -161,8 +187,27 @@ impl World {
         let cloud = self.ledger.settings().cloud.clone();
         self.engine = Engine::new(cloud, loaded, self.now);
         self.pending.clear();
+        self.tell_all();
+    }
+
+    /// The engine sees the whole of the API server for the first time.
+    fn tell_all(&mut self) {
         for pod in self.api.clone().into_values() {
-            self.tell(Event::Bound(pod.facts));
+            let uid = pod.facts.uid.clone();
+            self.tell(if pod.foreign {
+                Event::OnForeignEcs(pod.facts)
+            } else {
+                Event::Bound(pod.facts)
+            });
+            if let Some(at) = pod.deleted_at {
+                self.tell(Event::Deleted(uid.clone(), at));
+            }
+            if pod.stopped {
+                self.tell(Event::Stopped(uid.clone()));
+            }
+            if pod.ended {
+                self.tell(Event::Ended(uid));
+            }
         }
         self.list();
     }
@@ -191,6 +236,9 @@ impl World {
     fn run(&mut self, effect: Effect) -> Option<Event> {
         Some(match effect {
             Effect::Commit(number, job) => {
+                let text = format!("{job:?}");
+                let kind = text.split(|c: char| !c.is_alphanumeric()).next();
+                self.jobs.extend(kind.map(str::to_owned));
                 let batch = self.ledger.commit(self.now, &[job]).unwrap();
                 let deadline = Event::NextDeadline(batch.next_deadline);
                 let effects = self.engine.handle(self.now, deadline);
@@ -250,10 +298,7 @@ impl World {
 
     /// A pod is in the API, and nobody has told the engine.
     fn appear(&mut self, facts: &PodFacts) {
-        let pod = ApiPod {
-            facts: facts.clone(),
-            terminating: false,
-        };
+        let pod = ApiPod::new(facts.clone());
         let old = self.api.insert(facts.key.clone(), pod);
         assert!(old.is_none(), "the API server keeps names unique");
     }
@@ -291,7 +336,7 @@ impl World {
     fn begin_deletion(&mut self, uid: &PodUid) {
         self.tell(Event::Deleted(uid.clone(), self.now));
         for pod in self.api.values_mut().filter(|pod| pod.facts.uid == *uid) {
-            pod.terminating = true;
+            pod.deleted_at = Some(self.now);
         }
     }
 

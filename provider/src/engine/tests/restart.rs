@@ -64,10 +64,7 @@ fn an_open_intent_is_settled_by_a_look_at_the_cloud() {
     for crash_after in 0..4_u32 {
         let mut world = World::with(settings("192.168.1.0/24", slow_cloud()));
         let facts = world.facts(&fixed("web-0"));
-        let pod = ApiPod {
-            facts: facts.clone(),
-            terminating: false,
-        };
+        let pod = ApiPod::new(facts.clone());
         world.api.insert(facts.key.clone(), pod);
         // Runs only so many effects, then the process dies.
         let effects = world.engine.handle(world.now, Event::Bound(facts.clone()));
@@ -112,10 +109,7 @@ fn a_lost_ledger_is_rebuilt_from_running_pods_before_anything_is_allocated() {
     });
     let new = world.facts(&ordinary("new"));
     for facts in [&new, &running] {
-        let pod = ApiPod {
-            facts: facts.clone(),
-            terminating: false,
-        };
+        let pod = ApiPod::new(facts.clone());
         world.api.insert(facts.key.clone(), pod);
     }
     world.restart();
@@ -137,10 +131,7 @@ fn a_running_pod_whose_address_is_taken_or_unknown_refuses_the_start() {
             address: address.parse().unwrap(),
             eni: None,
         });
-        let pod = ApiPod {
-            facts: running.clone(),
-            terminating: false,
-        };
+        let pod = ApiPod::new(running.clone());
         world.api.insert(running.key.clone(), pod);
         world.restart();
         let refusal = world.refusals.first().expect("the start is refused");
