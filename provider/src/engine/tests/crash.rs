@@ -288,7 +288,7 @@ fn moments_of_keeping() -> Vec<Moment> {
             deleted(world, &ordinary("web-0"));
         }),
         Moment::new("a pod that is gone", |world| {
-            vanished(world, &fixed("web-0"))
+            vanished(world, &fixed("web-0"));
         }),
         Moment::slow("a pod that is gone, slow cloud", |world| {
             vanished(world, &fixed("web-0"));
