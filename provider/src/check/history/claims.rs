@@ -217,10 +217,11 @@ impl<'h> Checker<'h> {
             );
             return;
         };
+        // One of the same millisecond came after the end: its creation has lost its fraction.
         let in_time = pods.iter().find(|pod| {
             pod.is_fixed
                 && pod.created_ms < expires_ms
-                && pod.accepted_ms <= closed_ms
+                && pod.accepted_ms < closed_ms
                 && pod.let_go_ms.is_none_or(|let_go| let_go > closed_ms)
         });
         if let Some(pod) = in_time {
@@ -359,10 +360,11 @@ impl<'h> Checker<'h> {
         if !pod.is_fixed {
             return;
         }
+        // Of two things in one millisecond nobody can tell which was first.
         let of_key = self.claims_of.get(&pod.key).into_iter().flatten();
         let other = of_key.copied().find(|claim| {
             Some(claim.id) != span.claim
-                && claim.opened_ms <= span.from_ms
+                && claim.opened_ms < span.from_ms
                 && claim.closed_ms.is_none_or(|closed| closed > span.from_ms)
         });
         if let Some(other) = other {

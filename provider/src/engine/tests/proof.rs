@@ -503,3 +503,33 @@ fn every_rule_of_the_history_is_broken_by_a_test() {
     let all: BTreeSet<&str> = check::history::RULES.into_iter().collect();
     assert_eq!(tested, all);
 }
+
+#[test]
+fn a_key_that_crosses_within_a_millisecond_is_not_accused() {
+    let mut world = World::new();
+    for node_type in [NodeType::Ecs, NodeType::Acs] {
+        world.api.clear();
+        world.create(&Wish {
+            node_type,
+            ..fixed("web-0")
+        });
+    }
+    assert_eq!(world.ledger.check().unwrap(), []);
+}
+
+#[test]
+fn a_pod_that_comes_in_the_millisecond_of_the_end_is_not_called_one_in_time() {
+    let mut world = World::new();
+    let hour = Wish {
+        hours: Some(1),
+        ..fixed("web-0")
+    };
+    let pod = world.create(&hour);
+    world.vanish_unseen(&pod);
+    world.pass(SignedDuration::from_millis(1));
+    world.list();
+    world.pass(HOUR);
+    assert!(world.claims().is_empty());
+    world.create(&hour);
+    assert_eq!(world.ledger.check().unwrap(), []);
+}
