@@ -27,24 +27,17 @@ pub fn allowed(
     configured: &[Candidate],
 ) -> Result<Vec<VSwitchId>, String> {
     let in_zone = |candidate: &&Candidate| candidate.zone == *zone;
-    if requested.is_empty() {
+    let found: Vec<_> = if requested.is_empty() {
         let mut found: Vec<_> = configured.iter().filter(in_zone).collect();
         found.sort_by_key(|candidate| std::cmp::Reverse(candidate.free));
-        return Ok(found
-            .into_iter()
-            .map(|candidate| candidate.id.clone())
-            .collect());
-    }
-    let found: Vec<_> = requested
-        .iter()
-        .filter(|id| {
-            configured
-                .iter()
-                .filter(in_zone)
-                .any(|candidate| candidate.id == **id)
-        })
-        .cloned()
-        .collect();
+        found.iter().map(|candidate| candidate.id.clone()).collect()
+    } else {
+        let is_here = |id: &&VSwitchId| {
+            let mut here = configured.iter().filter(in_zone);
+            here.any(|candidate| candidate.id == **id)
+        };
+        requested.iter().filter(is_here).cloned().collect()
+    };
     if found.is_empty() {
         Err(none_left(zone, requested, configured))
     } else {
@@ -53,6 +46,16 @@ pub fn allowed(
 }
 
 fn none_left(zone: &Zone, requested: &[VSwitchId], configured: &[Candidate]) -> String {
+    if requested.is_empty() {
+        let all: Vec<_> = configured
+            .iter()
+            .map(|candidate| format!("{} is in {}", candidate.id, candidate.zone))
+            .collect();
+        return format!(
+            "zone {zone} has no vSwitch: {}; configure one there, or move the pod",
+            all.join(", ")
+        );
+    }
     let places: Vec<_> = requested
         .iter()
         .map(
@@ -123,5 +126,12 @@ mod tests {
             "{note}"
         );
         assert!(note.contains("b has vsw-1, vsw-2, vsw-3"), "{note}");
+    }
+
+    #[test]
+    fn a_zone_without_a_vswitch_says_which_are_where() {
+        let note = allowed(&"d".into(), &[], &configured()).unwrap_err();
+        assert!(note.contains("zone d has no vSwitch"), "{note}");
+        assert!(note.contains("vsw-4 is in c"), "{note}");
     }
 }
