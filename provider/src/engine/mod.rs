@@ -337,8 +337,24 @@ impl Engine {
                 self.gone(&uid);
             }
         }
-        if let Some(claim) = self.expiry.looked(key, found, now) {
+        let Some(claim) = self.expiry.looked(key, found, now) else {
+            return;
+        };
+        // A pod that waits starts the clock anew when it goes. It may have come since this look
+        // was asked for, so it gets one of its own; the claim is due again by then.
+        let waiting = self.waiting_of(key);
+        let unproved: BTreeSet<PodUid> = waiting
+            .into_iter()
+            .filter(|uid| found.is_none_or(|found| found.uid != *uid))
+            .collect();
+        if unproved.is_empty() {
             self.commit(Context::Expire, Job::Expire(claim, now));
+        } else {
+            self.missing
+                .entry(key.clone())
+                .or_default()
+                .extend(unproved);
+            self.look_for_missing(now);
         }
     }
 }

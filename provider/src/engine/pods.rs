@@ -413,15 +413,17 @@ impl Engine {
 
     /// The old pod of this key has let go.
     pub(super) fn wake_key(&mut self, key: &PodKey) {
-        let woken: Vec<PodUid> = self
-            .waiting
+        for uid in self.waiting_of(key) {
+            self.wake(&uid);
+        }
+    }
+
+    pub(super) fn waiting_of(&self, key: &PodKey) -> Vec<PodUid> {
+        self.waiting
             .values()
             .filter(|uid| self.pods.get(*uid).is_some_and(|pod| pod.key == *key))
             .cloned()
-            .collect();
-        for uid in woken {
-            self.wake(&uid);
-        }
+            .collect()
     }
 
     /// A vSwitch has one more free address: the pod that has waited longest for one is next.

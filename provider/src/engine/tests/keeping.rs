@@ -434,3 +434,27 @@ fn many_claims_that_are_held_off_do_not_keep_others_from_ending() {
     world.pass(HOUR + SECOND * 5);
     assert_eq!(world.count("vsw-b", "retained"), 300);
 }
+
+#[test]
+fn a_waiting_pod_that_vanished_unseen_starts_the_clock_when_the_deadline_s_look_misses_it() {
+    let mut world = World::new();
+    let hour = Wish {
+        hours: Some(1),
+        ..fixed("web-0")
+    };
+    let old = world.create(&hour);
+    let had = world.address(&old);
+    world.delete(&old);
+    let waits = world.create(&Wish {
+        vswitches: vec!["vsw-c"],
+        ..hour.clone()
+    });
+    world.is_waiting(&waits, Reason::NoAllowedVSwitch);
+    world.vanish_unseen(&waits);
+    world.pass(HOUR + SECOND);
+    assert_eq!(world.claims()[0].address, had);
+    world.pass(HOUR - SECOND * 4);
+    assert_eq!(world.claims().len(), 1);
+    world.pass(SECOND * 4);
+    assert!(world.claims().is_empty());
+}
