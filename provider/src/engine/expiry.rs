@@ -190,6 +190,8 @@ impl Engine {
             return;
         }
         if self.expiry.next_deadline.is_none_or(|at| at > now) {
+            // Nothing is due, so the next that is need not wait for a pass made before.
+            self.expiry.passed = false;
             self.expiry.only_due(&[]);
         }
         let next = match self.expiry.next_deadline {

@@ -458,3 +458,28 @@ fn a_waiting_pod_that_vanished_unseen_starts_the_clock_when_the_deadline_s_look_
     world.pass(SECOND * 4);
     assert!(world.claims().is_empty());
 }
+
+#[test]
+fn a_pod_that_terminates_for_longer_than_its_retention_ends_its_claim_as_it_goes() {
+    let mut world = World::new();
+    let hour = |name| Wish {
+        hours: Some(1),
+        ..fixed(name)
+    };
+    let pods = [hour("on-time"), hour("slow"), fixed("far")].map(|wish| world.create(&wish));
+    for pod in &pods {
+        world.begin_deletion(pod);
+    }
+    world.vanish(&pods[0]);
+    world.vanish(&pods[2]);
+    world.pass(HOUR * 3);
+    assert_eq!(world.claims().len(), 2);
+    world.vanish(&pods[1]);
+    world.pass(SECOND * 2);
+    let left: Vec<String> = world
+        .claims()
+        .iter()
+        .map(|row| row.key.to_string())
+        .collect();
+    assert_eq!(left, ["default/far"]);
+}
