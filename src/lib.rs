@@ -6,6 +6,7 @@ pub mod clock;
 pub mod cluster_lease;
 pub mod config;
 pub mod kube_client;
+pub mod kubelet;
 pub mod node;
 pub mod pod;
 pub mod serve;

@@ -13,6 +13,7 @@
 
 pub mod agent;
 mod api;
+pub mod behaviour;
 pub mod core;
 mod draft;
 mod events;
