@@ -115,7 +115,7 @@ impl Session {
             let (streams, limits) = (&self.streams, &self.limits);
             let left = limits.session_buffer_len.saturating_sub(self.unread_len);
             let room = |id| match streams.get(&id) {
-                Some(stream) if stream.remote == Half::Open => {
+                Some(stream) if stream.remote == Half::Open && !stream.ignored => {
                     let len = stream.received.len();
                     limits.stream_buffer_len.saturating_sub(len).min(left)
                 }
@@ -262,7 +262,21 @@ impl Session {
         if stream.local == Half::Open {
             stream.local = Half::Ended;
             self.put_data(id, true, &[]);
+            self.forget_if_done(id);
         }
+    }
+
+    /// Reads no more of a stream: what is there and what still comes is dropped. A stream that is ignored and
+    /// has ended both ways is forgotten; until then it counts, and [`Session::finish`] still ends this side.
+    pub fn ignore(&mut self, id: StreamId) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        stream.ignored = true;
+        let len = std::mem::take(&mut stream.received).len();
+        self.unread_len -= len;
+        self.acknowledge(Some(id), len);
+        self.forget_if_done(id);
     }
 
     /// Gives up a stream: what was received and not read is dropped, and a stream that has not ended both ways
@@ -340,6 +354,7 @@ impl Session {
                     stream.reset();
                     self.events.push_back(Event::Readable(id));
                     self.events.push_back(Event::Writable(Some(id)));
+                    self.forget_if_done(id);
                 }
             }
             Frame::Settings { entries, .. } => self.settings(&entries)?,
@@ -387,19 +402,24 @@ impl Session {
             Some(stream) if stream.remote == Half::Open => {
                 stream.receive_window.spend(bytes.len());
                 overrun |= stream.receive_window.overrun();
-                if stream.received.is_empty() && !bytes.is_empty() {
-                    self.events.push_back(Event::Readable(id));
+                if !stream.ignored {
+                    if stream.received.is_empty() && !bytes.is_empty() {
+                        self.events.push_back(Event::Readable(id));
+                    }
+                    stream.received.extend_from_slice(bytes);
+                    self.unread_len += bytes.len();
                 }
-                stream.received.extend_from_slice(bytes);
-                self.unread_len += bytes.len();
-                true
+                Some(stream.ignored)
             }
-            _ => false,
+            _ => None,
         };
         if overrun && self.peer_windows == PeerWindows::Unknown {
             self.peer_windows = PeerWindows::Ignored;
         }
-        if open {
+        if let Some(ignored) = open {
+            if ignored {
+                self.acknowledge(Some(id), bytes.len());
+            }
             self.finish_remote(id, fin);
             return;
         }
@@ -413,12 +433,19 @@ impl Session {
         }
     }
 
+    fn forget_if_done(&mut self, id: StreamId) {
+        if self.streams.get(&id).is_some_and(Stream::is_done) {
+            self.streams.remove(&id);
+        }
+    }
+
     fn finish_remote(&mut self, id: StreamId, fin: bool) {
         if let Some(stream) = self.streams.get_mut(&id).filter(|_| fin)
             && stream.remote == Half::Open
         {
             stream.remote = Half::Ended;
             self.events.push_back(Event::Readable(id));
+            self.forget_if_done(id);
         }
     }
 

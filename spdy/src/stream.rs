@@ -81,6 +81,8 @@ pub(crate) struct Stream {
     pub(crate) local: Half,
     /// Data may be sent only after SYN_REPLY: spdystream drops what comes before it.
     pub(crate) accepted: bool,
+    /// Nobody reads it: what comes is dropped.
+    pub(crate) ignored: bool,
     pub(crate) receive_window: Window,
     /// Read since the last WINDOW_UPDATE.
     pub(crate) unacknowledged: u32,
@@ -94,6 +96,7 @@ impl Stream {
             remote,
             local,
             accepted: false,
+            ignored: false,
             receive_window: Window::new(WINDOW),
             unacknowledged: 0,
             send_window,
@@ -115,6 +118,11 @@ impl Stream {
             self.received = BytesMut::new();
         }
         Read::Data(len)
+    }
+
+    /// Nothing more can come of it, in either direction.
+    pub(crate) fn is_done(&self) -> bool {
+        self.ignored && self.remote != Half::Open && self.local != Half::Open
     }
 
     pub(crate) fn reset(&mut self) {

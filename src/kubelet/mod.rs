@@ -1,3 +1,6 @@
-//! What a node offers under the kubelet's name: the API that kubectl and others use through it.
+//! The kubelet's API for the pods of a virtual node: what kubectl and others reach through it.
+//!
+//! Owns what clients of a kubelet ask it for. Does not decide what happens to pods.
 
 pub mod life;
+pub mod streaming;

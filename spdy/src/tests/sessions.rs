@@ -341,3 +341,28 @@ fn a_transport_that_ends_breaks_off_what_is_open() {
     server.end_of_input();
     assert_eq!(read(&mut server, stream), (b"half".to_vec(), Read::Reset));
 }
+
+#[test]
+fn an_ignored_stream_holds_nothing_up_and_is_forgotten_at_its_end() {
+    let (mut client, mut server, stream) = pair();
+    let other = client.open(kind("stdout")).unwrap();
+    exchange(&mut client, &mut server);
+    client.write(stream, &[0; 1000]).unwrap();
+    exchange(&mut client, &mut server);
+    server.ignore(stream);
+    let mut sent = 0;
+    while sent < 1_000_000 {
+        sent += client.write(stream, &[0; 10_000]).unwrap();
+        exchange(&mut client, &mut server);
+    }
+    server.accept(other);
+    exchange(&mut client, &mut server);
+    client.write(other, b"heard").unwrap();
+    exchange(&mut client, &mut server);
+    assert_eq!(read(&mut server, other), (b"heard".to_vec(), Read::Pending));
+    server.finish(stream);
+    assert_eq!(server.streams(), 2, "the client has not ended it");
+    client.finish(stream);
+    exchange(&mut client, &mut server);
+    assert_eq!(server.streams(), 1);
+}
