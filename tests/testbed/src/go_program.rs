@@ -65,6 +65,16 @@ pub const METRICS_SERVER: GoProgram = GoProgram {
     minutes: 3,
 };
 
+/// KWOK, to compare with.
+pub const KWOK: GoProgram = GoProgram {
+    what: "KWOK",
+    name: "kwok",
+    dir: "peers/kwok",
+    package: "sigs.k8s.io/kwok/cmd/kwok",
+    kind: Kind::Plain,
+    minutes: 2,
+};
+
 /// The end-to-end cases of virtual-kubelet, unchanged.
 pub const VIRTUAL_KUBELET_SUITE: GoProgram = GoProgram {
     what: "virtual-kubelet's end-to-end suite",
@@ -87,9 +97,7 @@ impl GoProgram {
     /// # Errors
     /// Go is missing or too old, or the build fails (the error shows the end of its output).
     pub fn path(&self) -> Result<PathBuf> {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("..")
-            .join(self.dir);
+        let source = self.source();
         let dir = target_dir()
             .join(self.name)
             .join(format!("{:016x}", hash_of_sources(&source)?));
@@ -172,6 +180,33 @@ impl GoProgram {
             began.elapsed().as_secs()
         ));
         Ok(())
+    }
+
+    /// A file of the Go module that the program is of, which the module cache has or gets.
+    ///
+    /// # Errors
+    /// Go is missing, or there is no such file.
+    pub fn module_file(&self, module: &str, path: &str) -> Result<String> {
+        let listed = Command::new("go")
+            .args(["mod", "download", "-json", module])
+            .env("GOTOOLCHAIN", "local")
+            .env("GOWORK", "off")
+            .current_dir(self.source())
+            .output()
+            .context("cannot run go")?;
+        let answer: serde_json::Value = serde_json::from_slice(&listed.stdout)
+            .with_context(|| format!("go mod download does not say where {module} is"))?;
+        let dir = answer["Dir"].as_str().with_context(|| {
+            format!("go mod download cannot find {module}: {}", answer["Error"])
+        })?;
+        let path = Path::new(dir).join(path);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
+
+    fn source(&self) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("..")
+            .join(self.dir)
     }
 
     /// Not -trimpath: it would keep the build from using packages that are compiled already.

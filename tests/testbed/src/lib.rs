@@ -10,6 +10,7 @@
 //!
 //! Deliberately knows nothing of addresses, claims or how holdfast works: it starts it, signals it and reads its log.
 
+mod command;
 mod control_plane;
 mod go_program;
 mod holdfast;
@@ -22,8 +23,9 @@ mod scrub;
 mod state;
 mod wait;
 
+pub use command::{build_holdfast, run};
 pub use control_plane::{ControlPlane, Options};
-pub use go_program::{CONTROL_PLANE, GoProgram, METRICS_SERVER, VIRTUAL_KUBELET_SUITE};
+pub use go_program::{CONTROL_PLANE, GoProgram, KWOK, METRICS_SERVER, VIRTUAL_KUBELET_SUITE};
 pub use holdfast::Holdfast;
 pub use lease::{Leased, PLANES_MAX, lease, lease_alone};
 pub use pods::{PodRow, status_column};

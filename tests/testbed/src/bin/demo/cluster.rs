@@ -1,15 +1,16 @@
 //! The cluster of the demo and holdfast on it: started, asked, and left without a trace.
 
 use std::{
-    env,
     net::{IpAddr, UdpSocket},
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use holdfast_testbed::{CONTROL_PLANE, ControlPlane, Holdfast, Options, eventually};
+use holdfast_testbed::{
+    CONTROL_PLANE, ControlPlane, Holdfast, Options, build_holdfast, eventually, run,
+};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     admissionregistration::v1::MutatingWebhookConfiguration, coordination::v1::Lease,
@@ -62,7 +63,7 @@ impl Cluster {
     /// Builds what is needed and starts a control plane, or uses the cluster of `KUBECONFIG`.
     pub(crate) async fn start(screen: Screen) -> Result<Self> {
         screen.text("Building holdfast.");
-        let program = build_holdfast().await?;
+        let program = build_holdfast(false).await?;
         screen.text(
             "Starting a control plane, or connecting to the cluster of KUBECONFIG if that is set.",
         );
@@ -390,60 +391,6 @@ async fn is_serving(client: &Client) -> Result<(), String> {
         Ok(false) => Err("its webhook is not registered".to_owned()),
         Err(e) => Err(e.to_string()),
     }
-}
-
-/// Has Cargo build holdfast, with its progress on standard error, and returns the program's path.
-async fn build_holdfast() -> Result<PathBuf> {
-    let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build
-        // Not by package, for the same reason as in the alias of this demo.
-        .args([
-            "build",
-            "--bin",
-            "holdfast",
-            "--message-format=json-render-diagnostics",
-        ])
-        .arg("--manifest-path")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml"))
-        .stderr(Stdio::inherit());
-    // What `cargo run` says of this program: build scripts that read the like of it would find it changed, here and at
-    // the next `cargo build`, and half of all crates would be compiled again each time.
-    for (name, _) in env::vars_os() {
-        let name = name.to_string_lossy().into_owned();
-        if ["CARGO_PKG_", "CARGO_MANIFEST_"]
-            .iter()
-            .any(|it| name.starts_with(it))
-        {
-            build.env_remove(name);
-        }
-    }
-    let output = run(build).await?;
-    let messages =
-        String::from_utf8(output.stdout).context("cargo wrote something that is not UTF-8")?;
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|it| it["reason"] == "compiler-artifact" && it["target"]["name"] == "holdfast")
-        .find_map(|it| it["executable"].as_str().map(PathBuf::from))
-        .context("cargo names no program holdfast")
-}
-
-/// Runs a command to its end; a command that fails is an error with what it wrote on standard error.
-async fn run(command: Command) -> Result<Output> {
-    let name = format!("{command:?}");
-    let output = tokio::process::Command::from(command)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .with_context(|| format!("cannot run {name}"))?;
-    ensure!(
-        output.status.success(),
-        "{name} failed ({}): {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(output)
 }
 
 /// The address of this machine from which it reaches the API server, and so the one it can be reached at if there is

@@ -1,0 +1,188 @@
+//! `cargo compare`: measures holdfast beside KWOK, in turn on one control plane.
+//!
+//! Owns the order of things. Who is measured is in [`system`], what is done to it in [`scenario`] and [`load`], how it
+//! is told in [`report`]. A program of the test bed and not a command of holdfast, because the control plane is the
+//! test bed's; it must itself be built for release, or the load would take the processors that it measures.
+//!
+//! Ends with 0 when all was measured, 1 when it broke off (what was measured until then is told all the same), 2 when
+//! the arguments are wrong.
+
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts of pods and milliseconds are small and not negative"
+)]
+
+mod load;
+mod options;
+mod process;
+mod progress;
+mod report;
+mod requests;
+mod scenario;
+mod system;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use holdfast_testbed::{ControlPlane, KWOK, build_holdfast};
+
+use crate::{
+    options::{Options, Plan},
+    progress::Progress,
+    report::Entry,
+    scenario::Bench,
+    system::Programs,
+};
+
+fn main() -> ExitCode {
+    let plan = match Options::parse().plan() {
+        Ok(plan) => plan,
+        Err(e) => {
+            eprintln!("compare: {e:#}");
+            return ExitCode::from(2);
+        }
+    };
+    match block_on_run(&plan) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("compare: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn block_on_run(plan: &Plan) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    let result = runtime.block_on(async {
+        tokio::select! {
+            result = run(plan) => result,
+            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted before the end")),
+        }
+    });
+    // After an interruption a thread may still wait for a Go build, which Ctrl-C has reached too.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(plan: &Plan) -> Result<()> {
+    let mut progress = Progress::new();
+    progress.begin("building holdfast and KWOK".to_owned());
+    let programs = Programs {
+        holdfast: build_holdfast(true).await?,
+        kwok: tokio::task::spawn_blocking(|| KWOK.path())
+            .await
+            .context("building KWOK panicked")??,
+    };
+    progress.begin("control plane".to_owned());
+    let plane = ControlPlane::start(control_plane_options(plan)).await?;
+    ensure!(
+        !plane.is_external(),
+        "the processes of the cluster of KUBECONFIG cannot be measured; unset KUBECONFIG"
+    );
+    let client = plane.client().await?;
+    let version = client
+        .apiserver_version()
+        .await
+        .context("cannot ask the API server for its version")?
+        .git_version;
+    let load_before = report::load_average();
+    let mut bench = Bench {
+        plan,
+        programs,
+        plane,
+        client,
+        progress,
+        starts: 0,
+    };
+    let mut entries = Vec::new();
+    let measured = measure(&mut bench, &mut entries).await;
+    println!(
+        "{}; Kubernetes {version}, priority and fairness {}; KWOK 0.8.0; load average before: {load_before}; {} rounds.\n\
+         Medians (smallest-largest).\n\n{}",
+        report::machine(),
+        if plan.fairness { "on" } else { "off" },
+        plan.rounds,
+        report::table(&entries, &plan.systems)
+    );
+    let written = report::write_json(plan, &entries, &version, &load_before);
+    measured.and(written)
+}
+
+/// Every system in turn at every size, and again in the next round, so that whatever changes with time changes alike.
+async fn measure(bench: &mut Bench<'_>, entries: &mut Vec<Entry>) -> Result<()> {
+    let plan = bench.plan;
+    for round in 1..=plan.rounds {
+        for pods in &plan.bursts {
+            for kind in &plan.systems {
+                let name = kind.name();
+                let doing = format!("round {round} of {}, {name}, burst of {pods}", plan.rounds);
+                bench.progress.begin(doing);
+                let sample = bench.burst(*kind, *pods).await?;
+                keep(bench, entries, round, name, sample);
+            }
+        }
+        for kind in plan.systems.iter().filter(|_| !plan.rates.is_empty()) {
+            let name = kind.name();
+            let round_of = format!("round {round} of {}", plan.rounds);
+            for sample in bench.latencies(*kind, &round_of).await? {
+                keep(bench, entries, round, name, sample);
+            }
+        }
+        for restart in plan
+            .restarts
+            .iter()
+            .filter(|_| round <= plan.restart_rounds)
+        {
+            for kind in &plan.systems {
+                let name = kind.name();
+                let (old, new) = (restart.old, restart.new);
+                let doing =
+                    format!("round {round}, {name}, kill -9 with {old} pods, then {new} new");
+                bench.progress.begin(doing);
+                let sample = bench.restart(*kind, *restart).await?;
+                keep(bench, entries, round, name, sample);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn keep(
+    bench: &Bench<'_>,
+    entries: &mut Vec<Entry>,
+    round: usize,
+    system: &'static str,
+    sample: scenario::Sample,
+) {
+    bench
+        .progress
+        .say(&serde_json::to_string(&sample).unwrap_or_default());
+    entries.push(Entry {
+        round,
+        system,
+        sample,
+    });
+}
+
+fn control_plane_options(plan: &Plan) -> holdfast_testbed::Options {
+    let unlimited = [
+        "--enable-priority-and-fairness=false",
+        "--max-requests-inflight=0",
+        "--max-mutating-requests-inflight=0",
+    ];
+    holdfast_testbed::Options {
+        apiserver_flags: if plan.fairness {
+            Vec::new()
+        } else {
+            unlimited.map(str::to_owned).to_vec()
+        },
+        ..holdfast_testbed::Options::default()
+    }
+}

@@ -1,0 +1,242 @@
+//! What is measured, how often and how large: the command line, and what it may not be.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use anyhow::{Result, bail};
+use clap::{Parser, ValueEnum};
+
+/// Measures holdfast beside KWOK on one Kubernetes control plane, one at a time and in turn.
+///
+/// Builds what it needs (Rust in release; Kubernetes and KWOK with Go, once), starts a control plane on loopback, and
+/// prints a table; what was measured in each round goes to a JSON file. A whole run takes about an hour. Absolute
+/// figures belong to the machine; the ratios are what can be compared.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "compare", bin_name = "cargo compare")]
+pub(crate) struct Options {
+    /// One round of small sizes, without KWOK's default of 4 workers: a minute or two.
+    #[arg(long)]
+    quick: bool,
+    /// Who is measured, in this order in each round [default: all; with --quick all but kwok-4]
+    #[arg(long, value_delimiter = ',')]
+    systems: Vec<Kind>,
+    /// What is measured [default: all].
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<What>,
+    /// How often burst and latency are measured, each system in turn [default: 5; with --quick 1].
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Pods of each burst [default: 2000,10000; with --quick 500].
+    #[arg(long, value_delimiter = ',')]
+    burst: Vec<usize>,
+    /// Pods created per second, open loop [default: 20,50,100,200; with --quick 50,100].
+    #[arg(long, value_delimiter = ',')]
+    rates: Vec<u32>,
+    /// How long each rate lasts, in seconds [default: 15; with --quick 5].
+    #[arg(long)]
+    rate_s: Option<u64>,
+    /// Pods before and after `kill -9`, as OLD:NEW [default: 200:200,10000:2000; with --quick 200:200].
+    #[arg(long, value_delimiter = ',')]
+    restart: Vec<Restart>,
+    /// How often the restart is measured [default: 1].
+    #[arg(long, default_value_t = 1)]
+    restart_rounds: usize,
+    /// Requests of the load that are under way at once.
+    #[arg(long, default_value_t = 32)]
+    concurrency: usize,
+    /// Leave the API server's priority and fairness on.
+    #[arg(long)]
+    fairness: bool,
+    /// Where the JSON file goes.
+    #[arg(long, default_value = "compare.json")]
+    json: PathBuf,
+}
+
+/// A system that is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// holdfast, profile `fast`.
+    Holdfast,
+    /// KWOK with the worker count that it comes with.
+    #[value(name = "kwok-4")]
+    Kwok4,
+    /// KWOK with 64 workers for pods, 64 for nodes.
+    #[value(name = "kwok-64")]
+    Kwok64,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Holdfast => "holdfast",
+            Self::Kwok4 => "kwok-4",
+            Self::Kwok64 => "kwok-64",
+        }
+    }
+}
+
+/// A part of the measurements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum What {
+    /// Many pods at once, then all of them deleted.
+    Burst,
+    /// Pods at a fixed rate.
+    Latency,
+    /// `kill -9` and a new process.
+    Restart,
+}
+
+/// How many pods run when the process is killed, and how many come when it is back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Restart {
+    pub(crate) old: usize,
+    pub(crate) new: usize,
+}
+
+impl FromStr for Restart {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let numbers = text
+            .split_once(':')
+            .and_then(|(old, new)| Some((old.parse().ok()?, new.parse().ok()?)));
+        match numbers {
+            Some((old, new)) if new > 0 => Ok(Self { old, new }),
+            _ => Err("it must be OLD:NEW, two numbers of pods, NEW at least 1".to_owned()),
+        }
+    }
+}
+
+/// The options with everything filled in.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) systems: Vec<Kind>,
+    pub(crate) rounds: usize,
+    pub(crate) bursts: Vec<usize>,
+    pub(crate) rates: Vec<u32>,
+    pub(crate) rate_for: Duration,
+    pub(crate) restarts: Vec<Restart>,
+    pub(crate) restart_rounds: usize,
+    pub(crate) concurrency: usize,
+    pub(crate) fairness: bool,
+    pub(crate) json: PathBuf,
+}
+
+impl Options {
+    /// # Errors
+    /// A size is zero, or larger than the pool that both systems get.
+    pub(crate) fn plan(self) -> Result<Plan> {
+        let quick = self.quick;
+        let restart = |old, new| Restart { old, new };
+        let wanted = |what| self.only.is_empty() || self.only.contains(&what);
+        let bursts = or(self.burst, quick, &[500], &[2000, 10_000]);
+        let rates = or(self.rates, quick, &[50, 100], &[20, 50, 100, 200]);
+        let restarts = or(
+            self.restart,
+            quick,
+            &[restart(200, 200)],
+            &[restart(200, 200), restart(10_000, 2000)],
+        );
+        let plan = Plan {
+            systems: or(
+                self.systems,
+                quick,
+                &[Kind::Holdfast, Kind::Kwok64],
+                &[Kind::Holdfast, Kind::Kwok64, Kind::Kwok4],
+            ),
+            rounds: self.rounds.unwrap_or(if quick { 1 } else { 5 }),
+            bursts: if wanted(What::Burst) { bursts } else { vec![] },
+            rates: if wanted(What::Latency) { rates } else { vec![] },
+            rate_for: Duration::from_secs(self.rate_s.unwrap_or(if quick { 5 } else { 15 })),
+            restarts: if wanted(What::Restart) {
+                restarts
+            } else {
+                vec![]
+            },
+            restart_rounds: self.restart_rounds,
+            concurrency: self.concurrency,
+            fairness: self.fairness,
+            json: self.json,
+        };
+        plan.check()?;
+        Ok(plan)
+    }
+}
+
+fn or<T: Clone>(given: Vec<T>, quick: bool, small: &[T], whole: &[T]) -> Vec<T> {
+    match (given.is_empty(), quick) {
+        (false, _) => given,
+        (true, true) => small.to_vec(),
+        (true, false) => whole.to_vec(),
+    }
+}
+
+impl Plan {
+    /// Pods that exist at once, at most.
+    pub(crate) fn pods_max(&self) -> usize {
+        let at_rates = self.rates.iter().map(|rate| {
+            usize::try_from(u64::from(*rate) * self.rate_for.as_secs()).unwrap_or(usize::MAX)
+        });
+        let at_restarts = self.restarts.iter().map(|it| it.old + it.new);
+        let all = self
+            .bursts
+            .iter()
+            .copied()
+            .chain(at_rates)
+            .chain(at_restarts);
+        all.max().unwrap_or(0)
+    }
+
+    fn check(&self) -> Result<()> {
+        let zero = self.bursts.contains(&0) || self.rates.contains(&0) || self.rate_for.is_zero();
+        if zero || self.concurrency == 0 {
+            bail!("--burst, --rates, --rate-s and --concurrency must be at least 1");
+        }
+        let max = crate::system::POOL_MAX;
+        if self.pods_max() > max {
+            bail!(
+                "{} pods at once are more than the {max} addresses of the pool; choose smaller sizes",
+                self.pods_max()
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(args: &[&str]) -> Result<Plan> {
+        Options::try_parse_from([&["compare"], args].concat())?.plan()
+    }
+
+    #[test]
+    fn what_is_given_replaces_the_sizes_and_the_rest_stays() {
+        let given = plan(&["--quick", "--burst", "100,300", "--restart", "50:20"]).unwrap();
+        assert_eq!(given.bursts, [100, 300]);
+        assert_eq!(given.restarts, [Restart { old: 50, new: 20 }]);
+        assert_eq!(given.rates, [50, 100]);
+        assert_eq!(given.rounds, 1);
+        assert_eq!(given.pods_max(), 500, "100 pods/s for 5 s");
+    }
+
+    #[test]
+    fn only_what_is_asked_for_is_measured() {
+        let given = plan(&["--only", "latency"]).unwrap();
+        assert!(given.bursts.is_empty() && given.restarts.is_empty());
+        assert_eq!(given.rates, [20, 50, 100, 200]);
+    }
+
+    #[test]
+    fn sizes_that_cannot_be_measured_are_refused() {
+        for args in [
+            ["--burst", "0"],
+            ["--burst", "1000000"],
+            ["--restart", "200"],
+            ["--restart", "200:0"],
+            ["--rates", "0"],
+        ] {
+            assert!(plan(&args).is_err(), "{args:?}");
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The API server's own count of requests, from its metrics.
+
+use anyhow::{Context, Result};
+use kube::Client;
+
+/// Requests that change pods, and events, so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Writes {
+    /// To pods and their subresources.
+    pub(crate) pods: u64,
+    /// To events.
+    pub(crate) events: u64,
+}
+
+impl Writes {
+    /// Asks the API server.
+    ///
+    /// # Errors
+    /// It does not answer, or does not let us read its metrics.
+    pub(crate) async fn so_far(client: &Client) -> Result<Self> {
+        let request = http::Request::get("/metrics")
+            .body(Vec::new())
+            .context("cannot ask for metrics")?;
+        let text = client
+            .request_text(request)
+            .await
+            .context("cannot read the API server's metrics")?;
+        Ok(Self::parse(&text))
+    }
+
+    fn parse(metrics: &str) -> Self {
+        let mut writes = Self::default();
+        for line in metrics.lines() {
+            let Some((labels, count)) = line
+                .strip_prefix("apiserver_request_total{")
+                .and_then(|rest| rest.rsplit_once("} "))
+            else {
+                continue;
+            };
+            let label = |name: &str| {
+                labels.split("\",").find_map(|pair| {
+                    pair.trim_end_matches('"')
+                        .strip_prefix(name)?
+                        .strip_prefix("=\"")
+                })
+            };
+            let changes = matches!(
+                label("verb"),
+                Some("POST" | "PUT" | "PATCH" | "APPLY" | "DELETE" | "DELETECOLLECTION")
+            );
+            // Prometheus counts in floating point; these are whole numbers.
+            let count = count.trim().parse::<f64>().unwrap_or(0.0).round() as u64;
+            match label("resource") {
+                Some("pods") if changes => writes.pods += count,
+                Some("events") if changes => writes.events += count,
+                _ => {}
+            }
+        }
+        writes
+    }
+
+    /// What came after `earlier`.
+    pub(crate) fn since(self, earlier: Self) -> Self {
+        Self {
+            pods: self.pods - earlier.pods,
+            events: self.events - earlier.events,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_requests_that_change_pods_or_events_count() {
+        let metrics = r#"
+# TYPE apiserver_request_total counter
+apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="pods",scope="resource",subresource="status",verb="PATCH",version="v1"} 2000
+apiserver_request_total{code="201",component="apiserver",dry_run="",group="",resource="pods",scope="resource",subresource="",verb="POST",version="v1"} 1.5e+03
+apiserver_request_total{code="0",component="apiserver",dry_run="",group="",resource="pods",scope="cluster",subresource="",verb="WATCH",version="v1"} 7
+apiserver_request_total{code="201",component="apiserver",dry_run="",group="events.k8s.io",resource="events",scope="resource",subresource="",verb="POST",version="v1"} 3
+apiserver_request_total{code="200",component="apiserver",dry_run="",group="coordination.k8s.io",resource="leases",scope="resource",subresource="",verb="PUT",version="v1"} 40
+apiserver_request_duration_seconds_count{resource="pods",verb="PATCH"} 2000
+"#;
+        let writes = Writes::parse(metrics);
+        assert_eq!(
+            writes,
+            Writes {
+                pods: 3500,
+                events: 3
+            }
+        );
+    }
+}
