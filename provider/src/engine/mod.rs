@@ -340,11 +340,15 @@ impl Engine {
         let Some(claim) = self.expiry.looked(key, found, now) else {
             return;
         };
-        // A pod that waits starts the clock anew when it goes. It may have come since this look
-        // was asked for, so it gets one of its own; the claim is due again by then.
+        // A pod that waits starts the clock anew when it goes, and one that is being deleted is
+        // not yet known to be gone. Either may have come since this look was asked for, so it gets
+        // one of its own; the claim is due again by then.
+        let leaving = self.pods.iter().filter(|(_, pod)| pod.is_leaving_of(key));
+        let leaving: Vec<PodUid> = leaving.map(|(uid, _)| uid.clone()).collect();
         let waiting = self.waiting_of(key);
         let unproved: BTreeSet<PodUid> = waiting
             .into_iter()
+            .chain(leaving)
             .filter(|uid| found.is_none_or(|found| found.uid != *uid))
             .collect();
         if unproved.is_empty() {

@@ -132,6 +132,12 @@ impl Pod {
         &self.network
     }
 
+    /// Whether it is of this key, is being deleted and has let go of nothing yet.
+    pub(super) fn is_leaving_of(&self, key: &PodKey) -> bool {
+        let is_deleted = self.want.deleted.is_some() || self.have.deleted;
+        is_deleted && self.have.row && self.key == *key
+    }
+
     fn is_over(&self) -> bool {
         self.want.stopped || self.want.ended || self.want.gone
     }

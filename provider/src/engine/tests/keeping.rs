@@ -483,3 +483,23 @@ fn a_pod_that_terminates_for_longer_than_its_retention_ends_its_claim_as_it_goes
         .collect();
     assert_eq!(left, ["default/far"]);
 }
+
+#[test]
+fn a_deleted_pod_that_waited_and_vanished_unseen_is_known_to_be_gone_when_its_claim_ends() {
+    let mut world = World::new();
+    let hour = Wish {
+        hours: Some(1),
+        ..fixed("web-0")
+    };
+    let old = world.create(&hour);
+    world.delete(&old);
+    let waits = world.create(&Wish {
+        vswitches: vec!["vsw-c"],
+        ..hour
+    });
+    world.begin_deletion(&waits);
+    world.vanish_unseen(&waits);
+    world.pass(HOUR + SECOND * 2);
+    assert!(world.claims().is_empty());
+    assert!(world.engine.network(&waits).is_none());
+}
