@@ -478,6 +478,11 @@ impl Ledger {
         answer.expect("the query answers with a number")
     }
 
+    /// How many rows were ever written.
+    pub(crate) fn writes(&self) -> u64 {
+        self.conn.total_changes()
+    }
+
     /// Writes a copy of the file for a test that breaks it.
     #[cfg(test)]
     pub(crate) fn copy_to(&self, path: &std::path::Path) -> rusqlite::Result<()> {
@@ -489,6 +494,11 @@ impl Ledger {
     /// What was recorded.
     pub(crate) fn history(&self) -> rusqlite::Result<crate::check::History> {
         crate::check::History::read(&Tx::new(&self.conn))
+    }
+
+    /// What contradicts the promises between the rows.
+    pub(crate) fn invariants(&self) -> rusqlite::Result<Vec<crate::check::Violation>> {
+        crate::check::invariants(&Tx::new(&self.conn))
     }
 
     /// What contradicts the promises, from the file alone.

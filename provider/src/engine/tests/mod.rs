@@ -8,6 +8,7 @@ mod crash;
 mod crossing;
 mod history;
 mod keeping;
+mod model;
 mod operator;
 mod pool;
 mod proof;
@@ -69,6 +70,8 @@ struct World {
     /// The kinds of jobs that were committed.
     jobs: BTreeSet<String>,
     refusals: Vec<String>,
+    /// The process dies after so many effects.
+    fuse: Option<usize>,
     next_uid: u32,
 }
 
@@ -177,6 +180,7 @@ impl World {
             looks: 0,
             jobs: BTreeSet::new(),
             refusals: Vec::new(),
+            fuse: None,
             next_uid: 0,
         }
     }
@@ -225,6 +229,11 @@ impl World {
 
     fn settle(&mut self) {
         while let Some(effect) = self.pending.pop_front() {
+            match &mut self.fuse {
+                Some(0) => return,
+                Some(left) => *left -= 1,
+                None => {}
+            }
             if let Some(event) = self.run(effect) {
                 let effects = self.engine.handle(self.now, event);
                 self.pending.extend(effects);
