@@ -4,11 +4,16 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::{HeaderValue, header};
+use kube::api::ListParams;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::{Api, Client, Config};
+use serde::de::DeserializeOwned;
 
 /// An API server that accepts no connection by then is down, and the caller tries again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// For one page of a list.
+const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// More than two bookmarks late.
 const WATCH_SILENCE: Duration = Duration::from_secs(150);
@@ -73,4 +78,35 @@ pub fn watch_client(config: &Config) -> Result<Client, Error> {
     let mut config = config.clone();
     config.read_timeout = Some(WATCH_SILENCE);
     Client::try_from(config).map_err(Error::Build)
+}
+
+/// A list did not come.
+#[derive(Debug, thiserror::Error)]
+pub enum ListError {
+    /// The API server refused or could not be reached.
+    #[error("the API server did not give the list")]
+    Refused(#[source] kube::Error),
+    /// It did not answer.
+    #[error("no answer within {} s", PAGE_TIMEOUT.as_secs())]
+    TimedOut,
+}
+
+/// Hands over every object of one kind as they are at one moment, in answers of `page` objects.
+/// After an error the list was not whole.
+pub async fn list<K>(api: &Api<K>, page: u32, mut each: impl FnMut(K)) -> Result<(), ListError>
+where
+    K: Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let mut params = ListParams::default().limit(page);
+    loop {
+        let answer = tokio::time::timeout(PAGE_TIMEOUT, api.list(&params))
+            .await
+            .map_err(|_| ListError::TimedOut)?
+            .map_err(ListError::Refused)?;
+        answer.items.into_iter().for_each(&mut each);
+        match answer.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => return Ok(()),
+        }
+    }
 }

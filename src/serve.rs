@@ -47,7 +47,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let access = kube_client::config(kubeconfig.as_deref()).await?;
     let client = kube_client::client(&access)?;
-    let cluster = cluster_id(&config, &client).await?;
+    let cluster = cluster_id(config.cluster.as_ref(), &client).await?;
     let settings = config.settings(cluster);
     let ledger = Ledger::open(&config.ledger, settings.clone(), clock::wall())?;
     // The lease has connections of its own: pods must not hold up its renewal.
@@ -123,8 +123,11 @@ fn finish(result: anyhow::Result<()>) {
 }
 
 /// The configured cluster id, or else the UID of the namespace that every cluster has.
-async fn cluster_id(config: &Config, client: &Client) -> anyhow::Result<ClusterId> {
-    if let Some(id) = &config.cluster {
+pub(crate) async fn cluster_id(
+    configured: Option<&ClusterId>,
+    client: &Client,
+) -> anyhow::Result<ClusterId> {
+    if let Some(id) = configured {
         return Ok(id.clone());
     }
     let api: Api<Namespace> = Api::all(client.clone());

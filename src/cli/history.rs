@@ -12,11 +12,8 @@ use holdfast_provider::ledger::history::{
 use jiff::{SignedDuration, Span as Period, SpanRelativeTo, Timestamp};
 
 use super::output::{self, columns, or_none};
-use super::{Query, pod_key, reader};
+use super::{NO, Query, pod_key, reader};
 use crate::clock;
-
-/// Exit code of `who` when the ledger cannot tell.
-const UNKNOWN: u8 = 3;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct HistoryArgs {
@@ -164,7 +161,7 @@ pub(super) fn who(args: &WhoArgs) -> anyhow::Result<ExitCode> {
         .context("could not read the ledger")?;
     output::print_as(args.query.output, &who, |_| sentence(&who) + "\n")?;
     Ok(match who.answer {
-        Answer::Unknown => ExitCode::from(UNKNOWN),
+        Answer::Unknown => ExitCode::from(NO),
         Answer::Pod | Answer::Nobody => ExitCode::SUCCESS,
     })
 }

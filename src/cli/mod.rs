@@ -4,8 +4,9 @@
 //! [`crate::serve`], and the commands that read ask [`holdfast_provider::ledger::Reader`].
 //!
 //! Exit codes: 0 done, 1 it failed, 2 the arguments or the configuration are wrong, 3 no: the
-//! address is in use, or nothing is known of that time.
+//! address is in use, nothing is known of that time, or a check found something.
 
+mod check;
 mod history;
 mod output;
 mod release;
@@ -67,7 +68,12 @@ enum Command {
     Who(history::WhoArgs),
     /// End the claim of a pod that is gone before its time, so that its address becomes free.
     Release(release::Args),
+    /// Check that the ledger has lost, doubled or stolen no address. Changes nothing in it.
+    Check(check::Args),
 }
+
+/// Exit code of an answer that is no.
+const NO: u8 = 3;
 
 #[derive(Debug, Args)]
 struct Run {
@@ -125,7 +131,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     );
     ExitCode::from(match (is_usage, in_use) {
         (true, _) => 2,
-        (_, true) => 3,
+        (_, true) => NO,
         _ => 1,
     })
 }
@@ -173,6 +179,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::History(args) => history::history(&args),
         Command::Who(args) => return history::who(&args),
         Command::Release(args) => release::run(&args),
+        Command::Check(args) => return check::run(&args),
     };
     done.map(|()| ExitCode::SUCCESS)
 }
@@ -190,7 +197,7 @@ fn log_to_stderr() {
         .init();
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     // One thread: what runs here waits nearly always, and each further thread keeps memory of its
     // own. The ledger has a thread to itself.
     let mut runtime = tokio::runtime::Builder::new_current_thread();

@@ -34,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use object::{NODE_TYPE_LABEL, PROVIDER_SCHEME, VIRTUAL_TYPE_LABEL, VIRTUAL_TYPE_VALUE};
 pub use table::{NodeState, NodeTable};
-pub use uninstall::{Uninstalled, uninstall};
+pub use uninstall::{Error, Uninstalled, ours, uninstall};
 
 use crate::config::Config;
 

@@ -3,18 +3,19 @@
 //! A node is holdfast's when its provider id says so, whether the configuration still names it or
 //! not. One that carries a configured name and another provider id is somebody else's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_provider::id::NodeName;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Client;
-use kube::api::{Api, DeleteParams, ListParams, Preconditions};
+use kube::api::{Api, DeleteParams, Preconditions};
 
 use super::lease;
 use super::view::NodeView;
 use crate::config::Config;
+use crate::kube_client::{self, ListError};
 
 /// As many as the lanes that made the nodes.
 const REQUESTS_MAX: usize = 16;
@@ -39,10 +40,7 @@ pub struct Uninstalled {
 pub enum Error {
     /// The nodes could not be listed.
     #[error("cannot list the nodes")]
-    List(#[source] kube::Error),
-    /// The list did not come.
-    #[error("no answer within {} s while listing the nodes", TIMEOUT.as_secs())]
-    ListTimedOut,
+    List(#[source] ListError),
     /// The API server refused or could not be reached.
     #[error("cannot {operation} of node {node}")]
     Request {
@@ -114,25 +112,34 @@ async fn find(client: &Client, config: &Config) -> Result<BTreeMap<NodeName, Fou
     let mut found: BTreeMap<NodeName, Found> = names
         .map(|spec| (spec.name.clone(), Found::Nothing))
         .collect();
-    let mut params = ListParams::default().limit(PAGE);
-    loop {
-        let page = tokio::time::timeout(TIMEOUT, nodes.list(&params))
-            .await
-            .map_err(|_| Error::ListTimedOut)?
-            .map_err(Error::List)?;
-        for node in page.items {
-            let name = NodeName::from(node.name());
-            if node.is_ours() {
-                found.insert(name, Found::Ours(node.uid().to_owned()));
-            } else if let Some(configured) = found.get_mut(&name) {
-                *configured = Found::Foreign;
-            }
+    kube_client::list(&nodes, PAGE, |node: NodeView| {
+        let name = NodeName::from(node.name());
+        if node.is_ours() {
+            found.insert(name, Found::Ours(node.uid().to_owned()));
+        } else if let Some(configured) = found.get_mut(&name) {
+            *configured = Found::Foreign;
         }
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => params = params.continue_token(&token),
-            None => return Ok(found),
+    })
+    .await
+    .map_err(Error::List)?;
+    Ok(found)
+}
+
+/// The names of all nodes that holdfast made, configured or not.
+///
+/// # Errors
+/// When the API server refuses or does not answer.
+pub async fn ours(client: Client) -> Result<BTreeSet<NodeName>, Error> {
+    let nodes: Api<NodeView> = Api::all(client);
+    let mut ours = BTreeSet::new();
+    kube_client::list(&nodes, PAGE, |node: NodeView| {
+        if node.is_ours() {
+            ours.insert(node.name().into());
         }
-    }
+    })
+    .await
+    .map_err(Error::List)?;
+    Ok(ours)
 }
 
 /// Removes the lease `name` and the node of that `uid`, and says whether there was a lease.

@@ -22,6 +22,7 @@ use holdfast_provider::policy::opt_in::FixedIp;
 use jiff::{SignedDuration, Timestamp};
 
 use self::accept::created_at;
+pub(super) use self::accept::published;
 use self::elsewhere::Other;
 use self::step::Pod;
 use super::record::Names;

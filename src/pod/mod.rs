@@ -8,12 +8,13 @@
 //! ```
 //!
 //! `view` decodes, `record` remembers, `core` decides, `draft` and `status` write it down, `agent`
-//! keeps all pods and talks to the engine, `run` does the I/O. Everything but `run`, `api` and
-//! `events` is synchronous and pure. Addresses are not decided here.
+//! keeps all pods and talks to the engine, `run` does the I/O. Everything but `run`, `api`,
+//! `events` and `census` is synchronous and pure. Addresses are not decided here.
 
 pub mod agent;
 mod api;
 pub mod behaviour;
+pub mod census;
 pub mod core;
 mod draft;
 mod events;

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::support::*;
 
 /// Runs a command that needs no cluster; KUBECONFIG names none.
-async fn holdfast(args: &[&str]) -> Output {
+pub(crate) async fn holdfast(args: &[&str]) -> Output {
     let run = tokio::process::Command::new(program())
         .args(args)
         .env("KUBECONFIG", "/nonexistent")
@@ -19,7 +19,7 @@ async fn holdfast(args: &[&str]) -> Output {
     tokio::time::timeout(PATIENCE, run).await.unwrap().unwrap()
 }
 
-fn errors(output: &Output) -> &str {
+pub(crate) fn errors(output: &Output) -> &str {
     std::str::from_utf8(&output.stderr).unwrap()
 }
 
@@ -241,7 +241,7 @@ async fn what_is_missing_is_one_clear_sentence() {
     let ledger = dir.path().join("holdfast.db");
     let ledger = ledger.to_str().unwrap();
     std::fs::write(config, two_zones(&format!("ledger: {ledger}"))).unwrap();
-    for command in ["claims", "addresses", "vswitches"] {
+    for command in ["claims", "addresses", "vswitches", "check"] {
         let output = holdfast(&[command, "-c", config]).await;
         assert_eq!(output.status.code(), Some(1), "there is no ledger");
         let sentence = format!(

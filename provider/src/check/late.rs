@@ -3,6 +3,8 @@
 //! A process that does not run ends nothing, and neither does one that may not: the journal says
 //! which. Times are ledger time.
 
+use std::collections::BTreeSet;
+
 use crate::check::history::{Entry, History};
 use crate::ledger::journal::word;
 
@@ -50,8 +52,17 @@ impl Excuses {
         until
     }
 
-    /// A process that was killed lived at least until its last record.
+    /// A process that was killed lived at least until its last record. What was written by hand
+    /// proves nothing of it.
     fn downtime(&mut self, history: &History) {
+        let is_by_hand =
+            |entry: &&Entry| matches!(entry.what.as_str(), word::RELEASED | word::REPAIRED);
+        let by_hand: BTreeSet<i64> = history
+            .journal
+            .iter()
+            .filter(is_by_hand)
+            .map(|entry| entry.at_ms)
+            .collect();
         let mut records: Vec<i64> = history
             .spans
             .iter()
@@ -59,6 +70,7 @@ impl Excuses {
             .chain(history.events.iter().map(|event| event.at_ms))
             .chain(history.journal.iter().map(|entry| entry.at_ms))
             .collect();
+        records.retain(|at_ms| !by_hand.contains(at_ms));
         records.sort_unstable();
         // What ran before the first entry is not known to have run at all.
         let mut down_since = Some(i64::MIN);

@@ -2,9 +2,11 @@
 //!
 //! [`invariants`] hold between the rows at any moment. [`history`] is a pure function that
 //! replays what was recorded and asks of every past moment what the rules promise. Neither knows
-//! the policy: a rule that is decided wrongly is not judged by the code that decided it. Changes
-//! nothing.
+//! the policy: a rule that is decided wrongly is not judged by the code that decided it.
+//! [`cluster`] compares with what an API server shows. Changes nothing.
 
+pub mod cluster;
+mod finding;
 pub mod history;
 mod invariants;
 mod late;
@@ -15,6 +17,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use finding::{Finding, LEAKED, Repair};
 pub use history::History;
 #[cfg(test)]
 pub(crate) use invariants::names as invariant_names;

@@ -58,6 +58,8 @@ pub(crate) mod word {
     pub(crate) const HELD: &str = "held";
     pub(crate) const LET_GO: &str = "let go";
     pub(crate) const RELEASED: &str = "released";
+    /// What a check had found was put right.
+    pub(crate) const REPAIRED: &str = "repaired";
     /// A pod ended a claim before its time, by crossing or by moving.
     pub(crate) const FORFEITED: &str = "forfeited";
     /// The wall clock is behind the last commit, so ledger time stands still.

@@ -19,6 +19,7 @@ pub mod operator;
 mod pool;
 mod query;
 mod release;
+mod repair;
 mod schema;
 mod writer;
 
@@ -27,6 +28,7 @@ use std::net::Ipv4Addr;
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
 
+use crate::check::Repair;
 use crate::cloud::sim::{Failure, Simulator};
 use crate::cloud::{self, Request, Response};
 use crate::engine::{Network, PodFacts, Reason};
@@ -40,6 +42,7 @@ use crate::sql::{self, Tx};
 pub use journal::{Hold, Note};
 pub use open::is_running;
 pub use query::{AddressRow, ClaimRow, ClaimState, Reader, VSwitchRow};
+pub use repair::repair;
 pub use writer::{Done, Gone, Work, Writer};
 
 /// What went wrong below the ledger.
@@ -160,6 +163,8 @@ pub enum Job {
     Expire(ClaimRef, Timestamp),
     /// Which intents are open? Asked when another process has written to the file.
     Open,
+    /// Puts right what a check found.
+    Repair(Repair),
     /// Forgets history that is older than configured.
     Prune,
     /// Writes down what only the program knows, at this time by its clock.
@@ -195,6 +200,8 @@ pub struct Outcome {
     pub due: Vec<Due>,
     /// Why holdfast must not start on this ledger.
     pub refusal: Option<String>,
+    /// Whether a repair was still needed, and made.
+    pub repaired: bool,
 }
 
 /// A pod's network after a job.

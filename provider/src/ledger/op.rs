@@ -145,6 +145,7 @@ impl<'a> Op<'a> {
             Job::Due(at, limit) => self.due(*at, *limit),
             Job::Expire(claim, at) => self.expire(claim.0, *at),
             Job::Open => self.open_intents(),
+            Job::Repair(repair) => self.repair(repair),
             Job::Prune => self.prune(),
             Job::Note(clock, note) => self.note(*clock, note),
         }?;

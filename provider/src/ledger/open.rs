@@ -36,6 +36,33 @@ impl Ledger {
         })
     }
 
+    /// Opens the file at `path` without bringing its schema or its vSwitches to anything: for a
+    /// change by hand that needs the file to itself.
+    ///
+    /// # Errors
+    /// When another process runs on it, or another version of holdfast wrote it.
+    pub(super) fn open_as_it_is(
+        path: &Path,
+        settings: Settings,
+        wall: Timestamp,
+    ) -> Result<Self, Error> {
+        // First, because the lock would be made for a file that is not there.
+        let conn = writer(path)?;
+        let lock = lock(path)?;
+        let tx = conn
+            .unchecked_transaction()
+            .map_err(Error::sql("begin a transaction"))?;
+        let handle = Tx::new(&tx);
+        let id = identity(&handle, wall)?;
+        let vswitches = pool::active(&handle).map_err(Error::sql("read vSwitches"))?;
+        sql::commit(&tx).map_err(Error::sql("commit"))?;
+        drop(tx);
+        Ok(Self {
+            _lock: Some(lock),
+            ..Self::with(conn, settings, vswitches, id, wall)?
+        })
+    }
+
     /// A ledger that lives in memory and ends with the process: for simulations.
     ///
     /// # Errors
@@ -57,6 +84,16 @@ impl Ledger {
         let vswitches = pool::sync(&handle, &settings, now)?;
         sql::commit(&tx).map_err(Error::sql("commit"))?;
         drop(tx);
+        Self::with(conn, settings, vswitches, id, now)
+    }
+
+    fn with(
+        conn: Connection,
+        settings: Settings,
+        vswitches: Vec<pool::VSwitchRef>,
+        id: String,
+        now: Timestamp,
+    ) -> Result<Self, Error> {
         let seed = seed(&id, now);
         let simulator = Simulator::new(settings.cloud.clone(), &settings.region, seed);
         let data_version = data_version(&conn)?;

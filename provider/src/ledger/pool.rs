@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
 use rusqlite::Result;
+use rusqlite::types::Type;
 
 use crate::id::{PodKey, VSwitchId, Zone};
 use crate::ledger::Error;
@@ -59,6 +60,25 @@ pub(super) fn sync(
         });
     }
     Ok(refs)
+}
+
+/// The configured vSwitches as the rows have them, in configuration order.
+pub(super) fn active(tx: &Tx<'_>) -> Result<Vec<VSwitchRef>> {
+    tx.rows(
+        "SELECT id, name, zone, cidr FROM vswitch WHERE active ORDER BY position",
+        [],
+        |row| {
+            let cidr: String = row.get(3)?;
+            Ok(VSwitchRef {
+                row: row.get(0)?,
+                id: row.get::<_, String>(1)?.into(),
+                zone: row.get::<_, String>(2)?.into(),
+                cidr: cidr.parse().map_err(|source| {
+                    rusqlite::Error::FromSqlConversionFailure(3, Type::Text, Box::new(source))
+                })?,
+            })
+        },
+    )
 }
 
 fn remove(tx: &Tx<'_>, row: i64, name: &str) -> std::result::Result<(), Error> {

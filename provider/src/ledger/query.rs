@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, Result, Row};
 use serde::Serialize;
 
+use crate::check::cluster::{Holder, Holders, Leak};
 use crate::check::{self, Violation};
 use crate::id::{ClusterId, EniId, NodeName, PodKey, PodUid, VSwitchId, Zone};
 use crate::ledger::op::time;
@@ -214,8 +215,49 @@ impl Reader {
     pub fn check(&self) -> std::result::Result<Vec<Violation>, Error> {
         self.read("check the ledger", |tx| {
             let mut found = check::file(tx)?;
-            found.extend(check::all(tx)?);
+            match check::all(tx) {
+                Ok(more) => found.extend(more),
+                // Rows of a damaged file cannot all be read, and that it is damaged says more.
+                Err(_) if !found.is_empty() => {}
+                Err(error) => return Err(error),
+            }
             Ok(found)
+        })
+    }
+
+    /// Who has which address, to be compared with what a cluster shows.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn holders(&self) -> std::result::Result<Holders, Error> {
+        self.read("list holders", |tx| {
+            let holders = tx.rows(
+                "SELECT p.uid, p.cluster, p.namespace, p.name, a.addr, p.gone_ms IS NOT NULL \
+                 FROM address a JOIN pod p ON p.uid = a.pod ORDER BY p.cluster, a.addr",
+                [],
+                |row| {
+                    Ok(Holder {
+                        uid: row.get::<_, String>(0)?.into(),
+                        cluster: row.get::<_, String>(1)?.into(),
+                        key: PodKey::new(&row.get::<_, String>(2)?, &row.get::<_, String>(3)?),
+                        address: Ipv4Addr::from(row.get::<_, u32>(4)?),
+                        gone: row.get(5)?,
+                    })
+                },
+            )?;
+            let leaks = tx.rows(
+                "SELECT token, eni_id, address FROM sim_eni \
+                 WHERE NOT EXISTS (SELECT 1 FROM eni WHERE eni.token = sim_eni.token) ORDER BY serial",
+                [],
+                |row| {
+                    Ok(Leak {
+                        token: row.get::<_, String>(0)?.into(),
+                        eni: row.get::<_, String>(1)?.into(),
+                        address: row.get(2)?,
+                    })
+                },
+            )?;
+            Ok(Holders { holders, leaks })
         })
     }
 

@@ -88,7 +88,7 @@ impl Agent {
 }
 
 /// The address that a pod shows, and the ENI beside it.
-pub(super) fn published(view: &PodView) -> Option<Published> {
+pub(in crate::pod) fn published(view: &PodView) -> Option<Published> {
     let address = view.status.pod_ip.as_deref()?.parse().ok()?;
     let annotations = view.metadata.annotations.as_ref();
     let eni = annotations.and_then(|all| all.get(SYSTEM_ANNOTATIONS[0]));

@@ -3,8 +3,11 @@
 use tempfile::TempDir;
 
 use super::*;
-use crate::ledger::Reader;
+use crate::check::Repair;
+use crate::check::cluster::absent;
+use crate::id::ClusterId;
 use crate::ledger::operator::{Error, Operator, Release, Released};
+use crate::ledger::{self, Reader};
 
 /// A world whose ledger is a file, and an operator with another connection to it.
 pub(super) struct Desk {
@@ -53,11 +56,23 @@ impl Desk {
         }
     }
 
-    /// Ends the process and starts another one on the file.
-    fn reopen(&mut self) {
+    fn repair(&self, repairs: &[Repair]) -> Result<Vec<bool>, ledger::Error> {
         let path = self.dir.path().join("holdfast.db");
         let settings = self.world.ledger.settings().clone();
-        self.world.ledger = Ledger::in_memory(settings.clone(), self.world.now).unwrap();
+        ledger::repair(&path, settings, self.world.now, repairs)
+    }
+
+    /// Ends the process.
+    fn kill(&mut self) {
+        let settings = self.world.ledger.settings().clone();
+        self.world.ledger = Ledger::in_memory(settings, self.world.now).unwrap();
+    }
+
+    /// Ends the process and starts another one on the file.
+    fn reopen(&mut self) {
+        self.kill();
+        let path = self.dir.path().join("holdfast.db");
+        let settings = self.world.ledger.settings().clone();
         self.world.ledger = Ledger::open(&path, settings, self.world.now).unwrap();
         self.world.restart();
     }
@@ -242,4 +257,110 @@ fn a_key_of_two_clusters_is_released_for_the_one_that_is_named() {
     };
     let released = desk.operator.release(now, &release).unwrap();
     assert_eq!(released.cluster.as_str(), "other");
+}
+
+#[test]
+fn a_release_while_nothing_runs_does_not_make_other_endings_late() {
+    let mut desk = Desk::new(Config::default());
+    for wish in [
+        fixed("web-0"),
+        Wish {
+            hours: Some(1),
+            ..fixed("web-1")
+        },
+    ] {
+        let pod = desk.world.create(&wish);
+        desk.world.delete(&pod);
+    }
+    // Killed; web-1 runs out meanwhile.
+    desk.world.now += HOUR * 2;
+    let release = Release {
+        key: &PodKey::new("default", "web-0"),
+        cluster: None,
+        reason: None,
+        force: false,
+    };
+    desk.operator.release(desk.world.now, &release).unwrap();
+    desk.world.now += HOUR;
+    desk.reopen();
+    desk.world.pass(SECOND * 5);
+    assert!(desk.world.claims().is_empty());
+    // The checker, at the end of every test, knows when the process ended.
+}
+
+/// What a check finds when a holder is gone and nobody saw it go.
+fn let_go(desk: &Desk, uid: &PodUid) -> Repair {
+    let holders = desk.reader().holders().unwrap();
+    let cluster = ClusterId::from("cluster");
+    let unseen = holders.unseen(&cluster, &[]);
+    let holder = unseen.iter().find(|holder| holder.uid == *uid).unwrap();
+    absent(holder).repair.unwrap()
+}
+
+#[test]
+fn a_repair_is_refused_while_a_process_runs() {
+    let mut desk = Desk::new(Config::default());
+    let pod = desk.world.create(&fixed("web-0"));
+    let repair = [let_go(&desk, &pod)];
+    let refused = desk.repair(&repair).unwrap_err();
+    assert!(matches!(refused, ledger::Error::Locked { .. }), "{refused}");
+    assert_eq!(desk.world.count("vsw-b", "in_use"), 1);
+}
+
+#[test]
+fn a_repaired_holder_keeps_a_fixed_address_retained_and_frees_an_ordinary_one() {
+    for cloud in clouds() {
+        let mut desk = Desk::new(cloud);
+        let fixed_pod = desk.world.create(&fixed("web-0"));
+        let ordinary_pod = desk.world.create(&ordinary("job"));
+        desk.world.pass(SECOND * 2);
+        let kept = desk.world.assigned(&fixed_pod);
+        let repairs = [&fixed_pod, &ordinary_pod].map(|pod| let_go(&desk, pod));
+        desk.kill();
+        desk.world.vanish_unseen(&fixed_pod);
+        desk.world.vanish_unseen(&ordinary_pod);
+        desk.world.now += HOUR;
+        assert_eq!(desk.repair(&repairs).unwrap(), [true, true]);
+        assert_eq!(desk.repair(&repairs).unwrap(), [false, false], "done");
+        desk.reopen();
+        desk.world.pass(SECOND * 5);
+        assert_eq!(desk.world.count("vsw-b", "retained"), 1);
+        assert_eq!(desk.world.count("vsw-b", "free"), 251);
+        assert_eq!(
+            desk.world
+                .ledger
+                .number("SELECT count(*) FROM journal WHERE what = 'repaired'"),
+            2
+        );
+        let again = desk.world.create(&fixed("web-0"));
+        desk.world.pass(SECOND * 5);
+        assert_eq!(desk.world.assigned(&again).eni, kept.eni);
+    }
+}
+
+#[test]
+fn an_eni_of_nobody_is_deleted_and_one_of_somebody_is_not() {
+    let mut desk = Desk::new(Config::default());
+    let pod = desk.world.create(&fixed("web-0"));
+    let used = desk.world.assigned(&pod);
+    let request = Request::Create {
+        token: "lost".into(),
+        vswitch: "vsw-b".into(),
+        zone: "b".into(),
+        address: "192.168.1.77".parse().unwrap(),
+    };
+    let now = desk.world.now;
+    desk.world.ledger.call(now, &[request]).unwrap();
+    let found = desk.reader().holders().unwrap().leaked(Some(&[]));
+    let leak = found[0].repair.clone().unwrap();
+    assert_eq!(found.len(), 1);
+    desk.kill();
+    let of_somebody = Repair::DeleteEni {
+        token: "lost".into(),
+        eni: used.eni,
+        address: used.address.to_string(),
+    };
+    assert_eq!(desk.repair(&[of_somebody, leak]).unwrap(), [false, true]);
+    desk.reopen();
+    assert_eq!(desk.world.ledger.number("SELECT count(*) FROM sim_eni"), 1);
 }

@@ -1,0 +1,69 @@
+//! All pods of a cluster at one moment, as far as their addresses are concerned.
+//!
+//! For commands that look once. Owns which pods count; judges nothing (the provider's `check`
+//! does), and changes nothing.
+
+use std::collections::BTreeSet;
+
+use holdfast_provider::check::cluster::Shown;
+use holdfast_provider::id::{NodeName, PodKey, PodUid};
+use kube::{Api, Client};
+
+use super::agent::published;
+use super::api;
+use super::view::PodView;
+use crate::kube_client::{self, ListError};
+use crate::node;
+
+/// Pods in one answer.
+const PAGE: u32 = 500;
+
+/// The cluster could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Its pods could not be listed.
+    #[error("cannot list the pods")]
+    Pods(#[source] ListError),
+    /// Our nodes could not be told from others.
+    #[error("cannot tell which nodes are holdfast's")]
+    Nodes(#[source] node::Error),
+    /// A pod that the list lacks could not be looked for.
+    #[error("cannot look for pod {0}, which the list does not have")]
+    Look(PodKey),
+}
+
+/// Every pod there is.
+pub async fn pods(client: &Client) -> Result<Vec<Shown>, Error> {
+    let ours = node::ours(client.clone()).await.map_err(Error::Nodes)?;
+    let api: Api<PodView> = Api::all(client.clone());
+    let mut pods = Vec::new();
+    kube_client::list(&api, PAGE, |view| pods.extend(shown(&view, &ours)))
+        .await
+        .map_err(Error::Pods)?;
+    Ok(pods)
+}
+
+/// Whether a pod that a list lacks is there after all, by a GET of its own.
+pub async fn exists(client: &Client, key: &PodKey, uid: &PodUid) -> Result<bool, Error> {
+    match api::look(client, key).await {
+        Ok(found) => {
+            Ok(found.is_some_and(|view| view.metadata.uid.as_deref() == Some(uid.as_str())))
+        }
+        Err(_) => Err(Error::Look(key.clone())),
+    }
+}
+
+/// An object without name or UID is none that an API server sends.
+fn shown(view: &PodView, ours: &BTreeSet<NodeName>) -> Option<Shown> {
+    let metadata = &view.metadata;
+    let node = view.spec.node_name.as_deref().map(NodeName::from);
+    let published = published(view);
+    Some(Shown {
+        uid: metadata.uid.as_deref()?.into(),
+        key: PodKey::new(metadata.namespace.as_deref()?, metadata.name.as_deref()?),
+        address: published.as_ref().map(|shown| shown.address),
+        eni: published.and_then(|shown| shown.eni),
+        ours: node.is_some_and(|node| ours.contains(&node)),
+        counts: !view.spec.host_network && !view.status.phase.is_terminal(),
+    })
+}
