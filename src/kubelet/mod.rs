@@ -2,5 +2,9 @@
 //!
 //! Owns what clients of a kubelet ask it for. Does not decide what happens to pods.
 
+pub mod hosts;
 pub mod life;
+pub mod scratch;
+pub mod shell;
 pub mod streaming;
+pub mod tree;

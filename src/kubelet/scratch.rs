@@ -1,0 +1,258 @@
+//! What was written in simulated containers: files that outlive an exec.
+//!
+//! Owns the files of all containers and their bounds. They are gone when their pod is, when holdfast
+//! restarts, and when there are too many: the longest unused go first.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::tree::{Node, Tree, TreePath};
+
+/// Most bytes of one container's files.
+pub const CONTAINER_BYTES_MAX: usize = 32 << 20;
+/// Most bytes of all containers' files.
+pub const TOTAL_BYTES_MAX: usize = 128 << 20;
+/// Most containers whose files are kept.
+pub const CONTAINERS_MAX: usize = 1024;
+/// Most entries of one container's files.
+const ENTRIES_MAX: usize = 4096;
+/// Longest path, as Linux has it.
+const PATH_MAX: usize = 4096;
+/// What an entry costs besides its content.
+const ENTRY_BYTES: usize = 256;
+
+/// There is no room for what was to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("No space left on device")]
+pub struct Full;
+
+/// The files of all containers. Clones are the same store.
+#[derive(Clone, Debug, Default)]
+pub struct ScratchStore {
+    kept: Arc<Mutex<Kept>>,
+    used: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    scratches: HashMap<(String, String), (Scratch, u64)>,
+    uses: u64,
+}
+
+impl ScratchStore {
+    /// The files of a container, none if it is not known.
+    pub fn of(&self, pod_uid: &str, container: &str) -> Scratch {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.uses += 1;
+        let now = kept.uses;
+        let key = (pod_uid.to_owned(), container.to_owned());
+        if let Some((scratch, used_at)) = kept.scratches.get_mut(&key) {
+            *used_at = now;
+            return scratch.clone();
+        }
+        while kept.scratches.len() >= CONTAINERS_MAX
+            || self.used.load(Ordering::Relaxed) > TOTAL_BYTES_MAX / 2
+        {
+            let unused = kept
+                .scratches
+                .iter()
+                .filter(|(_, (one, _))| one.is_unused());
+            let Some((oldest, _)) = unused.min_by_key(|(_, (_, used_at))| *used_at) else {
+                break;
+            };
+            let oldest = oldest.clone();
+            kept.scratches.remove(&oldest);
+        }
+        let scratch = Scratch::new(Arc::clone(&self.used));
+        // With all of them in use there is no place left: this one lasts as long as its exec.
+        if kept.scratches.len() < CONTAINERS_MAX {
+            kept.scratches.insert(key, (scratch.clone(), now));
+        }
+        scratch
+    }
+
+    /// Drops the files of a pod that is gone.
+    pub fn forget(&self, pod_uid: &str) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.scratches.retain(|(uid, _), _| uid != pod_uid);
+    }
+}
+
+/// The files of one container. Clones are the same files.
+#[derive(Clone, Debug)]
+pub struct Scratch(Arc<Mutex<Files>>);
+
+/// The files, while nobody else changes them.
+#[derive(Debug)]
+pub struct Files {
+    tree: Tree,
+    reserved: Reserved,
+}
+
+impl Scratch {
+    fn new(total: Arc<AtomicUsize>) -> Self {
+        let reserved = Reserved { total, bytes: 0 };
+        Self(Arc::new(Mutex::new(Files {
+            tree: Tree::default(),
+            reserved,
+        })))
+    }
+
+    /// The files; to be let go soon, and never held across an await.
+    pub fn lock(&self) -> MutexGuard<'_, Files> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room that counts against all containers' files, for what is still on its way into one.
+    pub fn room(&self) -> Reserved {
+        Reserved {
+            total: Arc::clone(&self.lock().reserved.total),
+            bytes: 0,
+        }
+    }
+
+    fn is_unused(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+}
+
+impl Files {
+    /// What was written.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// Writes an entry.
+    pub fn insert(&mut self, path: TreePath, node: Node) -> Result<(), Full> {
+        let length = path.to_string().len();
+        let depth = path.depth();
+        if length > PATH_MAX || self.tree.len() + depth > ENTRIES_MAX {
+            return Err(Full);
+        }
+        let old = self.tree.get(&path).map_or(0, Node::size);
+        // Directories that come with it are paid for at its own path's length.
+        let cost = node.size() + depth * (ENTRY_BYTES + length);
+        self.reserved.grow(cost)?;
+        self.tree.insert(path, node);
+        self.reserved.shrink(old);
+        Ok(())
+    }
+
+    /// Takes away an entry and all below it; returns how many there were.
+    pub fn remove(&mut self, path: &TreePath) -> usize {
+        let bytes = self.tree.within(path).map(|(_, node)| node.size()).sum();
+        let removed = self.tree.remove(path);
+        self.reserved.shrink(bytes);
+        if self.tree.is_empty() {
+            self.reserved.shrink(usize::MAX);
+        }
+        removed
+    }
+}
+
+/// Bytes taken out of what all containers may have; given back when dropped.
+#[derive(Debug)]
+pub struct Reserved {
+    total: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Reserved {
+    /// Takes more.
+    pub fn grow(&mut self, by: usize) -> Result<(), Full> {
+        let wanted = self.bytes.checked_add(by).ok_or(Full)?;
+        if wanted > CONTAINER_BYTES_MAX {
+            return Err(Full);
+        }
+        let fits = |used: usize| used.checked_add(by).filter(|sum| *sum <= TOTAL_BYTES_MAX);
+        self.total
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
+            .map_err(|_| Full)?;
+        self.bytes = wanted;
+        Ok(())
+    }
+
+    fn shrink(&mut self, by: usize) {
+        let by = by.min(self.bytes);
+        self.bytes -= by;
+        self.total.fetch_sub(by, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.shrink(usize::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn file(bytes: usize) -> Node {
+        Node::file(vec![0; bytes], 0o644, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn files_outlive_an_exec_and_end_with_their_pod() {
+        let store = ScratchStore::default();
+        store
+            .of("u1", "app")
+            .lock()
+            .insert("/tmp/a".into(), file(3))
+            .unwrap();
+        let size = |uid: &str, container: &str| {
+            let scratch = store.of(uid, container);
+            scratch.lock().tree().get(&"/tmp/a".into()).map(Node::size)
+        };
+        assert_eq!(
+            (size("u1", "app"), size("u1", "db"), size("u2", "app")),
+            (Some(3), None, None)
+        );
+        store.forget("u1");
+        assert_eq!(size("u1", "app"), None);
+        assert_eq!(store.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn one_container_cannot_fill_the_memory() {
+        let store = ScratchStore::default();
+        let scratch = store.of("u1", "app");
+        let mut files = scratch.lock();
+        assert_eq!(
+            files.insert("/a".into(), file(CONTAINER_BYTES_MAX)),
+            Err(Full)
+        );
+        files
+            .insert("/a".into(), file(CONTAINER_BYTES_MAX - 1000))
+            .unwrap();
+        assert_eq!(files.insert("/b".into(), file(1000)), Err(Full));
+        assert_eq!(files.remove(&"/a".into()), 1);
+        files.insert("/b".into(), file(1000)).unwrap();
+        let long = format!("/{}", "a/".repeat(3000));
+        assert_eq!(files.insert((&*long).into(), file(0)), Err(Full));
+    }
+
+    #[test]
+    fn many_containers_cannot_either_and_the_longest_unused_go() {
+        let store = ScratchStore::default();
+        for number in 0..12 {
+            let scratch = store.of("u1", &number.to_string());
+            scratch
+                .lock()
+                .insert("/a".into(), file(CONTAINER_BYTES_MAX - 1000))
+                .unwrap();
+        }
+        let kept = |number: usize| !store.of("u1", &number.to_string()).lock().tree().is_empty();
+        assert!(kept(11));
+        assert!(!kept(0));
+        assert!(store.used.load(Ordering::Relaxed) <= TOTAL_BYTES_MAX);
+        for number in 0..2 * CONTAINERS_MAX {
+            store.of("u2", &number.to_string());
+        }
+        assert!(store.kept.lock().unwrap().scratches.len() <= CONTAINERS_MAX);
+    }
+}
