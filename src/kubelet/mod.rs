@@ -2,9 +2,14 @@
 //!
 //! Owns what clients of a kubelet ask it for. Does not decide what happens to pods.
 
+pub mod container;
+pub mod environment;
+pub mod fields;
 pub mod hosts;
 pub mod life;
+pub mod objects;
 pub mod scratch;
 pub mod shell;
 pub mod streaming;
 pub mod tree;
+pub mod volumes;

@@ -19,7 +19,7 @@ pub mod core;
 mod draft;
 mod events;
 mod observed;
-mod quantity;
+pub(crate) mod quantity;
 pub mod record;
 pub mod run;
 pub mod status;
