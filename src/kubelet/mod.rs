@@ -8,6 +8,7 @@ pub mod fields;
 pub mod hosts;
 pub mod life;
 pub mod objects;
+pub mod port;
 pub mod scratch;
 pub mod shell;
 pub mod streaming;
