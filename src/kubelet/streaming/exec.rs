@@ -48,13 +48,13 @@ const fn spdy_version(json_status: bool, resizes: bool) -> SpdyVersion {
 
 /// What the versions of the protocol over WebSocket differ in.
 #[derive(Debug, Clone, Copy)]
-struct WebSocketVersion {
+pub(super) struct WebSocketVersion {
     codec: Codec,
     json_status: bool,
     close_signal: bool,
 }
 
-const WEBSOCKET: &Protocols<WebSocketVersion> = &[
+pub(super) const WEBSOCKET: &Protocols<WebSocketVersion> = &[
     (
         "v5.channel.k8s.io",
         websocket_version(Codec::Raw, true, true),
@@ -161,7 +161,7 @@ where
 
 /// The streams that a client has asked for.
 #[derive(Debug, Clone, Copy)]
-struct Wanted {
+pub(super) struct Wanted {
     stdin: bool,
     stdout: bool,
     stderr: bool,
@@ -169,7 +169,7 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn of(options: &ExecOptions) -> Self {
+    pub(super) fn of(options: &ExecOptions) -> Self {
         Self {
             stdin: options.stdin,
             stdout: options.stdout,
@@ -188,7 +188,7 @@ struct Ends<I> {
     error: I,
 }
 
-async fn over_websocket<S, F, R>(
+pub(super) async fn over_websocket<S, F, R>(
     io: S,
     wanted: Wanted,
     version: WebSocketVersion,
@@ -260,7 +260,7 @@ where
         idle_timeout: timeouts.idle,
         ..Limits::default()
     };
-    let (shared, opened, driver) = spdy::connect(io, Role::Server, limits);
+    let (shared, opened, driver) = spdy::connect(io, Role::Server, limits, timeouts.linger);
     tokio::pin!(driver);
     let wanted = Wanted {
         resizes: wanted.resizes && version.resizes,

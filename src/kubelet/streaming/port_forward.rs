@@ -136,7 +136,7 @@ struct Pair {
     error: Option<StreamId>,
 }
 
-async fn over_spdy<S, C, F, T>(io: S, timeouts: Timeouts, connect: C)
+pub(super) async fn over_spdy<S, C, F, T>(io: S, timeouts: Timeouts, connect: C)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     C: Fn(u16) -> F + Send + Sync,
@@ -147,7 +147,7 @@ where
         idle_timeout: timeouts.idle,
         ..Limits::default()
     };
-    let (shared, mut opened, driver) = spdy::connect(io, Role::Server, limits);
+    let (shared, mut opened, driver) = spdy::connect(io, Role::Server, limits, timeouts.linger);
     tokio::pin!(driver);
     // By request; bounded by the streams of the session.
     let mut pairs: BTreeMap<String, (Instant, Pair)> = BTreeMap::new();

@@ -24,39 +24,38 @@ const OBJECT_LEN: usize = 1024;
 pub(super) async fn pump(mut input: impl AsyncRead + Unpin, sizes: mpsc::Sender<TerminalSize>) {
     let mut buffer = Vec::new();
     let mut newest = None;
-    loop {
+    let mut more = true;
+    while more || newest.is_some() {
         tokio::select! {
-            permit = sizes.reserve(), if newest.is_some() => match permit {
-                Ok(permit) => {
-                    if let Some(size) = newest.take() {
-                        permit.send(size);
-                    }
-                }
-                Err(_) => return,
-            },
-            read = input.read_buf(&mut buffer) => {
-                if !matches!(read, Ok(1..)) {
-                    if let Some(size) = newest {
-                        // Nobody is left to be told that nobody takes it.
-                        let _ = sizes.send(size).await;
-                    }
+            permit = sizes.reserve(), if newest.is_some() => {
+                let (Ok(permit), Some(size)) = (permit, newest.take()) else {
                     return;
-                }
+                };
+                permit.send(size);
             }
-        }
-        let mut objects = serde_json::Deserializer::from_slice(&buffer).into_iter();
-        let mut malformed = false;
-        for object in &mut objects {
-            match object {
-                Ok(size) => newest = Some(size),
-                Err(error) => malformed = !error.is_eof(),
+            read = input.read_buf(&mut buffer), if more => {
+                more = matches!(read, Ok(1..)) && parse(&mut buffer, &mut newest);
             }
-        }
-        let used = objects.byte_offset();
-        buffer.drain(..used);
-        if malformed || buffer.len() > OBJECT_LEN {
-            debug!("the client sends terminal sizes that are none");
-            return;
         }
     }
+}
+
+/// Takes the sizes that are complete; false when what is there can become none.
+fn parse(buffer: &mut Vec<u8>, newest: &mut Option<TerminalSize>) -> bool {
+    let mut objects = serde_json::Deserializer::from_slice(buffer).into_iter();
+    let malformed = loop {
+        // After an error the offset is right only until the next call.
+        match objects.next() {
+            Some(Ok(size)) => *newest = Some(size),
+            Some(Err(error)) => break !error.is_eof(),
+            None => break false,
+        }
+    };
+    let used = objects.byte_offset();
+    buffer.drain(..used);
+    if malformed || buffer.len() > OBJECT_LEN {
+        debug!("the client sends terminal sizes that are none");
+        return false;
+    }
+    true
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use holdfast_spdy::{
     Event, Headers, Limits, Read, Role, Session, SessionError, StreamId, WriteError,
@@ -44,11 +45,13 @@ pub(super) struct Opened {
     pub(super) headers: Headers,
 }
 
-/// One end of a session on `io`. Nothing happens unless the driver is polled.
+/// One end of a session on `io`. Nothing happens unless the driver is polled. A peer has `linger` to take the
+/// farewell of a session that has failed.
 pub(super) fn connect<S>(
     io: S,
     role: Role,
     limits: Limits,
+    linger: Duration,
 ) -> (
     Arc<Shared<Session>>,
     mpsc::UnboundedReceiver<Opened>,
@@ -66,7 +69,8 @@ pub(super) fn connect<S>(
         input: vec![0; INPUT_LEN].into_boxed_slice(),
         begin: 0,
         end: 0,
-        idle: Box::pin(sleep_until(deadline)),
+        linger,
+        timer: Box::pin(sleep_until(deadline)),
         unflushed: false,
         shut: false,
         failed: None,
@@ -83,7 +87,9 @@ pub(super) struct Driver<S> {
     /// Of `input`, what the session has not taken yet.
     begin: usize,
     end: usize,
-    idle: Pin<Box<Sleep>>,
+    linger: Duration,
+    /// Goes off when nothing was sent for too long, and once more for the farewell.
+    timer: Pin<Box<Sleep>>,
     unflushed: bool,
     shut: bool,
     failed: Option<SessionError>,
@@ -96,11 +102,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Future for Driver<S> {
         let this = &mut *self;
         this.shared.lock().set_driver(cx);
         loop {
-            this.expire(cx);
+            this.expire(cx)?;
             let sent = this.send(cx)?;
-            let said = this.shut && this.failed.is_some();
-            if said {
-                return Poll::Ready(Ok(()));
+            if this.failed.is_some() {
+                return if this.shut {
+                    Poll::Ready(Ok(()))
+                } else {
+                    Poll::Pending
+                };
             }
             match this.receive(cx)? {
                 Received::End => return Poll::Ready(Ok(())),
@@ -180,17 +189,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
         }
     }
 
-    fn expire(&mut self, cx: &mut Context<'_>) {
-        while self.failed.is_none() && self.idle.as_mut().poll(cx).is_ready() {
-            let now = Instant::now();
-            let expired = self.shared.lock().mux.expire(now.into_std());
+    fn expire(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            if self.failed.is_some() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let expired = self.shared.lock().mux.expire(Instant::now().into_std());
             if let Err(error) = expired {
                 self.fail(error);
-                return;
+            } else {
+                let deadline = Instant::from_std(self.shared.lock().mux.deadline());
+                self.timer.as_mut().reset(deadline);
             }
-            let deadline = Instant::from_std(self.shared.lock().mux.deadline());
-            self.idle.as_mut().reset(deadline);
         }
+        Ok(())
     }
 
     fn fail(&mut self, error: SessionError) {
@@ -199,6 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
             "a SPDY session ends"
         );
         self.failed = Some(error);
+        self.timer.as_mut().reset(Instant::now() + self.linger);
         self.dispatch();
     }
 
