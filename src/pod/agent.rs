@@ -9,6 +9,7 @@ mod accept;
 mod elsewhere;
 mod face;
 mod step;
+mod supply;
 #[cfg(test)]
 mod tests;
 
@@ -25,10 +26,11 @@ use self::accept::created_at;
 pub(super) use self::accept::published;
 use self::elsewhere::Other;
 use self::step::Pod;
+use self::supply::Objects;
 use super::record::Names;
 use super::view::PodView;
 
-pub use face::{Action, ForeignNode, Input, Refused, Settings};
+pub use face::{Action, ForeignNode, Input, ObjectKey, Refused, Settings};
 
 /// How long an accepted DELETE may stay without effect before it is sent again.
 const DELETE_PATIENCE: SignedDuration = SignedDuration::from_secs(5);
@@ -42,6 +44,7 @@ pub struct Agent {
     /// Fixed-IP pods that are not on our nodes: unscheduled, or with somebody else.
     others: HashMap<PodUid, Other>,
     names: Names,
+    objects: Objects,
     /// UIDs that the running list has shown so far.
     listing: Option<BTreeSet<PodUid>>,
     /// Pods that a list did not show, until a GET says more.
@@ -62,6 +65,7 @@ impl Agent {
             pods: HashMap::new(),
             others: HashMap::new(),
             names: Names::default(),
+            objects: Objects::default(),
             listing: None,
             unseen: HashSet::new(),
             timers: BTreeSet::new(),
@@ -89,6 +93,7 @@ impl Agent {
             }
             Input::Looked(key, result) => self.looked(now, key, result),
             Input::NodeLooked(name, result) => self.node_looked(now, &name, result),
+            Input::ObjectLooked(key, result) => self.object_looked(now, &key, result),
             Input::Engine(event) => self.tell(now, event),
         }
         self.run_timers(now);
@@ -255,7 +260,7 @@ impl Agent {
         if let Some(key) = self.key_of(&notice.uid).cloned() {
             let uid = Arc::new(notice.uid);
             self.actions
-                .push(Action::Event(uid, key, notice.reason, notice.note));
+                .push(Action::Event(uid, key, notice.reason.into(), notice.note));
         }
     }
 

@@ -3,6 +3,7 @@
 //! Owns the kind of request that writes a status: one strategic merge patch of the subresource
 //! `status`, annotations included, with the UID in the body. Retries nothing; the agent does.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use holdfast_provider::id::{NodeName, PodKey, PodUid};
@@ -11,8 +12,11 @@ use json_patch::PatchOperation;
 use k8s_openapi::api::core::v1::Node;
 use kube::core::Status;
 use kube::{Api, Client};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
-use super::agent::{ForeignNode, Refused};
+use super::agent::{ForeignNode, ObjectKey, Refused};
+use super::needs::{Keys, Kind};
 use super::view::PodView;
 use crate::chain::chain;
 use crate::node::{VIRTUAL_TYPE_LABEL, VIRTUAL_TYPE_VALUE};
@@ -97,6 +101,36 @@ pub(super) async fn look(client: &Client, key: &PodKey) -> Result<Option<Box<Pod
     Ok(judge("look for a pod", key, api.get_opt(&key.name))
         .await?
         .map(Box::new))
+}
+
+/// The keys of a ConfigMap or Secret, if it is there. Its values are skipped by the parser.
+pub(super) async fn look_object(client: &Client, key: &ObjectKey) -> Result<Option<Keys>, Refused> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    #[derive(Default)]
+    struct Data {
+        data: HashMap<Box<str>, IgnoredAny>,
+        binary_data: HashMap<Box<str>, IgnoredAny>,
+    }
+    let kinds = match key.object.kind {
+        Kind::ConfigMap => "configmaps",
+        Kind::Secret => "secrets",
+    };
+    let (namespace, name) = (&key.namespace, &key.object.name);
+    let uri = format!("/api/v1/namespaces/{namespace}/{kinds}/{name}");
+    let request = Request::get(uri).body(Vec::new());
+    let request = request.expect("an object's path is a valid URI");
+    match judge("look for an object", key, client.request::<Data>(request)).await {
+        Ok(found) => Ok(Some(
+            found
+                .data
+                .into_keys()
+                .chain(found.binary_data.into_keys())
+                .collect(),
+        )),
+        Err(Refused::Gone) => Ok(None),
+        Err(Refused::Later) => Err(Refused::Later),
+    }
 }
 
 /// The node of this name, as far as it tells its type.

@@ -10,17 +10,19 @@
 //! ```
 //!
 //! Owns the order and the delays. Level-triggered: it says the same until what it asked for can be
-//! seen, so the caller must not have two writes of one pod under way. What a status contains is
-//! in `draft`; addresses are decided in the provider.
+//! seen, so the caller must not have two writes of one pod under way. What containers do is in
+//! `life`, what a status contains in `draft`; addresses are decided in the provider.
 
 use std::net::IpAddr;
 
-use holdfast_provider::engine::Network;
+use holdfast_provider::engine::{Assignment, Network, Reason};
 use holdfast_provider::id::{NodeType, Zone};
 use jiff::{SignedDuration, Timestamp};
 
 use super::draft::Outcome;
-use super::record::{Deletion, Record, later};
+use super::life::{self, Circumstances, Plan, Stop};
+use super::needs::Supply;
+use super::record::{Deletion, Record, later, whole_seconds};
 use super::status::Wanted;
 use super::view::RestartPolicy;
 use crate::config::Profile;
@@ -36,6 +38,44 @@ pub struct Facts<'a> {
     pub lifecycle: &'a Lifecycle,
     /// When this process first saw the pod bound.
     pub seen_at: Timestamp,
+    /// Whether the ConfigMaps and Secrets that it names are there.
+    pub supply: &'a Supply,
+}
+
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Topic {
+    /// One word, by which tools know it.
+    pub reason: &'static str,
+    /// Whether the event is of type Warning (or else Normal).
+    pub is_warning: bool,
+}
+
+impl Topic {
+    /// Something that somebody should look at.
+    pub const fn warning(reason: &'static str) -> Self {
+        Self {
+            reason,
+            is_warning: true,
+        }
+    }
+
+    /// Something that happens.
+    pub const fn normal(reason: &'static str) -> Self {
+        Self {
+            reason,
+            is_warning: false,
+        }
+    }
+}
+
+impl From<Reason> for Topic {
+    fn from(reason: Reason) -> Self {
+        Self {
+            reason: reason.as_str(),
+            is_warning: reason.is_warning(),
+        }
+    }
 }
 
 /// The node, as far as its pods show it.
@@ -78,6 +118,8 @@ pub struct Step<'a> {
     pub action: Option<Action<'a>>,
     /// When time alone changes the answer.
     pub wake_at: Option<Timestamp>,
+    /// Events that are due with the action.
+    pub said: Vec<(Topic, String)>,
 }
 
 /// One thing to do. Said again until its effect can be seen.
@@ -97,14 +139,14 @@ impl<'a> Step<'a> {
     fn act(action: Action<'a>) -> Self {
         Self {
             action: Some(action),
-            wake_at: None,
+            ..Self::default()
         }
     }
 
     fn wake(at: Timestamp) -> Self {
         Self {
-            action: None,
             wake_at: Some(at),
+            ..Self::default()
         }
     }
 
@@ -114,7 +156,13 @@ impl<'a> Step<'a> {
         Self {
             action: differs.then(|| Action::WriteStatus(Box::new(wanted))),
             wake_at,
+            said: Vec::new(),
         }
+    }
+
+    fn wake_too(mut self, at: Option<Timestamp>) -> Self {
+        self.wake_at = self.wake_at.into_iter().chain(at).min();
+        self
     }
 }
 
@@ -129,8 +177,51 @@ pub fn step<'a>(record: &'a Record, facts: &Facts<'a>, now: Timestamp) -> Step<'
                 Step::act(Action::EndNetwork)
             }
         }
-        None => live(record, facts, now),
+        None => {
+            let deadline = deadline(record, facts);
+            match deadline.filter(|at| *at <= now) {
+                Some(at) => overdue(record, facts, at, now),
+                None => live(record, facts, now).wake_too(deadline),
+            }
+        }
     }
+}
+
+/// When a pod has been active for too long.
+fn deadline(record: &Record, facts: &Facts<'_>) -> Option<Timestamp> {
+    let lasts = record.active_deadline()?;
+    Some(later(bound_at(record, facts), lasts))
+}
+
+/// When a node first knew of the pod.
+fn bound_at(record: &Record, facts: &Facts<'_>) -> Timestamp {
+    whole_seconds(record.observed.start_time.unwrap_or(facts.seen_at))
+}
+
+/// Ends a pod at its deadline (Kubernetes, "Pod", `activeDeadlineSeconds`).
+fn overdue<'a>(
+    record: &'a Record,
+    facts: &Facts<'a>,
+    deadline: Timestamp,
+    now: Timestamp,
+) -> Step<'a> {
+    let started = record.observed.has_started();
+    let stop = Stop {
+        outcome: Outcome::DeadlineExceeded,
+        at: if started {
+            later(deadline, facts.lifecycle.stop)
+        } else {
+            deadline
+        },
+        apart: facts.lifecycle.stop,
+        kill_at: later(deadline, record.grace),
+    };
+    let last_at = stop.last_at(record);
+    if now < last_at {
+        return Step::wake(last_at);
+    }
+    let wanted = Wanted::overdue(record, life::stopped(record, &stop), now);
+    Step::write(record, wanted, None)
 }
 
 fn is_detached(record: &Record, facts: &Facts<'_>) -> bool {
@@ -159,18 +250,48 @@ fn live<'a>(record: &'a Record, facts: &Facts<'a>, now: Timestamp) -> Step<'a> {
         // Whatever is shown was true when it was written; the provider is still finding out.
         Network::Pending | Network::Waiting { .. } | Network::Detached => return Step::default(),
     };
-    match stage(record, facts, now) {
-        Stage::Bound { until } => Step::wake(until),
-        Stage::Creating { until } => Step::write(
-            record,
-            Wanted::creating(record, facts, assignment, now),
-            until,
-        ),
-        Stage::Running => Step::write(
-            record,
-            Wanted::running(record, facts, assignment, now),
+    let (plan, until) = match stage(record, facts, now) {
+        Stage::Bound { until } => return Step::wake(until),
+        Stage::Creating { until } => (life::waiting(record), until),
+        // The answer wakes.
+        Stage::Running if *facts.supply == Supply::Unknown => return Step::default(),
+        Stage::Running if !observed.has_started() && !facts.supply.has_volumes() => {
+            (life::waiting(record), None)
+        }
+        Stage::Running => (
+            life::proceed(record, circumstances(record, facts, now)),
             None,
         ),
+    };
+    publish(record, facts, assignment, plan, now).wake_too(until)
+}
+
+fn circumstances<'a>(record: &Record, facts: &Facts<'a>, now: Timestamp) -> Circumstances<'a> {
+    Circumstances {
+        bound_at: bound_at(record, facts),
+        stop: facts.lifecycle.stop,
+        supply: facts.supply,
+        now,
+    }
+}
+
+/// Writes what is planned.
+fn publish<'a>(
+    record: &'a Record,
+    facts: &Facts<'a>,
+    assignment: Option<&'a Assignment>,
+    mut plan: Plan<'a>,
+    now: Timestamp,
+) -> Step<'a> {
+    let (said, wake_at) = (std::mem::take(&mut plan.said), plan.wake_at);
+    let wanted = if plan.phase.is_terminal() {
+        Wanted::ended(record, plan, now)
+    } else {
+        Wanted::living(record, facts, assignment, plan, now)
+    };
+    Step {
+        said,
+        ..Step::write(record, wanted, wake_at)
     }
 }
 
@@ -213,11 +334,17 @@ fn leave<'a>(
 ) -> Step<'a> {
     let has_ended = record.observed.phase.is_terminal();
     let has_started = record.observed.has_started();
-    let (stops_at, outcome) = if has_started {
+    let stop = if has_started {
         containers_end(record, deletion, facts.lifecycle.stop)
     } else {
-        (now, Outcome::NeverStarted)
+        Stop {
+            outcome: Outcome::NeverStarted,
+            at: now,
+            apart: SignedDuration::ZERO,
+            kill_at: now,
+        }
     };
+    let stops_at = stop.last_at(record);
     if !has_ended && now < stops_at {
         return Step::wake(stops_at);
     }
@@ -228,7 +355,8 @@ fn leave<'a>(
     let is_watched =
         record.has_finalizers || (has_started && facts.lifecycle.profile == Profile::Acs);
     if !has_ended && is_watched {
-        return Step::write(record, Wanted::ended(record, outcome, stops_at, now), None);
+        let wanted = Wanted::ended(record, life::stopped(record, &stop), now);
+        return Step::write(record, wanted, None);
     }
     match deletion.final_at.map(|at| later(at, FINAL_PATIENCE)) {
         // Its last finalizer takes it away.
@@ -239,19 +367,25 @@ fn leave<'a>(
 }
 
 /// When and how the running containers of a deleted pod end.
-fn containers_end(
-    record: &Record,
-    deletion: &Deletion,
-    stop: SignedDuration,
-) -> (Timestamp, Outcome) {
-    if stop > deletion.grace() {
-        return (deletion.kill_at, Outcome::Killed);
-    }
+fn containers_end(record: &Record, deletion: &Deletion, stop: SignedDuration) -> Stop {
+    let kill_at = deletion.kill_at;
     let outcome = match record.restart_policy {
+        _ if stop > deletion.grace() => Outcome::Killed,
         RestartPolicy::Always => Outcome::Completed,
         RestartPolicy::OnFailure | RestartPolicy::Never => Outcome::Interrupted,
     };
-    (later(deletion.seen_at, stop), outcome)
+    let at = if outcome == Outcome::Killed {
+        kill_at
+    } else {
+        later(deletion.seen_at, stop)
+    };
+    Stop {
+        outcome,
+        at,
+        apart: stop,
+        // A sidecar that stops as fast as it may is not killed for the fraction that the API cut.
+        kill_at: later(deletion.seen_at, deletion.grace()).max(at),
+    }
 }
 
 #[cfg(test)]

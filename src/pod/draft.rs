@@ -13,12 +13,13 @@ use holdfast_provider::id::NodeType;
 use jiff::Timestamp;
 
 use super::core::Facts;
-use super::observed::{self, ConditionType, State};
-use super::record::{Container, Record};
+use super::life::{Plan, has_passed};
+use super::observed::{ConditionType, Ended};
+use super::record::{Record, whole_seconds};
 use super::status::{Annotations, Condition, ContainerStatus, IpList, Metadata, Status, Wanted};
 use super::view::{ConditionStatus, ContainerReason, Phase};
 
-/// How the containers of a pod ended.
+/// How a container was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// A service stopped when it was asked to.
@@ -27,25 +28,26 @@ pub(super) enum Outcome {
     Interrupted,
     /// Did not stop in time.
     Killed,
-    /// There were none.
+    /// There was none.
     NeverStarted,
+    /// Its pod lasted longer than it may.
+    DeadlineExceeded,
 }
 
 impl Outcome {
-    fn phase(self) -> Phase {
-        match self {
-            Self::Completed => Phase::Succeeded,
-            Self::Interrupted | Self::Killed | Self::NeverStarted => Phase::Failed,
-        }
-    }
-
-    fn exit(self) -> (i32, ContainerReason) {
-        match self {
+    pub(super) fn ended(self, started_at: Timestamp, finished_at: Timestamp) -> Ended {
+        let (exit_code, reason) = match self {
             Self::Completed => (0, ContainerReason::Completed),
             // 128 plus the signal: SIGTERM, SIGKILL.
-            Self::Interrupted => (143, ContainerReason::Error),
+            Self::Interrupted | Self::DeadlineExceeded => (143, ContainerReason::Error),
             Self::Killed => (137, ContainerReason::Error),
             Self::NeverStarted => (137, ContainerReason::ContainerStatusUnknown),
+        };
+        Ended {
+            exit_code,
+            reason,
+            started_at,
+            finished_at,
         }
     }
 }
@@ -69,79 +71,48 @@ impl<'a> Wanted<'a> {
         draft.wanted
     }
 
-    /// The network is shown; containers are being created.
-    pub(super) fn creating(
+    /// The network is shown, and containers do what is planned.
+    pub(super) fn living(
         record: &'a Record,
         facts: &Facts<'a>,
         assignment: Option<&'a Assignment>,
+        plan: Plan<'a>,
         now: Timestamp,
     ) -> Self {
-        let reason = if record.init_containers.is_empty() {
-            ContainerReason::ContainerCreating
-        } else {
-            ContainerReason::PodInitializing
-        };
-        let mut draft = Draft::new(record, Phase::Pending, now);
+        let mut draft = Draft::new(record, plan.phase, now);
         draft.network(facts, assignment);
-        draft.initialized_when_there_is_nothing_to_initialize();
-        let unready = record
-            .init_containers
-            .iter()
-            .filter(|container| container.sidecar);
-        let unready = names("unready", unready.chain(&record.containers));
-        draft.fails(
-            ConditionType::ContainersReady,
-            "ContainersNotReady",
-            unready.clone(),
-        );
-        draft.fails(ConditionType::Ready, "ContainersNotReady", unready);
-        draft.containers(|_, _| State::Waiting { reason });
-        draft.wanted
-    }
-
-    /// Everything runs.
-    pub(super) fn running(
-        record: &'a Record,
-        facts: &Facts<'a>,
-        assignment: Option<&'a Assignment>,
-        now: Timestamp,
-    ) -> Self {
-        let mut draft = Draft::new(record, Phase::Running, now);
-        draft.network(facts, assignment);
-        draft.holds(ConditionType::Initialized);
-        draft.holds(ConditionType::ContainersReady);
-        let gates = closed_gates(record);
-        let reason = if gates.is_empty() {
-            ""
-        } else {
-            "ReadinessGatesNotReady"
-        };
-        draft.condition(ConditionType::Ready, gates.is_empty(), reason, gates);
-        let now = whole_seconds(now);
-        draft.containers(|role, seen| {
-            let wanted = match role {
-                Role::Init => ended(Outcome::Completed, now, now),
-                Role::Lasting => State::Running { started_at: now },
+        draft.initialized(&plan);
+        let sidecars = plan.init.iter().filter(|one| one.container.sidecar);
+        let all = sidecars.chain(&plan.containers);
+        let unready: Vec<_> = all.filter(|one| !one.ready).collect();
+        if unready.is_empty() {
+            draft.holds(ConditionType::ContainersReady);
+            let gates = closed_gates(record);
+            let reason = if gates.is_empty() {
+                ""
+            } else {
+                "ReadinessGatesNotReady"
             };
-            seen.filter(|state| state.is_like(wanted)).unwrap_or(wanted)
-        });
+            draft.condition(ConditionType::Ready, gates.is_empty(), reason, gates);
+        } else {
+            let message = names("unready", unready.into_iter());
+            let reason = "ContainersNotReady";
+            draft.fails(ConditionType::ContainersReady, reason, message.clone());
+            draft.fails(ConditionType::Ready, reason, message);
+        }
+        draft.containers(plan);
         draft.wanted
     }
 
-    /// The end of a deleted pod. Addresses and annotations stay as they are.
-    pub(super) fn ended(
-        record: &'a Record,
-        outcome: Outcome,
-        finished_at: Timestamp,
-        now: Timestamp,
-    ) -> Self {
-        let phase = outcome.phase();
-        let reason = if phase == Phase::Succeeded {
+    /// The end of a pod. Addresses and annotations stay as they are.
+    pub(super) fn ended(record: &'a Record, plan: Plan<'a>, now: Timestamp) -> Self {
+        let succeeded = plan.phase == Phase::Succeeded;
+        let reason = if succeeded {
             "PodCompleted"
         } else {
             "PodFailed"
         };
-        let mut draft = Draft::new(record, phase, now);
+        let mut draft = Draft::new(record, plan.phase, now);
         draft.fails(ConditionType::PodReadyToStartContainers, "", "");
         if record
             .observed
@@ -150,46 +121,33 @@ impl<'a> Wanted<'a> {
         {
             draft.fails(ConditionType::SandboxReady, "", "");
         }
-        match outcome {
-            Outcome::Completed => draft.condition(ConditionType::Initialized, true, reason, ""),
-            Outcome::NeverStarted => draft.initialized_when_there_is_nothing_to_initialize(),
-            _ => draft.holds(ConditionType::Initialized),
+        if succeeded {
+            draft.condition(ConditionType::Initialized, true, reason, "");
+        } else {
+            draft.initialized(&plan);
         }
         draft.fails(ConditionType::ContainersReady, reason, "");
         draft.fails(ConditionType::Ready, reason, "");
-        let finished_at = whole_seconds(finished_at);
-        draft.containers(|role, seen| match (role, seen) {
-            (_, Some(state @ State::Terminated { .. })) => state,
-            (_, Some(State::Running { started_at })) => {
-                ended(outcome, started_at, finished_at.max(started_at))
-            }
-            (Role::Init, _) if outcome != Outcome::NeverStarted => {
-                ended(Outcome::Completed, finished_at, finished_at)
-            }
-            _ => ended(outcome, finished_at, finished_at),
-        });
+        draft.containers(plan);
         draft.wanted
     }
-}
 
-/// Kubernetes times have whole seconds.
-fn whole_seconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_second(time.as_second()).unwrap_or(time)
-}
-
-fn ended(outcome: Outcome, started_at: Timestamp, finished_at: Timestamp) -> State {
-    let (exit_code, reason) = outcome.exit();
-    State::Terminated {
-        exit_code,
-        reason,
-        started_at,
-        finished_at,
+    /// The end of a pod that was stopped at its deadline.
+    pub(super) fn overdue(record: &'a Record, plan: Plan<'a>, now: Timestamp) -> Self {
+        let mut wanted = Self::ended(record, plan, now);
+        wanted.status.reason = Some("DeadlineExceeded");
+        wanted.status.message =
+            Some("Pod was active on the node longer than the specified deadline");
+        wanted
     }
 }
 
 /// `containers with unready status: [a b]`.
-fn names<'a>(what: &str, containers: impl Iterator<Item = &'a Container>) -> String {
-    let names: Vec<_> = containers.map(|container| &*container.name).collect();
+fn names<'a, 'b: 'a>(
+    what: &str,
+    containers: impl Iterator<Item = &'a ContainerStatus<'b>>,
+) -> String {
+    let names: Vec<_> = containers.map(|one| &*one.container.name).collect();
     format!("containers with {what} status: [{}]", names.join(" "))
 }
 
@@ -220,15 +178,6 @@ fn closed_gates(record: &Record) -> String {
     text
 }
 
-/// What becomes of a container once the pod runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    /// Runs once, before the others.
-    Init,
-    /// Keeps running: a container, or a sidecar.
-    Lasting,
-}
-
 /// A wanted status in the making.
 struct Draft<'a> {
     record: &'a Record,
@@ -249,6 +198,8 @@ impl<'a> Draft<'a> {
                 status: Status {
                     observed_generation: record.generation,
                     phase,
+                    reason: None,
+                    message: None,
                     host_ip: None,
                     host_ips: None,
                     pod_ip: None,
@@ -257,6 +208,7 @@ impl<'a> Draft<'a> {
                     conditions: Vec::with_capacity(7),
                     init_container_statuses: Vec::new(),
                     container_statuses: Vec::new(),
+                    ephemeral_container_statuses: Vec::new(),
                 },
             },
         };
@@ -338,51 +290,24 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn initialized_when_there_is_nothing_to_initialize(&mut self) {
-        let containers = &self.record.init_containers;
-        if containers.is_empty() {
+    fn initialized(&mut self, plan: &Plan<'_>) {
+        if plan.initialized {
             self.holds(ConditionType::Initialized);
         } else {
-            let message = names("incomplete", containers.iter());
+            let message = names(
+                "incomplete",
+                plan.init.iter().filter(|one| !has_passed(one)),
+            );
             let reason = "ContainersNotInitialized";
             self.fails(ConditionType::Initialized, reason, message);
         }
     }
 
-    /// Fills in all container statuses; `state` is given the state that the API has.
-    fn containers(&mut self, state: impl Fn(Role, Option<State>) -> State) {
-        let uid = &self.record.uid;
-        let list =
-            |containers: &'a [Container], observed: &[observed::ContainerStatus], lasting| {
-                let mut observed = observed.iter().map(|status| status.state);
-                let status = |container: &'a Container| {
-                    let role = if lasting || container.sidecar {
-                        Role::Lasting
-                    } else {
-                        Role::Init
-                    };
-                    let state = state(role, observed.next());
-                    let runs = matches!(state, State::Running { .. });
-                    // An init container is ready when it is done.
-                    let done = matches!(state, State::Terminated { exit_code: 0, .. });
-                    let ready = runs || (role == Role::Init && done);
-                    ContainerStatus {
-                        uid,
-                        container,
-                        state,
-                        ready,
-                        started: runs,
-                    }
-                };
-                containers.iter().map(status).collect()
-            };
-        let (record, status) = (self.record, &mut self.wanted.status);
-        status.init_container_statuses = list(
-            &record.init_containers,
-            &record.observed.init_containers,
-            false,
-        );
-        status.container_statuses = list(&record.containers, &record.observed.containers, true);
+    fn containers(&mut self, plan: Plan<'a>) {
+        let status = &mut self.wanted.status;
+        status.init_container_statuses = plan.init;
+        status.container_statuses = plan.containers;
+        status.ephemeral_container_statuses = plan.ephemeral;
     }
 
     fn host(&mut self, facts: &Facts<'_>) {

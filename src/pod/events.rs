@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_provider::engine::Reason;
 use holdfast_provider::id::{PodKey, PodUid};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
@@ -18,6 +17,7 @@ use kube::{Api, Client};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::core::Topic;
 use crate::chain::chain;
 
 /// Events that wait to be sent; more than that are dropped, and counted in the log.
@@ -39,7 +39,7 @@ pub(super) struct Recorder {
 struct Said {
     uid: Arc<PodUid>,
     key: PodKey,
-    reason: Reason,
+    topic: Topic,
     note: String,
     at: Timestamp,
 }
@@ -53,11 +53,11 @@ impl Recorder {
     }
 
     /// Queues an event.
-    pub(super) fn record(&self, uid: Arc<PodUid>, key: PodKey, reason: Reason, note: String) {
+    pub(super) fn record(&self, uid: Arc<PodUid>, key: PodKey, topic: Topic, note: String) {
         let said = Said {
             uid,
             key,
-            reason,
+            topic,
             note,
             at: crate::clock::wall(),
         };
@@ -68,10 +68,10 @@ impl Recorder {
 }
 
 async fn send_all(client: Client, mut queue: mpsc::Receiver<Said>) {
-    let mut lately: HashMap<(Arc<PodUid>, Reason), (String, Instant)> = HashMap::new();
+    let mut lately: HashMap<(Arc<PodUid>, Topic), (String, Instant)> = HashMap::new();
     let instance = std::env::var("HOSTNAME").unwrap_or_else(|_| "holdfast".to_owned());
     while let Some(said) = queue.recv().await {
-        let about = (Arc::clone(&said.uid), said.reason);
+        let about = (Arc::clone(&said.uid), said.topic);
         let repeated = lately
             .get(&about)
             .is_some_and(|(note, at)| *note == said.note && at.elapsed() < SILENCE);
@@ -115,7 +115,7 @@ async fn send(client: &Client, event: &Event) {
 }
 
 fn event(said: &Said, instance: &str) -> Event {
-    let kind = if said.reason.is_warning() {
+    let kind = if said.topic.is_warning {
         "Warning"
     } else {
         "Normal"
@@ -136,7 +136,7 @@ fn event(said: &Said, instance: &str) -> Event {
             uid: Some(said.uid.to_string()),
             ..ObjectReference::default()
         },
-        reason: Some(said.reason.as_str().into()),
+        reason: Some(said.topic.reason.into()),
         message: Some(shortened(&said.note, MESSAGE_MAX)),
         type_: Some(kind.into()),
         first_timestamp: Some(at.clone()),

@@ -18,6 +18,8 @@ pub mod census;
 pub mod core;
 mod draft;
 mod events;
+mod life;
+pub mod needs;
 mod observed;
 pub(crate) mod quantity;
 pub mod record;

@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use holdfast_provider::id::PodUid;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::record::{Container, Record};
@@ -26,6 +26,7 @@ pub(super) struct Observed {
     pub(super) conditions: Box<[Condition]>,
     pub(super) init_containers: Box<[ContainerStatus]>,
     pub(super) containers: Box<[ContainerStatus]>,
+    pub(super) ephemeral_containers: Box<[ContainerStatus]>,
     /// Digests of the values of [`SYSTEM_ANNOTATIONS`], in that order; 0 for one that is absent.
     pub(super) annotations: [u64; SYSTEM_ANNOTATIONS.len()],
 }
@@ -55,6 +56,11 @@ impl Observed {
                 &record.containers,
                 &record.uid,
             ),
+            ephemeral_containers: ContainerStatus::list(
+                &status.ephemeral_container_statuses,
+                record.ephemeral_containers(),
+                &record.uid,
+            ),
             annotations: SYSTEM_ANNOTATIONS.map(|key| {
                 annotations
                     .and_then(|all| all.get(key))
@@ -73,7 +79,7 @@ impl Observed {
     /// Whether a container has ever run.
     pub(super) fn has_started(&self) -> bool {
         let mut all = self.init_containers.iter().chain(&self.containers);
-        self.phase == Phase::Running || all.any(|one| !matches!(one.state, State::Waiting { .. }))
+        self.phase == Phase::Running || all.any(ContainerStatus::has_run)
     }
 
     /// Whether the network is shown and no container has run yet.
@@ -82,8 +88,8 @@ impl Observed {
     }
 }
 
-/// Digest of one annotation's value, never 0.
-pub(super) fn digest(value: &str) -> u64 {
+/// Digest of a value, never 0.
+pub(super) fn digest<T: Hash + ?Sized>(value: &T) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish().max(1)
@@ -184,6 +190,18 @@ pub(super) struct ContainerStatus {
     pub(super) ready: bool,
     pub(super) started: bool,
     pub(super) identity: Identity,
+    pub(super) restarts: u32,
+    rare: Option<Box<Rare>>,
+}
+
+/// What most containers never have.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Rare {
+    /// Why it waits.
+    message: Box<str>,
+    last: Option<Ended>,
+    /// Digest of what it was given, 0 for nothing.
+    resources: u64,
 }
 
 impl ContainerStatus {
@@ -195,11 +213,57 @@ impl ContainerStatus {
                 state: State::new(&status.state),
                 ready: status.ready,
                 started: status.started.unwrap_or(false),
+                restarts: u32::try_from(status.restart_count).unwrap_or(0),
+                rare: Rare::new(status),
                 identity: container.map_or(Identity::Other, |container| {
                     Identity::new(status, container, uid)
                 }),
             })
             .collect()
+    }
+
+    /// Whether it runs, or ran before.
+    pub(super) fn has_run(&self) -> bool {
+        !matches!(self.state, State::Waiting { .. }) || self.last().is_some()
+    }
+
+    /// How it ended before it was last restarted, or while it waits for that.
+    pub(super) fn last(&self) -> Option<Ended> {
+        self.rare.as_ref()?.last
+    }
+
+    /// How its newest run ended, if it has.
+    pub(super) fn last_end(&self) -> Option<Ended> {
+        match self.state {
+            State::Terminated(ended) => Some(ended),
+            State::Waiting { .. } => self.last(),
+            State::Running { .. } => None,
+        }
+    }
+
+    /// Why it waits.
+    pub(super) fn message(&self) -> &str {
+        self.rare.as_ref().map_or("", |rare| &rare.message)
+    }
+
+    /// Digest of what it was given, 0 for nothing.
+    pub(super) fn resources(&self) -> u64 {
+        self.rare.as_ref().map_or(0, |rare| rare.resources)
+    }
+}
+
+impl Rare {
+    fn new(status: &view::ContainerStatus) -> Option<Box<Self>> {
+        let waiting = status.state.waiting.as_ref();
+        let message = waiting.and_then(|waiting| waiting.message.as_deref());
+        let resources = status.resources.as_ref();
+        let resources = resources.filter(|given| **given != view::Resources::default());
+        let rare = Self {
+            message: message.unwrap_or_default().into(),
+            last: status.last_state.terminated.as_ref().map(Ended::new),
+            resources: resources.map_or(0, digest),
+        };
+        (rare != Self::default()).then(|| Box::new(rare))
     }
 }
 
@@ -211,31 +275,53 @@ pub(super) enum State {
     /// Started and not ended.
     Running { started_at: Timestamp },
     /// Ended.
-    Terminated {
-        exit_code: i32,
-        reason: ContainerReason,
-        started_at: Timestamp,
-        finished_at: Timestamp,
-    },
+    Terminated(Ended),
+}
+
+/// How a container ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    pub(super) exit_code: i32,
+    pub(super) reason: ContainerReason,
+    pub(super) started_at: Timestamp,
+    pub(super) finished_at: Timestamp,
+}
+
+impl Ended {
+    fn new(seen: &view::Terminated) -> Self {
+        Self {
+            exit_code: seen.exit_code,
+            reason: seen.reason,
+            started_at: seen.started_at.unwrap_or(Timestamp::UNIX_EPOCH),
+            finished_at: seen.finished_at.unwrap_or(Timestamp::UNIX_EPOCH),
+        }
+    }
+
+    /// How long it ran.
+    pub(super) fn ran(&self) -> SignedDuration {
+        self.finished_at.duration_since(self.started_at)
+    }
+
+    /// Whether both say the same to everybody who does not look at the times.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        (self.exit_code, self.reason) == (other.exit_code, other.reason)
+    }
 }
 
 impl State {
     fn new(state: &view::ContainerState) -> Self {
-        let time = |time: Option<Timestamp>| time.unwrap_or(Timestamp::UNIX_EPOCH);
         if let Some(running) = &state.running {
             Self::Running {
-                started_at: time(running.started_at),
+                started_at: running.started_at.unwrap_or(Timestamp::UNIX_EPOCH),
             }
         } else if let Some(ended) = &state.terminated {
-            Self::Terminated {
-                exit_code: ended.exit_code,
-                reason: ended.reason,
-                started_at: time(ended.started_at),
-                finished_at: time(ended.finished_at),
-            }
+            Self::Terminated(Ended::new(ended))
         } else {
             Self::Waiting {
-                reason: state.waiting.clone().unwrap_or_default().reason,
+                reason: state
+                    .waiting
+                    .as_ref()
+                    .map_or(ContainerReason::Other, |waiting| waiting.reason),
             }
         }
     }
@@ -245,18 +331,7 @@ impl State {
         match (self, other) {
             (Self::Waiting { reason: a }, Self::Waiting { reason: b }) => a == b,
             (Self::Running { .. }, Self::Running { .. }) => true,
-            (
-                Self::Terminated {
-                    exit_code: a,
-                    reason: x,
-                    ..
-                },
-                Self::Terminated {
-                    exit_code: b,
-                    reason: y,
-                    ..
-                },
-            ) => (a, x) == (b, y),
+            (Self::Terminated(a), Self::Terminated(b)) => a.is_like(&b),
             _ => false,
         }
     }
@@ -275,15 +350,18 @@ pub(super) enum Identity {
 
 impl Identity {
     fn new(status: &view::ContainerStatus, container: &Container, uid: &PodUid) -> Self {
-        if status.name != *container.name
-            || status.image != *container.image
-            || status.restart_count != 0
-        {
+        if status.name != *container.name || status.image != *container.image {
             return Self::Other;
         }
         match status.container_id.as_deref().unwrap_or_default() {
             "" if status.image_id.is_empty() => Self::Blank,
-            id if id == ContainerId::new(uid, &container.name).to_string()
+            id if id
+                == ContainerId::new(
+                    uid,
+                    &container.name,
+                    u32::try_from(status.restart_count).unwrap_or(0),
+                )
+                .to_string()
                 && status.image_id == *container.image =>
             {
                 Self::Ours
@@ -293,16 +371,22 @@ impl Identity {
     }
 }
 
-/// The id of a container: the same for the same pod and name, so that it needs no place to be kept.
+/// The id of a container: the same for the same pod, name and run, so that it needs no place to be
+/// kept.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ContainerId<'a> {
     uid: &'a PodUid,
     name: &'a str,
+    restarts: u32,
 }
 
 impl<'a> ContainerId<'a> {
-    pub(super) fn new(uid: &'a PodUid, name: &'a str) -> Self {
-        Self { uid, name }
+    pub(super) fn new(uid: &'a PodUid, name: &'a str, restarts: u32) -> Self {
+        Self {
+            uid,
+            name,
+            restarts,
+        }
     }
 }
 
@@ -312,6 +396,10 @@ impl fmt::Display for ContainerId<'_> {
         hash.update(self.uid.as_str().as_bytes());
         hash.update(b"/");
         hash.update(self.name.as_bytes());
+        if self.restarts > 0 {
+            hash.update(b"/");
+            hash.update(&self.restarts.to_be_bytes());
+        }
         f.write_str("holdfast://")?;
         hash.finish()
             .as_ref()

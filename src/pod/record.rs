@@ -10,11 +10,20 @@ use std::sync::Arc;
 use holdfast_provider::id::{NodeName, PodKey, PodUid};
 use jiff::{SignedDuration, Timestamp};
 
+use super::behaviour::{Behaviour, Behaviours};
+use super::needs::Needs;
 use super::observed::{ConditionType, Observed, State};
 use super::view::{self, ConditionStatus, Phase, PodView, RestartPolicy};
 
 /// The API cuts its timestamps to whole seconds, so a time read from it is up to this much early.
 const TRUNCATION: SignedDuration = SignedDuration::from_secs(1);
+
+/// What the API server fills in for `terminationGracePeriodSeconds`.
+const GRACE_DEFAULT_S: i64 = 30;
+
+/// A container that ran for this long starts its back-off anew (kubernetes/kubernetes,
+/// client-go/util/flowcontrol: twice the longest back-off).
+const RESTED: SignedDuration = SignedDuration::from_mins(10);
 
 /// One pod on one of our nodes.
 #[derive(Debug)]
@@ -27,6 +36,8 @@ pub struct Record {
     pub(super) host_network: bool,
     pub(super) restart_policy: RestartPolicy,
     pub(super) has_finalizers: bool,
+    /// How long its containers may take to stop.
+    pub(super) grace: SignedDuration,
     pub(super) containers: Box<[Container]>,
     pub(super) init_containers: Box<[Container]>,
     pub(super) gates: Box<[Gate]>,
@@ -38,20 +49,52 @@ pub struct Record {
     /// When the status ContainerCreating was seen to stand in the API.
     pub(super) creating_since: Option<Timestamp>,
     pub(super) observed: Observed,
+    extra: Option<Box<Extra>>,
+}
+
+/// What few pods have.
+#[derive(Debug, Default)]
+struct Extra {
+    behaviours: Behaviours,
+    needs: Option<Needs>,
+    ephemeral: Box<[Container]>,
+    active_deadline: Option<SignedDuration>,
+    /// Containers that have run for long, and how often they had been restarted by then: a
+    /// failure after that is their first.
+    rested: Vec<(Arc<str>, u32)>,
+}
+
+/// What a pod gets when it is accepted.
+#[derive(Debug)]
+pub struct Terms {
+    /// The node that it is bound to.
+    pub node: NodeName,
+    /// What the annotation `alibabacloud.com/pod-use-spec` will say.
+    pub pod_use_spec: Box<str>,
+    /// What its annotations ask of its containers.
+    pub behaviours: Behaviours,
 }
 
 impl Record {
-    /// A record of a pod that is bound to `node`, seen for the first time at `now`.
-    ///
-    /// `pod_use_spec` is what the annotation of that name will say. `None` when the object has no
-    /// UID or name, which no object from an API server lacks.
+    /// A record of a pod, seen for the first time at `now`. `None` when the object has no UID or
+    /// name, which no object from an API server lacks.
     pub fn from_view(
         view: &PodView,
-        node: NodeName,
-        pod_use_spec: Box<str>,
+        terms: Terms,
         names: &mut Names,
         now: Timestamp,
     ) -> Option<Self> {
+        let Terms {
+            node,
+            pod_use_spec,
+            behaviours,
+        } = terms;
+        let extra = Extra {
+            needs: Needs::of(&view.spec),
+            behaviours,
+            ..Extra::default()
+        };
+        let is_rare = extra.needs.is_some() || extra.behaviours != Behaviours::default();
         let meta = &view.metadata;
         let containers = |list: &[view::Container], names: &mut Names| {
             list.iter()
@@ -70,6 +113,11 @@ impl Record {
             host_network: view.spec.host_network,
             restart_policy: view.spec.restart_policy,
             has_finalizers: false,
+            grace: SignedDuration::from_secs(
+                view.spec
+                    .termination_grace_period_seconds
+                    .unwrap_or(GRACE_DEFAULT_S),
+            ),
             containers: containers(&view.spec.containers, names),
             init_containers: containers(&view.spec.init_containers, names),
             gates: view
@@ -83,6 +131,7 @@ impl Record {
             deletion: None,
             creating_since: None,
             observed: Observed::default(),
+            extra: is_rare.then(|| Box::new(extra)),
         };
         record.refresh(view, names, now);
         // What was there before this process saw it began at the time that the API tells.
@@ -121,17 +170,20 @@ impl Record {
             .finalizers
             .as_ref()
             .is_some_and(|list| !list.is_empty());
-        // Images are all that an update may change of a container.
+        self.refresh_extra(view, names);
+        // Images and resources are all that an update may change of a container.
         for (kept, seen) in [
             (&mut self.containers, &view.spec.containers),
             (&mut self.init_containers, &view.spec.init_containers),
         ] {
-            for (kept, seen) in kept
-                .iter_mut()
-                .zip(seen)
-                .filter(|(a, b)| *a.image != *b.image)
-            {
-                kept.image = names.share(&seen.image);
+            for (kept, seen) in kept.iter_mut().zip(seen) {
+                if *kept.image != *seen.image {
+                    kept.image = names.share(&seen.image);
+                }
+                // A specification that was never changed need not be told back.
+                let told =
+                    self.generation > Some(1) && seen.resources != view::Resources::default();
+                kept.resources = told.then(|| Box::new(seen.resources.clone()));
             }
         }
         for gate in &mut self.gates {
@@ -146,6 +198,7 @@ impl Record {
             self.refresh_deletion(at.0, meta.deletion_grace_period_seconds, now);
         }
         self.observed = Observed::new(view, self);
+        self.refresh_rested();
         if self.observed.is_creating() {
             self.creating_since.get_or_insert(now);
         }
@@ -166,6 +219,72 @@ impl Record {
         if grace_s == Some(0) {
             deletion.final_at.get_or_insert(now);
         }
+    }
+
+    fn refresh_extra(&mut self, view: &PodView, names: &mut Names) {
+        let spec = &view.spec;
+        let ephemeral = &spec.ephemeral_containers;
+        if self.extra.is_none() && ephemeral.is_empty() && spec.active_deadline_seconds.is_none() {
+            return;
+        }
+        let extra = self.extra.get_or_insert_default();
+        extra.active_deadline = spec.active_deadline_seconds.map(SignedDuration::from_secs);
+        // They can be added, and nothing else.
+        if extra.ephemeral.len() != ephemeral.len() {
+            let all = ephemeral.iter().map(|one| Container::new(one, names));
+            extra.ephemeral = all.collect();
+        }
+    }
+
+    fn refresh_rested(&mut self) {
+        let all = [
+            (&self.init_containers, &self.observed.init_containers),
+            (&self.containers, &self.observed.containers),
+        ];
+        for (containers, seen) in all {
+            for (container, seen) in containers.iter().zip(seen) {
+                let ran = seen.last_end().map(|ended| ended.ran());
+                if seen.restarts > 0 && ran.is_some_and(|ran| ran >= RESTED) {
+                    let extra = self.extra.get_or_insert_default();
+                    extra.rested.retain(|(name, _)| *name != container.name);
+                    extra.rested.push((container.name.clone(), seen.restarts));
+                }
+            }
+        }
+    }
+
+    /// What is asked of a container, if anything.
+    pub(super) fn behaviour(&self, container: &str) -> Option<&Behaviour> {
+        let extra = self.extra.as_deref()?;
+        Some(extra.behaviours.of(container))
+    }
+
+    /// ConfigMaps and Secrets that it names.
+    pub(super) fn needs(&self) -> Option<&Needs> {
+        self.extra.as_deref()?.needs.as_ref()
+    }
+
+    /// Containers that were added since it was made.
+    pub(super) fn ephemeral_containers(&self) -> &[Container] {
+        self.extra.as_deref().map_or(&[], |extra| &extra.ephemeral)
+    }
+
+    /// How long it may last.
+    pub(super) fn active_deadline(&self) -> Option<SignedDuration> {
+        self.extra.as_deref()?.active_deadline
+    }
+
+    /// How often a container had been restarted when it last ran for long.
+    pub(super) fn rested_at(&self, container: &str) -> u32 {
+        let all = self.extra.as_deref().map_or(&[][..], |extra| &extra.rested);
+        let found = all.iter().find(|(name, _)| **name == *container);
+        found.map_or(0, |(_, restarts)| *restarts)
+    }
+
+    /// Whether all its containers have been started, so that none waits for anything.
+    pub(super) fn has_started_all(&self) -> bool {
+        let seen = &self.observed.containers;
+        !seen.is_empty() && seen.iter().all(super::observed::ContainerStatus::has_run)
     }
 
     /// UID of the pod.
@@ -233,6 +352,11 @@ pub(super) fn later(time: Timestamp, by: SignedDuration) -> Timestamp {
     time.checked_add(by).unwrap_or(Timestamp::MAX)
 }
 
+/// Kubernetes times have whole seconds.
+pub(super) fn whole_seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
 /// A deletion, graceful or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deletion {
@@ -262,6 +386,8 @@ pub(super) struct Container {
     pub(super) image: Arc<str>,
     /// An init container that keeps running.
     pub(super) sidecar: bool,
+    /// What it has been given since its pod was changed.
+    pub(super) resources: Option<Box<view::Resources>>,
 }
 
 impl Container {
@@ -270,6 +396,7 @@ impl Container {
             name: names.share(&container.name),
             image: names.share(&container.image),
             sidecar: container.is_sidecar(),
+            resources: None,
         }
     }
 }

@@ -17,7 +17,7 @@ use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::agent::{Action, Agent, ForeignNode, Input, Refused};
+use super::agent::{Action, Agent, ForeignNode, Input, ObjectKey, Refused};
 use super::api;
 use super::events::Recorder;
 use super::view::PodView;
@@ -257,7 +257,7 @@ impl Shell {
                 );
                 let uid = Arc::new(uid.clone());
                 self.recorder
-                    .record(uid, key.clone(), Reason::FixedIPZoneClosed, note);
+                    .record(uid, key.clone(), Reason::FixedIPZoneClosed.into(), note);
             }
         }
     }
@@ -290,7 +290,8 @@ impl Shell {
             }),
             Action::Look(key) => self.look(key),
             Action::LookNode(name) => self.look_node(name),
-            Action::Event(uid, key, reason, note) => self.recorder.record(uid, key, reason, note),
+            Action::LookObject(key) => self.look_object(key),
+            Action::Event(uid, key, topic, note) => self.recorder.record(uid, key, topic, note),
             Action::Refuse(why) => {
                 self.refusal.get_or_insert(why);
             }
@@ -316,6 +317,14 @@ impl Shell {
             let result: Result<Option<ForeignNode>, Refused> = api::look_node(&client, &name).await;
             pause_after_failure(&result).await;
             Input::NodeLooked(name, result)
+        });
+    }
+
+    /// The agent asks once at a time.
+    fn look_object(&self, key: ObjectKey) {
+        self.spawn(|client| async move {
+            let result = api::look_object(&client, &key).await;
+            Input::ObjectLooked(key, result)
         });
     }
 

@@ -4,6 +4,7 @@
 //! is in `draft`.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use holdfast_provider::id::PodUid;
@@ -12,10 +13,10 @@ use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
 use super::observed::{
-    self, Addresses, ConditionType, ContainerId, Identity, Observed, State, digest,
+    self, Addresses, ConditionType, ContainerId, Ended, Identity, Observed, State, digest,
 };
 use super::record::Container;
-use super::view::{ConditionStatus, ContainerReason, Phase};
+use super::view::{ConditionStatus, ContainerReason, Phase, Resources};
 
 /// The annotations that the system writes on a pod (ACS, "Pod annotations"); a user's own values
 /// are overwritten.
@@ -66,6 +67,10 @@ impl Wanted<'_> {
             })
             || differ(&status.init_container_statuses, &observed.init_containers)
             || differ(&status.container_statuses, &observed.containers)
+            || differ(
+                &status.ephemeral_container_statuses,
+                &observed.ephemeral_containers,
+            )
             || self.metadata.annotations.differ_from(&observed.annotations)
     }
 }
@@ -74,9 +79,18 @@ fn differ(wanted: &[ContainerStatus<'_>], seen: &[observed::ContainerStatus]) ->
     !wanted.is_empty()
         && (wanted.len() != seen.len()
             || wanted.iter().zip(seen).any(|(wanted, seen)| {
+                let last = match (&wanted.last, &seen.last()) {
+                    (Some(wanted), Some(seen)) => wanted.is_like(seen),
+                    (wanted, seen) => wanted.is_none() && seen.is_none(),
+                };
+                let resources = wanted.container.resources.as_deref();
                 !wanted.state.is_like(seen.state)
                     || (wanted.ready, wanted.started) != (seen.ready, seen.started)
+                    || wanted.restarts != seen.restarts
+                    || !last
+                    || wanted.message.as_deref().unwrap_or_default() != seen.message()
                     || wanted.identity() != seen.identity
+                    || resources.map_or(0, digest) != seen.resources()
             }))
 }
 
@@ -93,6 +107,10 @@ pub(super) struct Status<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) observed_generation: Option<i64>,
     pub(super) phase: Phase,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) message: Option<&'static str>,
     #[serde(rename = "hostIP", skip_serializing_if = "Option::is_none")]
     pub(super) host_ip: Option<IpAddr>,
     #[serde(rename = "hostIPs", skip_serializing_if = "Option::is_none")]
@@ -108,6 +126,8 @@ pub(super) struct Status<'a> {
     pub(super) init_container_statuses: Vec<ContainerStatus<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) container_statuses: Vec<ContainerStatus<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) ephemeral_container_statuses: Vec<ContainerStatus<'a>>,
 }
 
 /// Values of [`SYSTEM_ANNOTATIONS`], in that order.
@@ -196,17 +216,101 @@ pub(super) struct ContainerStatus<'a> {
     pub(super) state: State,
     pub(super) ready: bool,
     pub(super) started: bool,
+    pub(super) restarts: u32,
+    /// How the run before ended.
+    pub(super) last: Option<Ended>,
+    /// Why it waits.
+    pub(super) message: Option<String>,
 }
 
-impl ContainerStatus<'_> {
+impl<'a> ContainerStatus<'a> {
+    pub(super) fn waiting(
+        uid: &'a PodUid,
+        container: &'a Container,
+        reason: ContainerReason,
+    ) -> Self {
+        Self {
+            uid,
+            container,
+            state: State::Waiting { reason },
+            ready: false,
+            started: false,
+            restarts: 0,
+            last: None,
+            message: None,
+        }
+    }
+
+    /// What the API has of it, without the message.
+    pub(super) fn of(
+        uid: &'a PodUid,
+        container: &'a Container,
+        seen: Option<&observed::ContainerStatus>,
+    ) -> Self {
+        let mut status = Self::waiting(uid, container, ContainerReason::ContainerCreating);
+        if let Some(seen) = seen {
+            status.state = seen.state;
+            (status.ready, status.started) = (seen.ready, seen.started);
+            (status.restarts, status.last) = (seen.restarts, seen.last());
+        }
+        status
+    }
+
     fn identity(&self) -> Identity {
         match self.state {
-            State::Waiting { .. }
-            | State::Terminated {
-                reason: ContainerReason::ContainerStatusUnknown,
-                ..
-            } => Identity::Blank,
-            State::Running { .. } | State::Terminated { .. } => Identity::Ours,
+            State::Waiting { .. } if self.last.is_none() => Identity::Blank,
+            State::Terminated(ended) if ended.reason == ContainerReason::ContainerStatusUnknown => {
+                Identity::Blank
+            }
+            _ => Identity::Ours,
+        }
+    }
+
+    fn id(&self, restarts: u32) -> ContainerId<'a> {
+        ContainerId::new(self.uid, &self.container.name, restarts)
+    }
+
+    /// The run before the one that is shown; while one waits, the one that is shown.
+    fn last_id(&self) -> ContainerId<'a> {
+        let waits = matches!(self.state, State::Waiting { .. });
+        self.id(self.restarts.saturating_sub(u32::from(!waits)))
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+enum StateBody<'a> {
+    Waiting {
+        reason: ContainerReason,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<&'a str>,
+    },
+    Running {
+        started_at: Timestamp,
+    },
+    Terminated {
+        exit_code: i32,
+        reason: ContainerReason,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<&'static str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        started_at: Option<Timestamp>,
+        finished_at: Timestamp,
+        #[serde(rename = "containerID", skip_serializing_if = "Option::is_none")]
+        container_id: Option<ContainerId<'a>>,
+    },
+}
+
+impl<'a> StateBody<'a> {
+    /// `id` of a container that existed.
+    fn ended(ended: Ended, id: Option<ContainerId<'a>>) -> Self {
+        Self::Terminated {
+            exit_code: ended.exit_code,
+            reason: ended.reason,
+            message: id.is_none().then_some(NOT_LOCATED),
+            started_at: id.is_some().then_some(ended.started_at),
+            finished_at: ended.finished_at,
+            container_id: id,
         }
     }
 }
@@ -218,6 +322,8 @@ impl Serialize for ContainerStatus<'_> {
         struct Body<'a> {
             name: &'a str,
             state: StateBody<'a>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            last_state: Option<StateBody<'a>>,
             ready: bool,
             started: bool,
             restart_count: u32,
@@ -226,59 +332,41 @@ impl Serialize for ContainerStatus<'_> {
             image_id: &'a str,
             #[serde(rename = "containerID", skip_serializing_if = "Option::is_none")]
             container_id: Option<ContainerId<'a>>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            resources: Option<&'a Resources>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            allocated_resources: Option<&'a BTreeMap<String, String>>,
         }
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
-        enum StateBody<'a> {
-            Waiting {
-                reason: ContainerReason,
-            },
-            Running {
-                started_at: Timestamp,
-            },
-            Terminated {
-                exit_code: i32,
-                reason: ContainerReason,
-                #[serde(skip_serializing_if = "Option::is_none")]
-                message: Option<&'static str>,
-                #[serde(skip_serializing_if = "Option::is_none")]
-                started_at: Option<Timestamp>,
-                finished_at: Timestamp,
-                #[serde(rename = "containerID", skip_serializing_if = "Option::is_none")]
-                container_id: Option<ContainerId<'a>>,
-            },
-        }
-        let Container { name, image, .. } = self.container;
+        let Container {
+            name,
+            image,
+            resources,
+            ..
+        } = self.container;
         let exists = self.identity() == Identity::Ours;
-        let container_id = exists.then(|| ContainerId::new(self.uid, name));
+        let container_id = exists.then(|| self.id(self.restarts));
         let state = match self.state {
-            State::Waiting { reason } => StateBody::Waiting { reason },
-            State::Running { started_at } => StateBody::Running { started_at },
-            State::Terminated {
-                exit_code,
+            State::Waiting { reason } => StateBody::Waiting {
                 reason,
-                started_at,
-                finished_at,
-            } => StateBody::Terminated {
-                exit_code,
-                reason,
-                message: (!exists).then_some(NOT_LOCATED),
-                started_at: exists.then_some(started_at),
-                finished_at,
-                container_id,
+                message: self.message.as_deref(),
             },
+            State::Running { started_at } => StateBody::Running { started_at },
+            State::Terminated(ended) => StateBody::ended(ended, container_id),
         };
-        let image_id = if exists { image } else { "" };
-        let (ready, started) = (self.ready, self.started);
         let body = Body {
             name,
             state,
-            ready,
-            started,
-            restart_count: 0,
+            last_state: self
+                .last
+                .map(|ended| StateBody::ended(ended, Some(self.last_id()))),
+            ready: self.ready,
+            started: self.started,
+            restart_count: self.restarts,
             image,
-            image_id,
+            image_id: if exists { image } else { "" },
             container_id,
+            resources: resources.as_deref(),
+            allocated_resources: resources.as_deref().map(|given| &given.requests),
         };
         body.serialize(serializer)
     }

@@ -27,9 +27,18 @@ pub(super) fn kubectl(pod: &Value) -> String {
         .or(status["phase"].as_str())
         .unwrap()
         .to_owned();
-    let done = |one: &Value| one["state"]["terminated"]["exitCode"] == 0 || one["started"] == true;
-    if let Some(at) = inits.iter().position(|one| !done(one)) {
-        text = format!("Init:{at}/{}", inits.len());
+    let done = |(at, one): (usize, &Value)| {
+        let sidecar = pod["spec"]["initContainers"][at]["restartPolicy"] == "Always";
+        one["state"]["terminated"]["exitCode"] == 0 || (sidecar && one["started"] == true)
+    };
+    if let Some(at) = inits.iter().enumerate().position(|one| !done(one)) {
+        let state = &inits[at]["state"];
+        let reason = state["waiting"]["reason"].as_str();
+        let reason = reason.filter(|reason| *reason != "PodInitializing");
+        text = match reason.or(state["terminated"]["reason"].as_str()) {
+            Some(reason) => format!("Init:{reason}"),
+            None => format!("Init:{at}/{}", inits.len()),
+        };
     } else {
         for container in containers.iter().rev() {
             let state = &container["state"];

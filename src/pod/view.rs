@@ -105,6 +105,12 @@ pub struct Spec {
     pub containers: Vec<Container>,
     /// Run before the containers, sidecars included.
     pub init_containers: Vec<Container>,
+    /// Added to a running pod, by `kubectl debug` for one.
+    pub ephemeral_containers: Vec<Container>,
+    /// What its containers may mount.
+    pub volumes: Vec<Volume>,
+    /// How long it may last, from its start.
+    pub active_deadline_seconds: Option<i64>,
     /// Conditions of others without which the pod is not ready.
     pub readiness_gates: Vec<ReadinessGate>,
     /// Taints it may stand on.
@@ -147,6 +153,10 @@ pub struct Container {
     pub restart_policy: Option<String>,
     /// What it needs and what it may use.
     pub resources: Resources,
+    /// Its variables, as far as they come out of other objects.
+    pub env: Vec<EnvVar>,
+    /// Objects of which each key is a variable.
+    pub env_from: Vec<EnvFrom>,
 }
 
 impl Container {
@@ -157,8 +167,94 @@ impl Container {
     }
 }
 
-/// Quantities by resource name, as written, such as `500m` or `1Gi`.
+/// One entry of `env`.
 #[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EnvVar {
+    /// Where the value comes from, unless it stands there.
+    pub value_from: Option<EnvSource>,
+}
+
+/// `valueFrom` of a variable, as far as it names another object.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EnvSource {
+    /// A key of a ConfigMap.
+    pub config_map_key_ref: Option<KeyRef>,
+    /// A key of a Secret.
+    pub secret_key_ref: Option<KeyRef>,
+}
+
+/// One entry of `envFrom`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EnvFrom {
+    /// A whole ConfigMap.
+    pub config_map_ref: Option<KeyRef>,
+    /// A whole Secret.
+    pub secret_ref: Option<KeyRef>,
+}
+
+/// A ConfigMap or Secret of the pod's namespace, or one of its keys.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct KeyRef {
+    /// Its name.
+    pub name: String,
+    /// The key, where one is meant.
+    pub key: Option<String>,
+    /// Whether the pod may do without.
+    pub optional: Option<bool>,
+}
+
+/// One entry of `spec.volumes`, as far as it is made of other objects.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Volume {
+    /// Unique in the pod.
+    pub name: String,
+    /// A ConfigMap's keys as files.
+    pub config_map: Option<ObjectFiles>,
+    /// A Secret's keys as files.
+    pub secret: Option<ObjectFiles>,
+    /// Several of them in one directory.
+    pub projected: Option<Projected>,
+}
+
+/// `configMap` or `secret` of a volume or a projection.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ObjectFiles {
+    /// Its name, but for a Secret as a volume.
+    pub name: String,
+    /// The name of a Secret as a volume.
+    pub secret_name: String,
+    /// The keys that are mounted; all of them, when there are none here.
+    pub items: Vec<KeyRef>,
+    /// Whether the pod may do without.
+    pub optional: Option<bool>,
+}
+
+/// `projected` of a volume.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Projected {
+    /// What is in it.
+    pub sources: Vec<Projection>,
+}
+
+/// One entry of the sources of a projected volume.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Projection {
+    /// A ConfigMap's keys as files.
+    pub config_map: Option<ObjectFiles>,
+    /// A Secret's keys as files.
+    pub secret: Option<ObjectFiles>,
+}
+
+/// Quantities by resource name, as written, such as `500m` or `1Gi`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Resources {
     /// What the scheduler counts.
@@ -205,6 +301,8 @@ pub struct Status {
     pub container_statuses: Vec<ContainerStatus>,
     /// Empty until containers are being created.
     pub init_container_statuses: Vec<ContainerStatus>,
+    /// Of the containers that were added since.
+    pub ephemeral_container_statuses: Vec<ContainerStatus>,
 }
 
 /// `status.phase` of a pod.
@@ -296,6 +394,10 @@ pub struct ContainerStatus {
     /// `<runtime>://<id>`, absent until it is created.
     #[serde(rename = "containerID")]
     pub container_id: Option<String>,
+    /// How it ended before it was started again.
+    pub last_state: ContainerState,
+    /// What it was last given, once that could be changed.
+    pub resources: Option<Resources>,
 }
 
 /// What a container is doing: at most one of the three is set, none means waiting.
@@ -316,6 +418,8 @@ pub struct ContainerState {
 pub struct Waiting {
     /// One word, which kubectl shows as the pod's STATUS.
     pub reason: ContainerReason,
+    /// One sentence for people.
+    pub message: Option<String>,
 }
 
 /// Details of a container that runs.
@@ -351,6 +455,17 @@ pub enum ContainerReason {
     Completed,
     /// Ended with another exit code.
     Error,
+    /// Killed because it used more memory than it may.
+    #[serde(rename = "OOMKilled")]
+    OomKilled,
+    /// Its image could not be pulled.
+    ErrImagePull,
+    /// Its image could not be pulled and is tried again later.
+    ImagePullBackOff,
+    /// Ended too often and is started again later.
+    CrashLoopBackOff,
+    /// What its variables are made of is missing.
+    CreateContainerConfigError,
     /// Nothing is known of it, it was never started.
     ContainerStatusUnknown,
     /// Any other.
@@ -416,7 +531,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             (terminated.exit_code, terminated.reason),
-            (137, ContainerReason::Other)
+            (137, ContainerReason::OomKilled)
         );
     }
 

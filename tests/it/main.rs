@@ -18,3 +18,4 @@ mod restart;
 mod soak;
 mod support;
 mod webhook;
+mod workloads;

@@ -538,7 +538,7 @@ impl TestPod {
     }
 }
 
-fn merged(base: &Value, over: &Value) -> Value {
+pub(crate) fn merged(base: &Value, over: &Value) -> Value {
     let mut all = base.clone();
     for (key, value) in over.as_object().unwrap() {
         all[key] = value.clone();

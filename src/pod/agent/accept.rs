@@ -10,22 +10,44 @@ use holdfast_provider::policy::use_spec::{Resources, use_spec};
 use jiff::Timestamp;
 
 use super::step::{Pod, Told};
+use super::supply::Search;
 use super::{Action, Agent};
+use crate::pod::behaviour::{self, Behaviours};
+use crate::pod::core::Topic;
 use crate::pod::quantity;
-use crate::pod::record::Record;
+use crate::pod::record::{Record, Terms};
 use crate::pod::status::SYSTEM_ANNOTATIONS;
 use crate::pod::view::{Phase, PodView};
+
 impl Agent {
     /// A pod on one of our nodes, for the first time in this process.
     pub(super) fn accept(&mut self, now: Timestamp, uid: &PodUid, node: NodeName, view: &PodView) {
         let (opt_in, warnings) = self.read_opt_in(view);
         let spec = use_spec(&resources(view)).into_boxed_str();
-        let Some(record) = Record::from_view(view, node, spec, &mut self.names, now) else {
+        let (behaviours, misread) = read_behaviours(view);
+        let terms = Terms {
+            node,
+            pod_use_spec: spec,
+            behaviours,
+        };
+        let Some(record) = Record::from_view(view, terms, &mut self.names, now) else {
             return;
         };
         let is_news = self.engine.network(uid).is_none()
             && record.phase() == Phase::Pending
             && !record.host_network();
+        if record.phase() == Phase::Pending && record.pod_ip().is_none() {
+            let uid = Arc::new(uid.clone());
+            let topic = Topic::warning(behaviour::INVALID);
+            self.actions.extend(misread.into_iter().map(|warning| {
+                Action::Event(
+                    Arc::clone(&uid),
+                    record.key().clone(),
+                    topic,
+                    warning.message,
+                )
+            }));
+        }
         let mut refused = None;
         for warning in warnings {
             let reason = match warning.kind {
@@ -46,13 +68,14 @@ impl Agent {
                 self.actions.push(Action::Event(
                     uid,
                     record.key().clone(),
-                    reason,
+                    reason.into(),
                     warning.note,
                 ));
             }
         }
         let refused = refused.filter(|_| !record.host_network());
         let pod = Pod {
+            search: Search::begin(&record, now),
             record,
             seen_at: now,
             opt_in,
@@ -104,6 +127,17 @@ pub(super) fn created_at(view: &PodView) -> Timestamp {
         .creation_timestamp
         .as_ref()
         .map_or(Timestamp::UNIX_EPOCH, |time| time.0)
+}
+
+/// What the annotations ask of the containers, ephemeral ones included.
+fn read_behaviours(view: &PodView) -> (Behaviours, Vec<behaviour::Warning>) {
+    let Some(annotations) = &view.metadata.annotations else {
+        return Default::default();
+    };
+    let spec = &view.spec;
+    let all = spec.init_containers.iter().chain(&spec.containers);
+    let all = all.chain(&spec.ephemeral_containers);
+    behaviour::parse(annotations, all.map(|container| container.name.as_str()))
 }
 
 fn resources(view: &PodView) -> Vec<Resources> {

@@ -1,15 +1,17 @@
 //! What goes in and out of the agent.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use holdfast_provider::cloud::Request;
-use holdfast_provider::engine::{Event, Reason};
+use holdfast_provider::engine::Event;
 use holdfast_provider::id::{NodeName, PodKey, PodUid, Zone};
 use holdfast_provider::ledger::Job;
 use holdfast_provider::policy::opt_in::UnsupportedClass;
 
-use crate::pod::core::{Lifecycle, NodeInfo};
+use crate::pod::core::{Lifecycle, NodeInfo, Topic};
+use crate::pod::needs::{self, Keys};
 use crate::pod::view::PodView;
 
 /// What the agent is set to.
@@ -50,8 +52,26 @@ pub enum Input {
     Looked(PodKey, Result<Option<Box<PodView>>, Refused>),
     /// A node that is not ours was looked at.
     NodeLooked(NodeName, Result<Option<ForeignNode>, Refused>),
+    /// A ConfigMap or Secret was looked for: its keys, if it is there.
+    ObjectLooked(ObjectKey, Result<Option<Keys>, Refused>),
     /// For the engine.
     Engine(Event),
+}
+
+/// A ConfigMap or Secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ObjectKey {
+    /// Where it is.
+    pub namespace: Arc<str>,
+    /// Its kind and name.
+    pub object: needs::Object,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let needs::Object { kind, name } = &self.object;
+        write!(f, "{kind} {}/{name}", self.namespace)
+    }
 }
 
 /// Why a request had no effect.
@@ -98,8 +118,10 @@ pub enum Action {
     Look(PodKey),
     /// GET the node of this name.
     LookNode(NodeName),
+    /// GET the keys of an object.
+    LookObject(ObjectKey),
     /// Send an event.
-    Event(Arc<PodUid>, PodKey, Reason, String),
+    Event(Arc<PodUid>, PodKey, Topic, String),
     /// Stop, and say why.
     Refuse(String),
 }

@@ -1,18 +1,24 @@
 //! One pod on one of our nodes: what the engine is told of it, and its next write.
 
+use std::sync::Arc;
+
 use holdfast_provider::engine::{Engine, Event, Network, Node, PodFacts, Published};
 use holdfast_provider::id::PodUid;
 use holdfast_provider::policy::opt_in::OptIn;
 use jiff::{SignedDuration, Timestamp};
 
+use super::supply::Search;
 use super::{Action, Agent, Refused, Settings};
 use crate::pod::core::{self, Facts};
+use crate::pod::needs::Supply;
 use crate::pod::record::Record;
 use crate::pod::view::PodView;
 
 /// The first and the longest pause before a refused write is tried again.
 const BACK_OFF: SignedDuration = SignedDuration::from_millis(200);
 const BACK_OFF_MAX: SignedDuration = SignedDuration::from_secs(30);
+
+static COMPLETE: Supply = Supply::Complete;
 
 /// A pod on one of our nodes.
 pub(super) struct Pod {
@@ -23,6 +29,8 @@ pub(super) struct Pod {
     pub(super) refused: Option<Box<Network>>,
     /// The address that the API showed first, until the engine was told.
     pub(super) published: Option<Box<Published>>,
+    /// What its containers wait for.
+    pub(super) search: Option<Box<Search>>,
     pub(super) told: Told,
     pub(super) busy: bool,
     pub(super) queued: bool,
@@ -53,6 +61,7 @@ impl Agent {
             self.evaluate(now, uid);
             return;
         }
+        self.search(now, uid);
         let Some(pod) = self.pods.get_mut(uid) else {
             return;
         };
@@ -68,9 +77,14 @@ impl Agent {
             node,
             lifecycle: &self.settings.lifecycle,
             seen_at: pod.seen_at,
+            supply: pod
+                .search
+                .as_ref()
+                .map_or(&COMPLETE, |search| &search.supply),
         };
         let step = core::step(&pod.record, &facts, now);
-        let mut wake_at = step.wake_at;
+        let look_at = pod.search.as_ref().and_then(|search| search.look_at);
+        let mut wake_at = step.wake_at.into_iter().chain(look_at).min();
         let mut event = None;
         let ready = !pod.busy && pod.not_before.is_none_or(|at| at <= now);
         match step.action {
@@ -84,13 +98,19 @@ impl Agent {
                 event = Some(Event::Ended(uid.clone()));
             }
             None | Some(core::Action::StopNetwork | core::Action::EndNetwork) => {}
-            Some(_) if !ready => wake_at = pod.not_before.filter(|_| !pod.busy),
+            Some(_) if !ready => wake_at = pod.not_before.filter(|_| !pod.busy).or(wake_at),
             Some(_) if self.writes >= self.settings.writes_max => {
                 let is_new = !std::mem::replace(&mut pod.queued, true);
                 self.queue.extend(is_new.then(|| uid.clone()));
             }
             Some(write) => {
                 self.actions.push(request(&pod.record, &write));
+                let uid = (!step.said.is_empty()).then(|| Arc::new(uid.clone()));
+                for ((topic, note), uid) in step.said.into_iter().zip(uid.iter().cycle()) {
+                    let key = pod.record.key().clone();
+                    self.actions
+                        .push(Action::Event(Arc::clone(uid), key, topic, note));
+                }
                 pod.busy = true;
                 self.writes += 1;
             }

@@ -10,6 +10,7 @@ mod any_order;
 mod api_server;
 mod deletion;
 mod refusals;
+mod supply;
 mod world;
 
 use holdfast_provider::engine::Reason;

@@ -1,5 +1,6 @@
 mod any_order;
 mod deletion;
+mod life;
 mod world;
 
 use holdfast_provider::engine::Network;
@@ -341,8 +342,8 @@ fn init_containers_come_first_and_sidecars_stay() {
     world.restart();
     assert_eq!(world.act(), Next::Idle);
     world.delete(30);
-    world.run(1);
-    assert_eq!(world.story[3], "5.0s write: 0/1 Completed 192.168.1.8");
+    world.run(2);
+    assert_eq!(world.story[3], "6.0s write: 0/1 Completed 192.168.1.8");
 }
 
 #[test]

@@ -30,7 +30,15 @@ fn view(version: u64, edit: impl FnOnce(&mut Value)) -> PodView {
 
 fn record(view: &PodView, names: &mut Names) -> Record {
     let now = "2026-11-24T10:00:01Z".parse().unwrap();
-    Record::from_view(view, "n".into(), "0.25-0.5Gi".into(), names, now).unwrap()
+    Record::from_view(view, terms(), names, now).unwrap()
+}
+
+fn terms() -> Terms {
+    Terms {
+        node: "n".into(),
+        pod_use_spec: "0.25-0.5Gi".into(),
+        behaviours: Behaviours::default(),
+    }
 }
 
 /// What one record takes, without what it shares with others.
@@ -115,12 +123,6 @@ fn the_deletion_is_never_told_too_early() {
 #[test]
 fn an_object_without_identity_makes_no_record() {
     let view = view(1, |pod| pod["metadata"]["uid"] = Value::Null);
-    let made = Record::from_view(
-        &view,
-        "n".into(),
-        "".into(),
-        &mut Names::default(),
-        Timestamp::now(),
-    );
+    let made = Record::from_view(&view, terms(), &mut Names::default(), Timestamp::now());
     assert!(made.is_none());
 }

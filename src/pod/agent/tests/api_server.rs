@@ -7,8 +7,9 @@ use jiff::{SignedDuration, Timestamp};
 use kube::core::Status;
 use serde_json::{Value, json};
 
-use crate::pod::agent::{ForeignNode, Refused};
+use crate::pod::agent::{ForeignNode, ObjectKey, Refused};
 use crate::pod::api::is_gone;
+use crate::pod::needs::Keys;
 use crate::pod::testing::{cut, kubectl, merge};
 
 /// What a request asks for, as far as troubles tell them apart.
@@ -18,6 +19,7 @@ pub(super) enum Verb {
     Delete,
     Tolerate,
     Get,
+    GetObject,
 }
 
 /// What goes wrong with a request.
@@ -40,6 +42,8 @@ pub(super) enum Change {
 pub(super) struct ApiServer {
     pub(super) now: Timestamp,
     pub(super) pods: BTreeMap<PodKey, Value>,
+    /// ConfigMaps and Secrets, such as `configmap default/web`, with their keys.
+    pub(super) objects: BTreeMap<&'static str, &'static [&'static str]>,
     pub(super) nodes: BTreeMap<&'static str, ForeignNode>,
     /// For the watch, oldest first.
     pub(super) changes: VecDeque<Change>,
@@ -197,6 +201,14 @@ impl ApiServer {
         self.request(Verb::Get, format!("GET {key}"), |api| {
             Ok(api.pods.get(key).cloned())
         })
+    }
+
+    /// The keys of a ConfigMap or Secret.
+    pub(super) fn keys(&mut self, key: &ObjectKey) -> Result<Option<Keys>, Refused> {
+        let found = self.objects.get(key.to_string().as_str());
+        let keys = found.map(|keys| keys.iter().map(|key| (*key).into()).collect());
+        self.request(Verb::GetObject, format!("GET {key}"), |_| Ok(None))
+            .map(|_| keys)
     }
 
     /// Runs a request unless it is its turn to be in trouble.

@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::api_server::{ApiServer, Change};
 use crate::config::Profile;
 use crate::pod::agent::{Action, Agent, ForeignNode, Input, Refused, Settings};
-use crate::pod::core::{Lifecycle, NodeInfo};
+use crate::pod::core::{Lifecycle, NodeInfo, Topic};
 use crate::pod::testing::{kubectl, view};
 
 pub(super) const SECOND: SignedDuration = SignedDuration::from_secs(1);
@@ -65,7 +65,7 @@ pub(super) struct World {
     pub(super) watch: VecDeque<Told>,
     last: Option<Told>,
     pub(super) answers: VecDeque<(Timestamp, Input)>,
-    pub(super) said: Vec<(PodUid, Reason, String)>,
+    pub(super) said: Vec<(PodUid, Topic, String)>,
     pub(super) refusal: Option<String>,
     /// The most status writes and deletions that were ever under way together.
     pub(super) writes_peak: usize,
@@ -409,6 +409,10 @@ impl World {
                 let answer = api.get(&key).map(boxed);
                 (self.now, Input::Looked(key, answer))
             }
+            Action::LookObject(key) => {
+                let answer = api.keys(&key);
+                (self.now, Input::ObjectLooked(key, answer))
+            }
             Action::LookNode(name) => {
                 let node = api.nodes.get(name.as_str()).cloned();
                 (self.now, Input::NodeLooked(name, Ok(node)))
@@ -488,7 +492,11 @@ impl World {
 
     /// The notes of the events of that reason, of all pods.
     pub(super) fn said(&self, reason: Reason) -> Vec<&str> {
-        let of_reason = self.said.iter().filter(|(_, of, _)| *of == reason);
+        self.said_of(reason.as_str())
+    }
+
+    pub(super) fn said_of(&self, reason: &str) -> Vec<&str> {
+        let of_reason = self.said.iter().filter(|(_, of, _)| of.reason == reason);
         of_reason.map(|(_, _, note)| note.as_str()).collect()
     }
 

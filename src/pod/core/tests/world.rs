@@ -9,7 +9,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::super::{Action, Facts, Lifecycle, NodeInfo, Profile, step};
-use crate::pod::record::{Names, Record};
+use crate::pod::behaviour;
+use crate::pod::needs::Supply;
+use crate::pod::record::{Names, Record, Terms};
 use crate::pod::testing::{cut, kubectl, merge, view, without_times};
 
 pub(super) const UID: &str = "0b9e3a51-6f0e-4c53-9a44-0f6f0f1c7d11";
@@ -26,11 +28,14 @@ pub(super) struct World {
     pub(super) record: Record,
     /// What was done, with the time in seconds and what kubectl showed then.
     pub(super) story: Vec<String>,
+    /// The events, as reason and note.
+    pub(super) said: Vec<String>,
+    pub(super) supply: Supply,
     /// The last patch sent.
     pub(super) patch: Value,
     names: Names,
     seen_at: Timestamp,
-    begun_at: Timestamp,
+    pub(super) begun_at: Timestamp,
 }
 
 impl World {
@@ -68,6 +73,8 @@ impl World {
             now,
             record,
             story: Vec::new(),
+            said: Vec::new(),
+            supply: Supply::Complete,
             patch: Value::Null,
             names,
             seen_at: now,
@@ -136,8 +143,16 @@ impl World {
             node: &self.node,
             lifecycle: &self.lifecycle,
             seen_at: self.seen_at,
+            supply: &self.supply,
         };
         let step = step(&self.record, &facts, self.now);
+        let acts = step.action.is_some();
+        self.said.extend(
+            step.said
+                .into_iter()
+                .filter(|_| acts)
+                .map(|(topic, note)| format!("{} {note}", topic.reason)),
+        );
         let did = match step.action {
             None => return step.wake_at.map_or(Next::Idle, Next::At),
             Some(Action::WriteStatus(wanted)) => {
@@ -303,5 +318,16 @@ fn pod() -> Value {
 
 fn record(pod: &Value, names: &mut Names, now: Timestamp) -> Record {
     let node = pod["spec"]["nodeName"].as_str().unwrap().into();
-    Record::from_view(&view(pod), node, "0.25-0.5Gi".into(), names, now).unwrap()
+    let view = view(pod);
+    let annotations = view.metadata.annotations.clone().unwrap_or_default();
+    let spec = &view.spec;
+    let all = spec.init_containers.iter().chain(&spec.containers);
+    let (behaviours, warnings) = behaviour::parse(&annotations, all.map(|one| &*one.name));
+    assert_eq!(warnings, []);
+    let terms = Terms {
+        node,
+        pod_use_spec: "0.25-0.5Gi".into(),
+        behaviours,
+    };
+    Record::from_view(&view, terms, names, now).unwrap()
 }

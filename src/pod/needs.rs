@@ -1,0 +1,345 @@
+//! ConfigMaps and Secrets without which containers cannot start.
+//!
+//! Owns which ones a pod names, and what is said when one or a key of it is missing: in the words
+//! of the kubelet (kubernetes/kubernetes, pkg/kubelet/kubelet_pods.go and pkg/volume), and in the
+//! reasons of virtual-kubelet (internal/podutils/env.go) beside it. Values are never looked at, and
+//! nothing is asked for here; the agent does.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use super::core::Topic;
+use super::view::{Container, KeyRef, ObjectFiles, Spec};
+
+/// The controller manager keeps it in every namespace and every service account's token comes
+/// with it, so asking for it would cost each pod a request that tells nothing.
+const EVERYWHERE: &str = "kube-root-ca.crt";
+
+/// The two kinds of objects that pods are configured by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Read by everybody.
+    ConfigMap,
+    /// Of which no value is ever read here.
+    Secret,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ConfigMap => "configmap",
+            Self::Secret => "secret",
+        })
+    }
+}
+
+/// One object of the pod's namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Object {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its name.
+    pub name: Box<str>,
+}
+
+/// The keys that an object has.
+pub type Keys = BTreeSet<Box<str>>;
+
+/// All that a pod names.
+#[derive(Debug)]
+pub struct Needs(Box<[Need]>);
+
+#[derive(Debug)]
+struct Need {
+    object: Object,
+    key: Option<Box<str>>,
+    optional: bool,
+    by: By,
+}
+
+#[derive(Debug)]
+enum By {
+    /// The volume of this name: no container starts without it.
+    Volume(Box<str>),
+    /// A variable of the container of this name.
+    Env(Box<str>),
+}
+
+/// Whether what a pod names is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Supply {
+    /// All that it cannot do without.
+    #[default]
+    Complete,
+    /// Nobody has looked yet.
+    Unknown,
+    /// Something is missing.
+    Missing(Box<Missing>),
+}
+
+/// What is missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// Whether a volume cannot be mounted.
+    pub volume: bool,
+    /// Containers that cannot be started, with the reason.
+    pub env: Vec<(Box<str>, String)>,
+}
+
+impl Supply {
+    /// Whether the volumes are known to be there.
+    pub(super) fn has_volumes(&self) -> bool {
+        match self {
+            Self::Complete => true,
+            Self::Unknown => false,
+            Self::Missing(missing) => !missing.volume,
+        }
+    }
+
+    /// Why a container cannot be started.
+    pub(super) fn missing_for(&self, container: &str) -> Option<&str> {
+        let Self::Missing(missing) = self else {
+            return None;
+        };
+        let found = missing.env.iter().find(|(name, _)| **name == *container);
+        found.map(|(_, why)| why.as_str())
+    }
+}
+
+impl Needs {
+    /// What the pod names; `None` when that is nothing.
+    pub(super) fn of(spec: &Spec) -> Option<Self> {
+        let mut all = Vec::new();
+        for volume in &spec.volumes {
+            let projected = volume.projected.iter().flat_map(|one| &one.sources);
+            let secrets = projected.clone().filter_map(|one| one.secret.as_ref());
+            let maps = projected.filter_map(|one| one.config_map.as_ref());
+            for files in maps.chain(&volume.config_map) {
+                mounted(&mut all, Kind::ConfigMap, files, &volume.name);
+            }
+            for files in secrets.chain(&volume.secret) {
+                mounted(&mut all, Kind::Secret, files, &volume.name);
+            }
+        }
+        let containers = spec.init_containers.iter().chain(&spec.containers);
+        for container in containers {
+            variables(&mut all, container);
+        }
+        all.retain(|need| &*need.object.name != EVERYWHERE && !need.object.name.is_empty());
+        (!all.is_empty()).then(|| Self(all.into()))
+    }
+
+    /// The objects, some of them perhaps more than once.
+    pub(super) fn objects(&self) -> impl Iterator<Item = &Object> {
+        self.0.iter().map(|need| &need.object)
+    }
+
+    /// What is missing, with the events that say so. `found` tells the keys of an object, if it is
+    /// there.
+    pub(super) fn weigh<'k>(
+        &self,
+        namespace: &str,
+        found: impl Fn(&Object) -> Option<&'k Keys>,
+    ) -> (Supply, Vec<(Topic, String)>) {
+        let (mut missing, mut said) = (Missing::default(), Vec::new());
+        for need in &self.0 {
+            let keys = found(&need.object);
+            let key = need.key.as_deref();
+            let there = keys.is_some_and(|keys| key.is_none_or(|key| keys.contains(key)));
+            if !there {
+                need.tell(
+                    namespace,
+                    key.filter(|_| keys.is_some()),
+                    &mut missing,
+                    &mut said,
+                );
+            }
+        }
+        let supply = if missing == Missing::default() {
+            Supply::Complete
+        } else {
+            Supply::Missing(Box::new(missing))
+        };
+        (supply, said)
+    }
+}
+
+impl Need {
+    /// `key` is the missing key of an object that is there.
+    fn tell(
+        &self,
+        namespace: &str,
+        key: Option<&str>,
+        missing: &mut Missing,
+        said: &mut Vec<(Topic, String)>,
+    ) {
+        let Object { kind, name } = &self.object;
+        let kind_name = match kind {
+            Kind::ConfigMap => "ConfigMap",
+            Kind::Secret => "Secret",
+        };
+        let absent = format!("{kind} {name:?} not found");
+        match (&self.by, key) {
+            (By::Volume(_), _) if self.optional => {}
+            (By::Volume(volume), key) => {
+                let why = match (kind, key) {
+                    (_, None) => absent,
+                    (Kind::ConfigMap, Some(key)) => {
+                        format!("configmap references non-existent config key: {key}")
+                    }
+                    (Kind::Secret, Some(key)) => {
+                        format!("references non-existent secret key: {key}")
+                    }
+                };
+                missing.volume = true;
+                let note = format!("MountVolume.SetUp failed for volume {volume:?} : {why}");
+                said.push((Topic::warning("FailedMount"), note));
+            }
+            (By::Env(container), key) => {
+                let why = key.map_or(absent, |key| {
+                    format!("couldn't find key {key} in {kind_name} {namespace}/{name}")
+                });
+                let reason = match (self.optional, kind, key.is_some()) {
+                    (true, Kind::ConfigMap, false) => "OptionalConfigMapNotFound",
+                    (true, Kind::ConfigMap, true) => "OptionalConfigMapKeyNotFound",
+                    (true, Kind::Secret, false) => "OptionalSecretNotFound",
+                    (true, Kind::Secret, true) => "OptionalSecretKeyNotFound",
+                    (false, Kind::ConfigMap, false) => "MandatoryConfigMapNotFound",
+                    (false, Kind::ConfigMap, true) => "MandatoryConfigMapKeyNotFound",
+                    (false, Kind::Secret, false) => "MandatorySecretNotFound",
+                    (false, Kind::Secret, true) => "MandatorySecretKeyNotFound",
+                };
+                said.push((Topic::warning(reason), why.clone()));
+                let known = missing.env.iter().any(|(name, _)| name == container);
+                if !self.optional && !known {
+                    said.push((Topic::warning("Failed"), format!("Error: {why}")));
+                    missing.env.push((container.clone(), why));
+                }
+            }
+        }
+    }
+}
+
+fn mounted(all: &mut Vec<Need>, kind: Kind, files: &ObjectFiles, volume: &str) {
+    let name = if files.secret_name.is_empty() {
+        &files.name
+    } else {
+        &files.secret_name
+    };
+    let need = |key: Option<&str>| Need {
+        object: Object {
+            kind,
+            name: name.as_str().into(),
+        },
+        key: key.map(Into::into),
+        optional: files.optional.unwrap_or(false),
+        by: By::Volume(volume.into()),
+    };
+    all.push(need(None));
+    let keys = files.items.iter().filter_map(|item| item.key.as_deref());
+    all.extend(keys.map(|key| need(Some(key))));
+}
+
+fn variables(all: &mut Vec<Need>, container: &Container) {
+    let mut need = |kind, from: &Option<KeyRef>| {
+        if let Some(from) = from {
+            all.push(Need {
+                object: Object {
+                    kind,
+                    name: from.name.as_str().into(),
+                },
+                key: from.key.as_deref().map(Into::into),
+                optional: from.optional.unwrap_or(false),
+                by: By::Env(container.name.as_str().into()),
+            });
+        }
+    };
+    for from in &container.env_from {
+        need(Kind::ConfigMap, &from.config_map_ref);
+        need(Kind::Secret, &from.secret_ref);
+    }
+    for from in container
+        .env
+        .iter()
+        .filter_map(|one| one.value_from.as_ref())
+    {
+        need(Kind::ConfigMap, &from.config_map_key_ref);
+        need(Kind::Secret, &from.secret_key_ref);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn needs(spec: serde_json::Value) -> Option<Needs> {
+        Needs::of(&serde_json::from_value(spec).unwrap())
+    }
+
+    #[test]
+    fn a_pod_that_only_has_its_token_needs_nothing() {
+        let none = needs(json!({
+            "containers": [{"name": "c", "env": [
+                {"name": "A", "value": "a"},
+                {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            ]}],
+            "volumes": [
+                {"name": "data", "emptyDir": {}},
+                {"name": "kube-api-access-x", "projected": {"sources": [
+                    {"serviceAccountToken": {"path": "token"}},
+                    {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+                ]}},
+            ],
+        }));
+        assert!(none.is_none(), "{none:?}");
+    }
+
+    #[test]
+    fn what_is_missing_is_told_in_the_words_of_the_kubelet() {
+        let needs = needs(json!({
+            "containers": [
+                {"name": "a", "envFrom": [{"configMapRef": {"name": "cm"}}, {"secretRef": {"name": "no", "optional": true}}]},
+                {"name": "b", "env": [{"name": "K", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
+            ],
+            "volumes": [
+                {"name": "v", "secret": {"secretName": "s", "items": [{"key": "k2", "path": "p"}]}},
+                {"name": "w", "configMap": {"name": "gone", "optional": true}},
+            ],
+        }))
+        .unwrap();
+        let keys = Keys::from(["other".into()]);
+        let (supply, said) = needs.weigh("shop", |object| (&*object.name == "s").then_some(&keys));
+        let said: Vec<_> = said
+            .iter()
+            .map(|(topic, note)| (topic.reason, &**note))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                (
+                    "FailedMount",
+                    "MountVolume.SetUp failed for volume \"v\" : references non-existent secret key: k2"
+                ),
+                ("MandatoryConfigMapNotFound", "configmap \"cm\" not found"),
+                ("Failed", "Error: configmap \"cm\" not found"),
+                ("OptionalSecretNotFound", "secret \"no\" not found"),
+                (
+                    "MandatorySecretKeyNotFound",
+                    "couldn't find key k in Secret shop/s"
+                ),
+                ("Failed", "Error: couldn't find key k in Secret shop/s"),
+            ]
+        );
+        assert!(!supply.has_volumes());
+        assert_eq!(supply.missing_for("a"), Some("configmap \"cm\" not found"));
+        assert_eq!(supply.missing_for("c"), None);
+
+        let all = Keys::from(["k".into(), "k2".into()]);
+        assert_eq!(
+            needs.weigh("shop", |_| Some(&all)),
+            (Supply::Complete, vec![])
+        );
+    }
+}
