@@ -133,7 +133,7 @@ async fn two_stateful_sets_scaled_5_3_0_5_under_random_kills_keep_every_address(
     }
     let rows = churn.recorder.rows();
     judge(&rows);
-    let output = churn.scene.command(&["vswitches"]).await;
+    let output = churn.scene.command(&["check"]).await;
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
     println!(

@@ -194,6 +194,9 @@ impl Engine {
     pub(super) fn bound(&mut self, facts: PodFacts, foreign: bool) {
         let uid = facts.uid.clone();
         self.found(&uid, &facts.key);
+        if !self.pods.contains_key(&uid) {
+            self.supersede_waiting(&facts);
+        }
         let pod = self
             .pods
             .entry(uid.clone())
@@ -204,6 +207,18 @@ impl Engine {
         }
         self.effects.push(Effect::Publish(uid.clone()));
         self.drive(&uid);
+    }
+
+    /// A pod proves those of its name that were made before it gone. The ledger sees to those that it
+    /// has; one that waits to forfeit a claim has no row, and must not do so any more.
+    fn supersede_waiting(&mut self, newer: &PodFacts) {
+        for uid in self.waiting_of(&newer.key) {
+            let pod = self.pods.get(&uid);
+            let facts = pod.and_then(|pod| pod.facts.as_ref());
+            if facts.is_some_and(|older| older.created_at <= newer.created_at) {
+                self.gone(&uid);
+            }
+        }
     }
 
     pub(super) fn want(&mut self, uid: &PodUid, tell: impl FnOnce(&mut Want)) {

@@ -55,6 +55,19 @@ fn seen_on_a_real_ecs_node_forfeits_the_claim_once_the_old_pod_let_go() {
 }
 
 #[test]
+fn a_pod_that_is_proved_gone_before_it_could_forfeit_forfeits_nothing() {
+    let mut world = World::with(settings("192.168.1.0/24", slow_cloud()));
+    let first = world.create(&fixed("web-0"));
+    world.pass(SECOND * 2);
+    world.vanish(&first);
+    let facts = world.facts(&ecs("web-0"));
+    world.tell(Event::OnForeignEcs(facts));
+    world.create(&ordinary("web-0"));
+    world.pass(SECOND * 3);
+    assert_eq!(world.claims().len(), 1);
+}
+
+#[test]
 fn an_ordinary_pod_on_ecs_forfeits_nothing() {
     let mut world = World::new();
     let first = world.create(&fixed("web-0"));
