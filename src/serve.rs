@@ -24,6 +24,7 @@ use crate::clock::{self, Clock};
 use crate::cluster_lease::ClusterLease;
 use crate::config::Config;
 use crate::kube_client;
+use crate::kubelet::{self, Listeners};
 use crate::node::{self, NodeTable};
 use crate::pod::agent::{self, Agent};
 use crate::pod::core::{Lifecycle, NodeInfo};
@@ -53,6 +54,19 @@ pub async fn run(
     // The lease has connections of its own: pods must not hold up its renewal.
     let lanes = (kube_client::client(&access)?, kube_client::client(&access)?);
     let mut lease = ClusterLease::acquire(lanes.0, ledger.id(), take_over).await?;
+    // Before a node is written: none must be published with a port of somebody else.
+    let listeners = match Listeners::bind(&config).await {
+        Ok(listeners) => listeners,
+        Err(error) => {
+            finish(
+                lease
+                    .release()
+                    .await
+                    .context("could not give the cluster's lease back"),
+            );
+            return Err(error.into());
+        }
+    };
     tracing::info!(ledger = %config.ledger.display(), nodes = config.nodes.len(), "serving the cluster");
 
     let shutdown = CancellationToken::new();
@@ -79,6 +93,13 @@ pub async fn run(
         serving,
         shutdown.clone(),
     ));
+    // Connections of its own: callers must not hold up pods.
+    let mut kubelet = tokio::spawn(kubelet::run(
+        kube_client::client(&access)?,
+        Arc::clone(&config),
+        listeners,
+        shutdown.clone(),
+    ));
     let mut webhook = start_webhook(&config, &client, &settings, &table, &shutdown)?;
     let ready = tokio::spawn(async move {
         // An error means that serving ended first, which is reported below.
@@ -94,6 +115,7 @@ pub async fn run(
             pods_result = Some(());
             ended.context("serving pods panicked").and_then(|result| Ok(result?))
         }
+        ended = &mut kubelet => ended.context("the kubelet API panicked").and_then(|result| Ok(result?)),
         ended = &mut webhook => ended.context("the webhook panicked").and_then(|result| Ok(result?)),
     };
     drop(stopping);

@@ -1,16 +1,194 @@
-//! The kubelet's API for the pods of a virtual node: what kubectl and others reach through it.
+//! What a node offers under the kubelet's name: the HTTPS API that kubectl, metrics-server and
+//! others use through it.
 //!
-//! Owns what clients of a kubelet ask it for. Does not decide what happens to pods.
+//! Owns one listener for each entry of `nodes`, its certificate, who may ask for what, and the
+//! answers. Does not decide what happens to pods, and keeps none: what a caller asks for is read
+//! from the API server then. It has tasks and connections of its own, and nothing waits for it.
 
+mod auth;
+mod certificate;
+mod client_certificate;
 pub mod container;
 pub mod environment;
 pub mod fields;
 pub mod hosts;
 pub mod life;
+mod listing;
+mod logs;
 pub mod objects;
 pub mod port;
+mod routes;
 pub mod scratch;
 pub mod shell;
+mod stats;
 pub mod streaming;
 pub mod tree;
 pub mod volumes;
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_provider::id::NodeName;
+use jiff::Timestamp;
+use kube::Client;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, NodeSpec};
+use crate::https;
+
+/// Connections of all listeners together. A `kubectl logs -f` or `exec` holds one as long as it
+/// lasts; more wait in the backlog.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// Shorter than the cluster's Lease, which nobody renews meanwhile.
+const PORT_PATIENCE: Duration = Duration::from_secs(10);
+const PORT_RETRY: Duration = Duration::from_millis(200);
+
+/// The kubelet API cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The port is taken, or the address not of this machine.
+    #[error(
+        "the kubelet API of node {node} cannot listen on {address}: free that port, or set `kubelet.port` or `kubelet.address`"
+    )]
+    Listen {
+        /// The first node of the entry.
+        node: NodeName,
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No certificate can be made.
+    #[error("the kubelet API of node {node} has no certificate")]
+    Certificate {
+        /// The first node of the entry.
+        node: NodeName,
+        /// Why.
+        #[source]
+        source: Box<certificate::Error>,
+    },
+}
+
+/// A bound listener and the nodes that it speaks for.
+struct Endpoint {
+    listener: TcpListener,
+    nodes: Arc<routes::Nodes>,
+}
+
+/// The bound listeners of all nodes.
+pub struct Listeners(Vec<Endpoint>);
+
+impl Listeners {
+    /// Binds a port for each entry of `nodes`.
+    ///
+    /// # Errors
+    /// When one of them cannot be bound.
+    pub async fn bind(config: &Config) -> Result<Self, Error> {
+        let mut entries: BTreeMap<usize, Vec<&NodeSpec>> = BTreeMap::new();
+        for node in &config.nodes {
+            entries.entry(node.entry).or_default().push(node);
+        }
+        let mut endpoints = Vec::with_capacity(entries.len());
+        for nodes in entries.values() {
+            // An entry of `count: 0` has no node, and so is not among them.
+            let first = nodes[0];
+            let address = SocketAddr::new(config.kubelet.address, first.kubelet_port);
+            let listener = listen(address).await.map_err(|source| Error::Listen {
+                node: first.name.clone(),
+                address,
+                source,
+            })?;
+            let names = nodes.iter().map(|node| node.name.clone());
+            endpoints.push(Endpoint {
+                listener,
+                nodes: Arc::new(routes::Nodes::new(names, first.shared_port)),
+            });
+        }
+        Ok(Self(endpoints))
+    }
+}
+
+/// Waits a while for a port that is taken: the process whose place this one takes has to notice
+/// first that it lost it.
+async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let give_up = Instant::now() + PORT_PATIENCE;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < give_up => {
+                tokio::time::sleep(PORT_RETRY).await;
+            }
+            bound => return bound,
+        }
+    }
+}
+
+/// Serves the kubelet API of all nodes until `shutdown`. `client` should share connections with
+/// nothing that must not wait.
+///
+/// # Errors
+/// When a certificate cannot be made. Later failures are logged, and end one request each.
+pub async fn run(
+    client: Client,
+    config: Arc<Config>,
+    listeners: Listeners,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let auth = Arc::new(auth::Auth::new(client.clone()));
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let shared = Arc::new(routes::Shared::new(
+        client.clone(),
+        Arc::clone(&auth),
+        &config,
+        shutdown.clone(),
+    ));
+    let mut tasks = JoinSet::new();
+    for Endpoint { listener, nodes } in listeners.0 {
+        let node = nodes.first().clone();
+        let address = config.kubelet.address.to_string();
+        let identity = certificate::Identity::new(node.as_str(), &address, Timestamp::now())
+            .map_err(|source| Error::Certificate {
+                node,
+                source: Box::new(source),
+            })?;
+        let identity = Arc::new(identity);
+        let (signed, client) = (Arc::clone(&identity), client.clone());
+        tasks.spawn(shutdown.clone().run_until_cancelled_owned(async move {
+            signed.keep_signed(client).await;
+        }));
+        let router = routes::router(routes::Endpoint {
+            shared: Arc::clone(&shared),
+            nodes,
+        });
+        let served = https::serve(
+            listener,
+            identity,
+            router,
+            Arc::clone(&permits),
+            shutdown.clone(),
+        );
+        tasks.spawn(async move {
+            served.await;
+            Some(())
+        });
+    }
+    tracing::info!(listeners = tasks.len() / 2, "the kubelet API is served");
+    let keep_ca = shutdown.clone().run_until_cancelled_owned(async move {
+        auth.keep_ca().await;
+    });
+    tasks.spawn(keep_ca);
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            tracing::error!(%error, "a task of the kubelet API failed");
+        }
+    }
+    Ok(())
+}

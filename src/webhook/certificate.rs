@@ -15,6 +15,8 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
+use crate::https::Tls;
+
 /// How long a leaf lives. It is replaced after half of that.
 const LIFE: SignedDuration = SignedDuration::from_hours(365 * 24);
 /// How far the API server's clock may be behind ours.
@@ -74,7 +76,7 @@ impl Identity {
 
     /// What to serve with at `now`. Signs a new leaf when the present one is half through its
     /// life, or comes from the future because the clock was set back.
-    pub(super) fn server_config(&self, now: Timestamp) -> Result<Arc<ServerConfig>, Error> {
+    fn leaf_config(&self, now: Timestamp) -> Result<Arc<ServerConfig>, Error> {
         let mut leaf = self.leaf.lock().unwrap_or_else(PoisonError::into_inner);
         if !(leaf.issued..leaf.issued + LIFE / 2).contains(&now) {
             let signed = sign(&self.ca, &self.names, now).map_err(|source| Error::Make {
@@ -84,6 +86,15 @@ impl Identity {
             *leaf = Leaf::new(signed, &self.names, now)?;
         }
         Ok(leaf.config.clone())
+    }
+}
+
+impl Tls for Identity {
+    fn server_config(
+        &self,
+        now: Timestamp,
+    ) -> Result<Arc<ServerConfig>, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.leaf_config(now)?)
     }
 }
 
@@ -155,13 +166,13 @@ mod tests {
         let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let identity = identity(start);
         let ca = identity.ca_pem();
-        let first = identity.server_config(start).unwrap();
+        let first = identity.leaf_config(start).unwrap();
         let before = identity
-            .server_config(start + SignedDuration::from_hours(182 * 24))
+            .leaf_config(start + SignedDuration::from_hours(182 * 24))
             .unwrap();
         assert!(Arc::ptr_eq(&first, &before));
         let after = identity
-            .server_config(start + SignedDuration::from_hours(183 * 24))
+            .leaf_config(start + SignedDuration::from_hours(183 * 24))
             .unwrap();
         assert!(!Arc::ptr_eq(&first, &after));
         assert_eq!(identity.ca_pem(), ca);
@@ -171,9 +182,9 @@ mod tests {
     fn a_clock_set_back_gets_a_leaf_that_is_valid_then() {
         let start: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let identity = identity(start);
-        let first = identity.server_config(start).unwrap();
+        let first = identity.leaf_config(start).unwrap();
         let back = identity
-            .server_config(start - SignedDuration::from_hours(48))
+            .leaf_config(start - SignedDuration::from_hours(48))
             .unwrap();
         assert!(!Arc::ptr_eq(&first, &back));
     }

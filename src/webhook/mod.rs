@@ -7,7 +7,7 @@
 //! is wrong with a pod is said in events, by those who serve it.
 //!
 //! ```text
-//! API server --POST /mutate--> serve --> review --> pin::key --> Claims --> Nodes
+//! API server --POST /mutate--> https --> review --> pin::key --> Claims --> Nodes
 //!     ^                                    '------> mutate (selector, pin) --> JSON patch
 //!     '--- register (every 30 s) <-- certificate (CA)
 //! ```
@@ -22,11 +22,12 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
 use k8s_openapi::api::core::v1::Taint;
 use kube::Client;
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::WebhookConfig;
+use crate::https;
 use tracing::{info, warn};
 
 use holdfast_provider::id::{PodKey, VSwitchId, Zone};
@@ -38,12 +39,16 @@ mod probe;
 mod register;
 mod review;
 pub mod selector;
-mod serve;
 
 pub use certificate::Error as CertificateError;
 pub use mutate::{Affinity, PodForAdmission, PodSpec, mutate, opted_in, taint, toleration_patch};
 pub use register::{Error as RegisterError, NAME, WEBHOOK, unregister};
 
+/// The API server opens one HTTP/1.1 connection for each call in flight, and by default handles
+/// at most 200 changing requests at a time; this leaves room for two of them. It shows no
+/// certificate here (it has none unless its operator configures one), so callers are not
+/// authenticated: an answer tells a caller nothing but the zone of a claim.
+const CONNECTIONS_MAX: usize = 512;
 /// The path the API server posts to.
 const PATH: &str = "/mutate";
 /// How often the registration is compared with what it should be.
@@ -164,7 +169,8 @@ pub async fn run(
         ended.unwrap_or(Ok(()))
     };
     let served = async {
-        serve::serve(listener, identity, router, shutdown.clone()).await;
+        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        https::serve(listener, identity, router, permits, shutdown.clone()).await;
         Ok(())
     };
     tokio::try_join!(served, registered).map(|_| ())

@@ -10,6 +10,7 @@ mod churn;
 mod cli;
 mod crossing;
 mod keeping;
+mod kubelet;
 mod life;
 mod nodes;
 mod opt_in;

@@ -188,7 +188,8 @@ async fn an_acs_node_looks_like_a_virtual_kubelet_and_a_simulated_ecs_node_does_
 
     let port = |node: &Value| node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].clone();
     let ports = [port(&acs), port(&node(&scene, NODE_C).await), port(&ecs)];
-    assert_eq!(ports, [10250, 10251, 10252].map(Value::from));
+    let first = scene.kubelet_port;
+    assert_eq!(ports, [first, first + 1, first + 2].map(Value::from));
 }
 
 #[tokio::test]

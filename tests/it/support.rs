@@ -1,8 +1,11 @@
 //! What tests have in common: a scene with a cluster and holdfast in it, and words for what
 //! happens there.
 
+use std::fmt::Write as _;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use holdfast_testbed::{Holdfast, Leased, eventually, lease, lease_alone};
@@ -43,6 +46,20 @@ pub(crate) fn with_cidrs(cidr_b: &str, extra: &str) -> String {
     )
 }
 
+/// The first of `count` ports that are free, one after the other, and below those that the system
+/// gives out by itself. The test's process id spreads tests that run at the same time.
+pub(crate) fn free_ports_in_a_row(count: u16) -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let spread = u16::try_from(std::process::id() % 300).unwrap() * 64;
+    loop {
+        let first = 11_000 + spread + NEXT.fetch_add(count, Ordering::Relaxed) % 2000;
+        let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if (first..first + count).all(is_free) {
+            return first;
+        }
+    }
+}
+
 /// A cluster with holdfast in it, and a namespace of the test's own.
 pub(crate) struct Scene {
     pub(crate) plane: Leased,
@@ -52,6 +69,8 @@ pub(crate) struct Scene {
     holdfast: Option<Holdfast>,
     starts: usize,
     webhook: bool,
+    /// The first of a few that are free.
+    pub(crate) kubelet_port: u16,
 }
 
 impl Scene {
@@ -76,6 +95,7 @@ impl Scene {
             holdfast: None,
             starts: 0,
             webhook: true,
+            kubelet_port: free_ports_in_a_row(4),
         };
         scene.configure(config);
         scene.spawn(&[]).await;
@@ -87,7 +107,10 @@ impl Scene {
     pub(crate) fn configure(&mut self, config: &str) {
         self.webhook = !config.contains("webhook: {enabled: false}");
         let ledger = self.ledger();
-        let text = format!("{config}ledger: {}\n", ledger.display());
+        let mut text = format!("{config}ledger: {}\n", ledger.display());
+        if !config.contains("kubelet:") {
+            writeln!(text, "kubelet: {{port: {}}}", self.kubelet_port).unwrap();
+        }
         std::fs::write(self.config(), text).unwrap();
     }
 

@@ -1,18 +1,20 @@
-//! HTTPS for the API server: one path, `POST /mutate`, with an `AdmissionReview` in and out.
+//! An HTTPS listener: TLS, a bound on connections, time-outs, and an orderly end.
 //!
-//! Knows nothing of what an answer says. The API server shows no certificate of its own here
-//! (it has none unless its operator configures one), so callers are not authenticated: an answer
-//! tells a caller nothing but the zone of a claim.
+//! Knows nothing of what is served or who may ask; a [`Tls`] gives the certificate, a [`Router`]
+//! the answers. What a client can cost is bounded here: connections, the time of a handshake, and
+//! the time and size of a request's head.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -21,12 +23,26 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
-use super::certificate::Identity;
+/// What a listener shows in a TLS handshake.
+pub(crate) trait Tls: Send + Sync + 'static {
+    /// What to serve a connection with that begins at `now`.
+    ///
+    /// # Errors
+    /// When no certificate can be made; the connection is closed.
+    fn server_config(
+        &self,
+        now: Timestamp,
+    ) -> Result<Arc<ServerConfig>, Box<dyn std::error::Error + Send + Sync>>;
+}
 
-/// The API server opens one HTTP/1.1 connection for each call in flight, and by default handles
-/// at most 200 changing requests at a time; this leaves room for two of them. More wait in the
-/// listener's backlog.
-const CONNECTIONS_MAX: usize = 512;
+/// The certificates that the client of a connection has shown, its own first. That it holds the
+/// key is proved; nothing else about them is. An extension of every request.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PeerCertificates(pub(crate) Arc<[CertificateDer<'static>]>);
+
+/// All of a request's head together. Go's `http.Server` allows 1 MiB; no client here needs more than a
+/// token and a query.
+const HEAD_MAX_BYTES: usize = 64 * 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the 90 s after which the API server closes an idle connection: if this side
 /// closed first, a call sent at that moment would fail, and with it the creation of a pod.
@@ -36,14 +52,15 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed accept, which means that the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Serves `router` until `shutdown`; calls in flight are then answered first.
-pub(super) async fn serve(
+/// Serves `router` until `shutdown`; calls in flight are then answered first. A connection needs
+/// one of `permits`; more wait in the listener's backlog.
+pub(crate) async fn serve(
     listener: TcpListener,
-    identity: Arc<Identity>,
+    tls: Arc<dyn Tls>,
     router: Router,
+    permits: Arc<Semaphore>,
     shutdown: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -57,7 +74,7 @@ pub(super) async fn serve(
         match accepted {
             Ok((stream, permit)) => {
                 let connection = Connection {
-                    identity: identity.clone(),
+                    tls: Arc::clone(&tls),
                     router: router.clone(),
                     shutdown: shutdown.clone(),
                     _permit: permit,
@@ -104,7 +121,7 @@ async fn accept(
 }
 
 struct Connection {
-    identity: Arc<Identity>,
+    tls: Arc<dyn Tls>,
     router: Router,
     shutdown: CancellationToken,
     _permit: OwnedSemaphorePermit,
@@ -113,11 +130,11 @@ struct Connection {
 impl Connection {
     /// Failures here are the caller's (a port scan, a wrong CA) and end this connection only.
     async fn run(self, stream: TcpStream) {
-        let config = match self.identity.server_config(Timestamp::now()) {
+        let config = match self.tls.server_config(Timestamp::now()) {
             Ok(config) => config,
             Err(error) => {
                 error!(
-                    error = &error as &dyn std::error::Error,
+                    error = &*error as &dyn std::error::Error,
                     "no certificate to serve with"
                 );
                 return;
@@ -138,11 +155,15 @@ impl Connection {
                 }
             },
         };
-        let service = TowerToHyperService::new(self.router);
+        let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let peer = PeerCertificates(shown.iter().map(|one| one.clone().into_owned()).collect());
+        let service = TowerToHyperService::new(self.router.layer(Extension(peer)));
         let http = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(IDLE_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service);
+            .max_buf_size(HEAD_MAX_BYTES)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
         tokio::pin!(http);
         let ended = tokio::select! {
             ended = &mut http => ended,

@@ -1,0 +1,366 @@
+//! `GET /containerLogs/...`: which lines of a container's log are sent, and how.
+//!
+//! Owns the options, the selection and the following. What the lines say is not decided here
+//! ([`super::life`]). Words and codes of refusals are the kubelet's (kubernetes/kubernetes,
+//! pkg/kubelet/server/server.go, `getContainerLogs`).
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use axum::body::Body;
+use futures::stream;
+use http::StatusCode;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use tokio::time::{sleep, timeout};
+
+use super::life::{self, LogLine, NoLogs, Stream};
+use super::routes::Endpoint;
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often a followed log is looked at: one GET of the pod each.
+const FOLLOW_PERIOD: Duration = Duration::from_secs(1);
+/// A query with one sane value for each option is far shorter.
+const QUERY_MAX_BYTES: usize = 4096;
+
+/// No log is sent.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("{{\"message\": \"Unable to decode query.\"}}")]
+    Query,
+    #[error("{{\"message\": \"Invalid request.\"}}")]
+    Invalid,
+    #[error("pod {0:?} does not exist")]
+    NoPod(String),
+    #[error("{0}")]
+    NoLogs(#[from] NoLogs),
+    #[error("cannot read pod {0:?} from the API server")]
+    Unreachable(String),
+}
+
+impl Error {
+    pub(super) fn status(&self) -> StatusCode {
+        match self {
+            Self::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::NoPod(_) | Self::NoLogs(NoLogs::NoSuchContainer { .. }) => StatusCode::NOT_FOUND,
+            Self::Query | Self::NoLogs(_) => StatusCode::BAD_REQUEST,
+            Self::Unreachable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+/// `PodLogOptions` of the Kubernetes API.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Options {
+    follow: bool,
+    previous: bool,
+    timestamps: bool,
+    since: Option<Since>,
+    tail_lines: Option<usize>,
+    limit_bytes: Option<usize>,
+    stream: Option<Stream>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Since {
+    Seconds(i64),
+    Time(Timestamp),
+}
+
+impl Options {
+    fn parse(query: &str) -> Result<Self, Error> {
+        if query.len() > QUERY_MAX_BYTES {
+            return Err(Error::Query);
+        }
+        let mut options = Self::default();
+        let (mut tail, mut limit) = (None, None);
+        let (mut seconds, mut time) = (None, None);
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*key {
+                "follow" => options.follow = truth(&value)?,
+                "previous" => options.previous = truth(&value)?,
+                "timestamps" => options.timestamps = truth(&value)?,
+                "tailLines" => tail = Some(number(&value)?),
+                "tail" if value != "all" => tail = Some(number(&value)?),
+                "limitBytes" => limit = Some(number(&value)?),
+                "sinceSeconds" => seconds = Some(number(&value)?),
+                "sinceTime" => time = Some(value.parse().map_err(|_| Error::Query)?),
+                "stream" => {
+                    options.stream = match &*value {
+                        "" | "All" => None,
+                        "Stdout" => Some(Stream::Stdout),
+                        "Stderr" => Some(Stream::Stderr),
+                        _ => return Err(Error::Invalid),
+                    }
+                }
+                _ => {}
+            }
+        }
+        options.since = match (seconds, time) {
+            (Some(_), Some(_)) => return Err(Error::Invalid),
+            (Some(seconds), None) if seconds < 1 => return Err(Error::Invalid),
+            (Some(seconds), None) => Some(Since::Seconds(seconds)),
+            (None, time) => time.map(Since::Time),
+        };
+        options.tail_lines = tail
+            .map(|lines| usize::try_from(lines).map_err(|_| Error::Invalid))
+            .transpose()?;
+        options.limit_bytes = match limit {
+            Some(bytes) if bytes < 1 => return Err(Error::Invalid),
+            limit => limit.and_then(|bytes| usize::try_from(bytes).ok()),
+        };
+        // Lines of one stream cannot be counted from the end of both.
+        if options.stream.is_some() && options.tail_lines.is_some() {
+            return Err(Error::Invalid);
+        }
+        Ok(options)
+    }
+
+    fn since(&self, now: Timestamp) -> Option<Timestamp> {
+        self.since.map(|since| match since {
+            Since::Seconds(seconds) => now
+                .checked_sub(SignedDuration::from_secs(seconds))
+                .unwrap_or(Timestamp::MIN),
+            Since::Time(time) => time,
+        })
+    }
+
+    /// The lines to begin with.
+    fn select<'a>(&self, lines: &'a [LogLine], now: Timestamp) -> &'a [LogLine] {
+        let since = self.since(now).unwrap_or(Timestamp::MIN);
+        let lines = &lines[lines.partition_point(|line| line.at < since)..];
+        let tail = self.tail_lines.unwrap_or(lines.len()).min(lines.len());
+        &lines[lines.len() - tail..]
+    }
+
+    fn print(&self, line: &LogLine, into: &mut String) {
+        if self.stream.is_some_and(|stream| stream != line.stream) {
+            return;
+        }
+        if self.timestamps {
+            // Writing to a String cannot fail.
+            let _ = write!(into, "{:.9} ", line.at);
+        }
+        into.push_str(&line.text);
+        into.push('\n');
+    }
+}
+
+/// Go's `strconv.ParseBool`, by which the query is read; a key without a value is true.
+fn truth(value: &str) -> Result<bool, Error> {
+    match value {
+        "" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err(Error::Query),
+    }
+}
+
+fn number(value: &str) -> Result<i64, Error> {
+    value.parse().map_err(|_| Error::Query)
+}
+
+/// A log that is being sent.
+struct Following {
+    endpoint: Endpoint,
+    namespace: String,
+    pod: String,
+    uid: Option<String>,
+    container: String,
+    options: Options,
+    /// Lines of the whole log that were sent or passed over, and the time of the first.
+    seen: usize,
+    left_bytes: usize,
+    ended: bool,
+}
+
+/// The log as the body of an answer.
+pub(super) async fn open(
+    endpoint: &Endpoint,
+    namespace: &str,
+    name: &str,
+    container: String,
+    query: &str,
+) -> Result<Body, Error> {
+    let options = Options::parse(query)?;
+    let pod = read(endpoint, namespace, name)
+        .await?
+        .filter(|pod| is_here(endpoint, pod))
+        .ok_or_else(|| Error::NoPod(name.to_owned()))?;
+    let now = Timestamp::now();
+    let lines = life::log_lines(&pod, &container, options.previous, now)?;
+    let mut following = Following {
+        endpoint: endpoint.clone(),
+        namespace: namespace.to_owned(),
+        pod: name.to_owned(),
+        uid: pod.metadata.uid.clone(),
+        seen: lines.len(),
+        left_bytes: options.limit_bytes.unwrap_or(usize::MAX),
+        ended: !options.follow || options.previous || has_ended(&pod, &container),
+        container,
+        options,
+    };
+    let first = following.print(following.options.select(&lines, now).iter());
+    let rest = stream::unfold(following, |mut following| async move {
+        let text = following.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(text), following))
+    });
+    let first = stream::once(async move { Ok(first) });
+    Ok(Body::from_stream(futures::StreamExt::chain(first, rest)))
+}
+
+impl Following {
+    /// More text, or `None` at the end.
+    async fn next(&mut self) -> Option<String> {
+        let shutdown = self.endpoint.shared.shutdown.clone();
+        while !self.ended && self.left_bytes > 0 {
+            shutdown.run_until_cancelled(sleep(FOLLOW_PERIOD)).await?;
+            let pod = match read(&self.endpoint, &self.namespace, &self.pod).await {
+                Ok(pod) => pod?,
+                // The API server is away: the log is there again when it comes back.
+                Err(_) => continue,
+            };
+            if pod.metadata.uid != self.uid {
+                return None;
+            }
+            let lines = life::log_lines(&pod, &self.container, false, Timestamp::now()).ok()?;
+            self.ended = has_ended(&pod, &self.container);
+            // A container that was started again has a new log, which begins at its beginning.
+            let from = if lines.len() < self.seen {
+                0
+            } else {
+                self.seen
+            };
+            self.seen = lines.len();
+            let text = self.print(lines[from..].iter());
+            if !text.is_empty() {
+                return Some(text);
+            }
+        }
+        None
+    }
+
+    fn print<'a>(&mut self, lines: impl Iterator<Item = &'a LogLine>) -> String {
+        let mut text = String::new();
+        for line in lines {
+            self.options.print(line, &mut text);
+            if text.len() >= self.left_bytes {
+                break;
+            }
+        }
+        if text.len() > self.left_bytes {
+            text.truncate(text.floor_char_boundary(self.left_bytes));
+            self.left_bytes = 0;
+        } else {
+            self.left_bytes -= text.len();
+        }
+        text
+    }
+}
+
+async fn read(endpoint: &Endpoint, namespace: &str, name: &str) -> Result<Option<Pod>, Error> {
+    let api: Api<Pod> = Api::namespaced(endpoint.shared.client.clone(), namespace);
+    match timeout(REQUEST_TIMEOUT, api.get_opt(name)).await {
+        Ok(Ok(pod)) => Ok(pod),
+        Ok(Err(_)) | Err(_) => Err(Error::Unreachable(name.to_owned())),
+    }
+}
+
+/// Whether the pod is bound to a node of the listener that was asked.
+fn is_here(endpoint: &Endpoint, pod: &Pod) -> bool {
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    node.is_some_and(|node| endpoint.nodes.contains(node))
+}
+
+/// Whether nothing more will be written to the container's present log.
+fn has_ended(pod: &Pod, container: &str) -> bool {
+    let Some(status) = &pod.status else {
+        return false;
+    };
+    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return true;
+    }
+    let lists = [
+        &status.container_statuses,
+        &status.init_container_statuses,
+        &status.ephemeral_container_statuses,
+    ];
+    let mut all = lists.into_iter().flatten().flatten();
+    all.find(|one| one.name == container)
+        .and_then(|one| one.state.as_ref())
+        .is_some_and(|state| state.terminated.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn lines() -> Vec<LogLine> {
+        [(0, "a"), (10, "b"), (20, "c")]
+            .map(|(seconds, text)| LogLine {
+                at: at(seconds),
+                stream: if text == "b" {
+                    Stream::Stderr
+                } else {
+                    Stream::Stdout
+                },
+                text: text.to_owned(),
+            })
+            .into()
+    }
+
+    fn selected(query: &str) -> String {
+        let options = Options::parse(query).unwrap();
+        let mut text = String::new();
+        for line in options.select(&lines(), at(30)) {
+            options.print(line, &mut text);
+        }
+        text
+    }
+
+    #[test]
+    fn each_option_selects_what_kubectl_means_by_it() {
+        for (query, want) in [
+            ("", "a\nb\nc\n"),
+            ("tailLines=1", "c\n"),
+            ("tail=all", "a\nb\nc\n"),
+            ("tailLines=0", ""),
+            ("tailLines=99", "a\nb\nc\n"),
+            ("sinceSeconds=20", "b\nc\n"),
+            ("sinceSeconds=19", "c\n"),
+            ("sinceSeconds=9223372036854775807", "a\nb\nc\n"),
+            ("sinceTime=2027-01-15T08:00:10Z", "b\nc\n"),
+            ("sinceSeconds=25&tailLines=1", "c\n"),
+            ("stream=Stderr", "b\n"),
+            (
+                "tailLines=1&timestamps=true",
+                "2027-01-15T08:00:20.000000000Z c\n",
+            ),
+        ] {
+            assert_eq!(selected(query), want, "{query}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_400_and_what_makes_no_sense_is_422() {
+        for (query, want) in [
+            ("tailLines=x", 400),
+            ("sinceTime=yesterday", 400),
+            ("follow=maybe", 400),
+            (&*format!("x={}", "a".repeat(5000)), 400),
+            ("tailLines=-1", 422),
+            ("limitBytes=0", 422),
+            ("sinceSeconds=0", 422),
+            ("sinceSeconds=1&sinceTime=2027-01-15T08:00:10Z", 422),
+            ("stream=Stdin", 422),
+            ("stream=Stdout&tailLines=1", 422),
+        ] {
+            let refused = Options::parse(query).unwrap_err();
+            assert_eq!(refused.status().as_u16(), want, "{query}");
+        }
+    }
+}

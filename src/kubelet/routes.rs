@@ -1,0 +1,309 @@
+//! Which path answers what, and to whom: identity and rights come before anything is looked up.
+//!
+//! Owns paths, methods and the words of refusals (kubernetes/kubernetes,
+//! pkg/kubelet/server/server.go). What is behind a path is in the other modules.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use holdfast_provider::id::NodeName;
+use http::{StatusCode, header};
+use kube::Client;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::auth::{Auth, Right, subresources, verb};
+use super::listing::{self, Listing};
+use super::{logs, stats};
+use crate::chain::chain;
+use crate::config::Config;
+use crate::https::PeerCertificates;
+
+/// Lists of pods that are read for callers at a time, each a page in memory.
+const LISTINGS_MAX: usize = 2;
+
+/// The nodes of one listener.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    names: BTreeSet<NodeName>,
+    shared: bool,
+}
+
+impl Nodes {
+    /// `shared`: paths have to name the node.
+    pub(super) fn new(names: impl Iterator<Item = NodeName>, shared: bool) -> Self {
+        Self {
+            names: names.collect(),
+            shared,
+        }
+    }
+
+    pub(super) fn first(&self) -> &NodeName {
+        self.names.first().expect("a listener has a node")
+    }
+
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.names.contains(&NodeName::from(name))
+    }
+
+    /// The node that a path without a name is about.
+    fn only(&self) -> Option<&NodeName> {
+        (!self.shared).then(|| self.first())
+    }
+}
+
+/// What the listeners have in common.
+pub(super) struct Shared {
+    pub(super) client: Client,
+    pub(super) listing: Listing,
+    pub(super) counters: stats::Counters,
+    pub(super) shutdown: CancellationToken,
+    auth: Arc<Auth>,
+    anonymous: Vec<String>,
+}
+
+impl Shared {
+    pub(super) fn new(
+        client: Client,
+        auth: Arc<Auth>,
+        config: &Config,
+        shutdown: CancellationToken,
+    ) -> Self {
+        Self {
+            listing: Listing::new(
+                client.clone(),
+                Semaphore::new(LISTINGS_MAX),
+                config.delays.stop,
+            ),
+            client,
+            counters: stats::Counters::default(),
+            shutdown,
+            auth,
+            anonymous: config.kubelet.anonymous.clone(),
+        }
+    }
+}
+
+/// One listener's part of a request.
+#[derive(Clone)]
+pub(super) struct Endpoint {
+    pub(super) shared: Arc<Shared>,
+    pub(super) nodes: Arc<Nodes>,
+}
+
+/// All paths of one listener.
+pub(super) fn router(endpoint: Endpoint) -> Router {
+    let node = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/healthz/{check}", get(healthz))
+        .route("/pods", get(pods))
+        .route("/pods/", get(pods))
+        .route("/runningpods", get(running_pods))
+        .route("/runningpods/", get(running_pods))
+        .route("/stats/summary", get(summary))
+        .route("/stats/summary/", get(summary))
+        .route("/metrics/resource", get(resource_metrics));
+    let paths = if endpoint.nodes.shared {
+        Router::new().nest("/nodes/{node}", node)
+    } else {
+        node
+    };
+    paths
+        .route(
+            "/containerLogs/{namespace}/{pod}/{container}",
+            get(container_logs),
+        )
+        .layer(from_fn_with_state(endpoint.clone(), guard))
+        .fallback(unknown)
+        .layer(from_fn_with_state(endpoint.clone(), admit))
+        .with_state(endpoint)
+}
+
+/// Paths that a node does not have are for nobody to tell apart without an identity.
+async fn unknown() -> Response {
+    text(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+/// Lets through who may ask for the path, before it is routed.
+async fn admit(State(endpoint): State<Endpoint>, mut request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    let (named, rest) = endpoint.target(&path);
+    if let Some(name) = &named
+        && !endpoint.nodes.contains(name.as_str())
+    {
+        // Asked for as it would be on a node of that name, and answered as for any other.
+        request.extensions_mut().insert(Absent);
+    }
+    if endpoint.shared.anonymous.iter().any(|open| open == rest) {
+        if let Some(node) = named {
+            request.extensions_mut().insert(Target(node));
+        }
+        return next.run(request).await;
+    }
+    let shown = request.extensions().get::<PeerCertificates>().cloned();
+    let shown = shown.unwrap_or_default();
+    let authorization = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok());
+    let user = match endpoint.shared.auth.who(&shown.0, authorization).await {
+        Ok(Some(user)) => user,
+        Ok(None) => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
+        Err(error) => {
+            tracing::warn!(error = %chain(&error), "cannot tell who asks the kubelet API");
+            return text(StatusCode::UNAUTHORIZED, "Unauthorized");
+        }
+    };
+    let verb = verb(request.method());
+    let asked = subresources(rest);
+    for &subresource in asked {
+        let right = Right {
+            node: named.as_ref().map(ToString::to_string),
+            verb,
+            subresource,
+        };
+        match endpoint.shared.auth.may(&user, &right).await {
+            Ok(true) => {
+                if let Some(node) = named {
+                    request.extensions_mut().insert(Target(node));
+                }
+                return next.run(request).await;
+            }
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(error = %chain(&error), "cannot tell what a caller of the kubelet API may do");
+                let message = format!(
+                    "Authorization error (user={}, verb={verb}, resource=nodes, subresource={subresource})",
+                    user.name
+                );
+                return text(StatusCode::INTERNAL_SERVER_ERROR, message);
+            }
+        }
+    }
+    let message = format!(
+        "Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{}])\n",
+        user.name,
+        asked.join(" ")
+    );
+    text(StatusCode::FORBIDDEN, message)
+}
+
+/// The node that a request is about, once its caller may ask.
+#[derive(Clone, Debug)]
+struct Target(NodeName);
+
+/// The path names a node that this listener does not have.
+#[derive(Clone, Copy, Debug)]
+struct Absent;
+
+/// Only a node of this listener has paths.
+async fn guard(request: Request, next: Next) -> Response {
+    if request.extensions().get::<Absent>().is_some() {
+        return unknown().await;
+    }
+    next.run(request).await
+}
+
+impl Endpoint {
+    /// The node that a path is about, and the path on that node. On a shared port a path may
+    /// name no node; the right on all nodes is then asked for.
+    fn target<'a>(&self, path: &'a str) -> (Option<NodeName>, &'a str) {
+        if let Some(only) = self.nodes.only() {
+            return (Some(only.clone()), path);
+        }
+        let Some(named) = path.strip_prefix("/nodes/") else {
+            return (None, path);
+        };
+        let end = named.find('/').unwrap_or(named.len());
+        (Some(NodeName::from(&named[..end])), &named[end..])
+    }
+}
+
+async fn healthz() -> Response {
+    text(StatusCode::OK, "ok")
+}
+
+async fn pods(
+    State(endpoint): State<Endpoint>,
+    axum::Extension(Target(node)): axum::Extension<Target>,
+) -> Response {
+    match endpoint.shared.listing.raw(&node).await {
+        Ok(body) => json(body),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn running_pods(
+    State(endpoint): State<Endpoint>,
+    axum::Extension(Target(node)): axum::Extension<Target>,
+) -> Response {
+    match endpoint.shared.listing.running(&node).await {
+        Ok(pods) => json(listing::pod_list(&pods).to_string().into()),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn summary(
+    State(endpoint): State<Endpoint>,
+    axum::Extension(Target(node)): axum::Extension<Target>,
+) -> Response {
+    match endpoint.sample(&node).await {
+        Ok(sample) => json(stats::summary(node.as_str(), &sample).to_string().into()),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn resource_metrics(
+    State(endpoint): State<Endpoint>,
+    axum::Extension(Target(node)): axum::Extension<Target>,
+) -> Response {
+    match endpoint.sample(&node).await {
+        Ok(sample) => (
+            [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
+            stats::resource_metrics(&sample),
+        )
+            .into_response(),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn container_logs(
+    State(endpoint): State<Endpoint>,
+    Path((namespace, pod, container)): Path<(String, String, String)>,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let query = query.unwrap_or_default();
+    match logs::open(&endpoint, &namespace, &pod, container, &query).await {
+        Ok(body) => ([(header::CONTENT_TYPE, "text/plain")], body).into_response(),
+        Err(error) => text(error.status(), error.to_string()),
+    }
+}
+
+impl Endpoint {
+    async fn sample(&self, node: &NodeName) -> Result<stats::Sample, listing::Error> {
+        let pods = self.shared.listing.running(node).await?;
+        Ok(self
+            .shared
+            .counters
+            .sample(node, &pods, jiff::Timestamp::now()))
+    }
+}
+
+fn failed(error: &listing::Error) -> Response {
+    tracing::warn!(error = %chain(error), "cannot answer a request to the kubelet API");
+    text(StatusCode::INTERNAL_SERVER_ERROR, chain(error).to_string())
+}
+
+fn json(body: Body) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+fn text(status: StatusCode, message: impl Into<String>) -> Response {
+    (status, message.into()).into_response()
+}

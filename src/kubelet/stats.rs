@@ -1,0 +1,468 @@
+//! Simulated CPU and memory use, as `/stats/summary` and `/metrics/resource` tell it.
+//!
+//! Owns the figures and both texts. A container's counter is computed from its start time, so it
+//! rises at any pace of scrapes and goes on after a restart. A node's counter adds up while this
+//! process runs, since pods come and go below it; it begins anew with the process, as a real
+//! node's does with its boot.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::{Mutex, PoisonError};
+
+use holdfast_provider::id::NodeName;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::listing::{RunningContainer, RunningPod};
+
+/// What a node uses without pods.
+const NODE: Usage = Usage {
+    cpu_nanocores: 100_000_000,
+    memory_bytes: 256 << 20,
+};
+/// Taken as the request of a container that requests no CPU.
+const CPU_DEFAULT_MILLI: u64 = 100;
+/// Taken as the request of a container that requests no memory.
+const MEMORY_DEFAULT_BYTES: u64 = 64 << 20;
+
+/// What is used at a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Usage {
+    /// Billionths of a core.
+    pub(super) cpu_nanocores: u64,
+    /// The working set.
+    pub(super) memory_bytes: u64,
+}
+
+impl std::ops::Add for Usage {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            cpu_nanocores: self.cpu_nanocores.saturating_add(other.cpu_nanocores),
+            memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
+        }
+    }
+}
+
+/// What a container uses: what its pod's annotations say, else a tenth of the CPU and half of the
+/// memory that it requests, and never nothing, since metrics-server drops a pod with a zero in it.
+fn usage(container: &RunningContainer) -> Usage {
+    let milli = container.cpu_request_milli.filter(|milli| *milli > 0);
+    let bytes = container.memory_request_bytes.filter(|bytes| *bytes > 1);
+    let simulated = Usage {
+        cpu_nanocores: milli
+            .unwrap_or(CPU_DEFAULT_MILLI)
+            .saturating_mul(1_000_000 / 10),
+        memory_bytes: bytes.unwrap_or(MEMORY_DEFAULT_BYTES) / 2,
+    };
+    let nanocores = |milli: u64| milli.saturating_mul(1_000_000).max(1);
+    Usage {
+        cpu_nanocores: container
+            .cpu_milli
+            .map_or(simulated.cpu_nanocores, nanocores),
+        memory_bytes: container
+            .memory_bytes
+            .map_or(simulated.memory_bytes, |bytes| bytes.max(1)),
+    }
+}
+
+/// Core-nanoseconds used since `since` at a steady pace.
+fn used(usage: Usage, since: Timestamp, at: Timestamp) -> u64 {
+    let nanos = at.duration_since(since).as_nanos().max(0);
+    let used = nanos.saturating_mul(i128::from(usage.cpu_nanocores)) / 1_000_000_000;
+    u64::try_from(used).unwrap_or(u64::MAX)
+}
+
+/// What was used by a moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Used {
+    cpu_core_nanoseconds: u64,
+    now: Usage,
+}
+
+/// A node and its pods at one moment.
+#[derive(Clone, Debug)]
+pub(super) struct Sample {
+    at: Timestamp,
+    since: Timestamp,
+    node: Used,
+    pods: Vec<PodSample>,
+}
+
+#[derive(Clone, Debug)]
+struct PodSample {
+    pod: RunningPod,
+    total: Used,
+    /// One for each container of `pod`.
+    containers: Vec<Used>,
+}
+
+/// The counters of the nodes.
+#[derive(Debug)]
+pub(super) struct Counters {
+    since: Timestamp,
+    nodes: Mutex<HashMap<NodeName, (Timestamp, u64)>>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            since: Timestamp::now(),
+            nodes: Mutex::default(),
+        }
+    }
+}
+
+impl Counters {
+    /// What `node` and its running `pods` have used by `now`.
+    pub(super) fn sample(&self, node: &NodeName, pods: &[RunningPod], now: Timestamp) -> Sample {
+        let pods: Vec<_> = pods.iter().map(|pod| PodSample::new(pod, now)).collect();
+        let usage = pods.iter().fold(NODE, |sum, pod| sum + pod.total.now);
+        let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, counter) = nodes.entry(node.clone()).or_insert((self.since, 0));
+        // Two scrapes may end in another order than they began.
+        let now = now.max(*at);
+        *counter = counter.saturating_add(used(usage, *at, now));
+        *at = now;
+        Sample {
+            at: now,
+            since: self.since,
+            node: Used {
+                cpu_core_nanoseconds: *counter,
+                now: usage,
+            },
+            pods,
+        }
+    }
+}
+
+impl PodSample {
+    fn new(pod: &RunningPod, now: Timestamp) -> Self {
+        let containers: Vec<_> = pod
+            .containers
+            .iter()
+            .map(|container| {
+                let usage = usage(container);
+                Used {
+                    cpu_core_nanoseconds: used(usage, container.started_at, now),
+                    now: usage,
+                }
+            })
+            .collect();
+        let total = containers.iter().fold(Used::default(), |sum, one| Used {
+            cpu_core_nanoseconds: sum
+                .cpu_core_nanoseconds
+                .saturating_add(one.cpu_core_nanoseconds),
+            now: sum.now + one.now,
+        });
+        Self {
+            pod: pod.clone(),
+            total,
+            containers,
+        }
+    }
+}
+
+/// `/stats/summary`: `Summary` of k8s.io/kubelet/pkg/apis/stats/v1alpha1.
+pub(super) fn summary(node: &str, sample: &Sample) -> Value {
+    let cpu = |used: Used| {
+        json!({
+            "time": sample.at,
+            "usageNanoCores": used.now.cpu_nanocores,
+            "usageCoreNanoSeconds": used.cpu_core_nanoseconds,
+        })
+    };
+    let memory = |used: Used| {
+        json!({
+            "time": sample.at,
+            "usageBytes": used.now.memory_bytes,
+            "workingSetBytes": used.now.memory_bytes,
+            "rssBytes": used.now.memory_bytes,
+        })
+    };
+    let pod = |one: &PodSample| {
+        let containers = one.pod.containers.iter().zip(&one.containers);
+        let containers: Vec<_> = containers
+            .map(|(container, used)| {
+                json!({
+                    "name": container.name,
+                    "startTime": container.started_at,
+                    "cpu": cpu(*used),
+                    "memory": memory(*used),
+                })
+            })
+            .collect();
+        json!({
+            "podRef": {
+                "name": one.pod.name, "namespace": one.pod.namespace, "uid": one.pod.uid,
+            },
+            "startTime": one.pod.started_at,
+            "containers": containers,
+            "cpu": cpu(one.total),
+            "memory": memory(one.total),
+        })
+    };
+    json!({
+        "node": {
+            "nodeName": node,
+            "startTime": sample.since,
+            "cpu": cpu(sample.node),
+            "memory": memory(sample.node),
+        },
+        "pods": sample.pods.iter().map(pod).collect::<Vec<_>>(),
+    })
+}
+
+/// `/metrics/resource`, in Prometheus' text format with times, which metrics-server computes
+/// rates from. Written here because the usual encoders write no times. metrics-server finds
+/// labels by name (kubernetes-sigs/metrics-server, pkg/scraper/client/resource/decode.go); the
+/// pod comes second for readers that go by place.
+pub(super) fn resource_metrics(sample: &Sample) -> String {
+    let mut text = String::new();
+    let time = sample.at.as_millisecond();
+    let mut family = |name: &str, kind: &str, help: &str, samples: &mut dyn FnMut(&mut String)| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}");
+        samples(&mut text);
+    };
+    let containers = || {
+        sample.pods.iter().flat_map(|one| {
+            let all = one.pod.containers.iter().zip(&one.containers);
+            all.map(move |(container, used)| (&one.pod, container, *used))
+        })
+    };
+    let labels = |pod: &RunningPod, container: &RunningContainer| {
+        format!(
+            "container=\"{}\",pod=\"{}\",namespace=\"{}\"",
+            container.name, pod.name, pod.namespace
+        )
+    };
+    family(
+        "container_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the container in core-seconds",
+        &mut |text| {
+            for (pod, container, used) in containers() {
+                let seconds = seconds(used.cpu_core_nanoseconds);
+                let _ = writeln!(
+                    text,
+                    "container_cpu_usage_seconds_total{{{}}} {seconds} {time}",
+                    labels(pod, container)
+                );
+            }
+        },
+    );
+    family(
+        "container_memory_working_set_bytes",
+        "gauge",
+        "Current working set of the container in bytes",
+        &mut |text| {
+            for (pod, container, used) in containers() {
+                let _ = writeln!(
+                    text,
+                    "container_memory_working_set_bytes{{{}}} {} {time}",
+                    labels(pod, container),
+                    used.now.memory_bytes
+                );
+            }
+        },
+    );
+    family(
+        "container_start_time_seconds",
+        "gauge",
+        "Start time of the container since unix epoch in seconds",
+        &mut |text| {
+            for (pod, container, _) in containers() {
+                let started = container.started_at.as_second();
+                let _ = writeln!(
+                    text,
+                    "container_start_time_seconds{{{}}} {started}",
+                    labels(pod, container)
+                );
+            }
+        },
+    );
+    family(
+        "node_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the node in core-seconds",
+        &mut |text| {
+            let seconds = seconds(sample.node.cpu_core_nanoseconds);
+            let _ = writeln!(text, "node_cpu_usage_seconds_total {seconds} {time}");
+        },
+    );
+    family(
+        "node_memory_working_set_bytes",
+        "gauge",
+        "Current working set of the node in bytes",
+        &mut |text| {
+            let _ = writeln!(
+                text,
+                "node_memory_working_set_bytes {} {time}",
+                sample.node.now.memory_bytes
+            );
+        },
+    );
+    family(
+        "pod_cpu_usage_seconds_total",
+        "counter",
+        "Cumulative cpu time consumed by the pod in core-seconds",
+        &mut |text| {
+            for one in &sample.pods {
+                let seconds = seconds(one.total.cpu_core_nanoseconds);
+                let _ = writeln!(
+                    text,
+                    "pod_cpu_usage_seconds_total{{namespace=\"{}\",pod=\"{}\"}} {seconds} {time}",
+                    one.pod.namespace, one.pod.name
+                );
+            }
+        },
+    );
+    family(
+        "pod_memory_working_set_bytes",
+        "gauge",
+        "Current working set of the pod in bytes",
+        &mut |text| {
+            for one in &sample.pods {
+                let _ = writeln!(
+                    text,
+                    "pod_memory_working_set_bytes{{namespace=\"{}\",pod=\"{}\"}} {} {time}",
+                    one.pod.namespace, one.pod.name, one.total.now.memory_bytes
+                );
+            }
+        },
+    );
+    family(
+        "resource_scrape_error",
+        "gauge",
+        "1 if there was an error while getting container metrics, 0 otherwise",
+        &mut |text| {
+            let _ = writeln!(text, "resource_scrape_error 0");
+        },
+    );
+    text
+}
+
+/// Nanoseconds as seconds, exactly.
+fn seconds(nanoseconds: u64) -> String {
+    format!(
+        "{}.{:09}",
+        nanoseconds / 1_000_000_000,
+        nanoseconds % 1_000_000_000
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(2_000_000_000 + seconds).unwrap()
+    }
+
+    fn pod(cpu_milli: Option<u64>) -> RunningPod {
+        RunningPod {
+            namespace: "shop".to_owned(),
+            name: "web-0".to_owned(),
+            uid: "u".to_owned(),
+            started_at: at(0),
+            containers: vec![RunningContainer {
+                name: "c".to_owned(),
+                image: "i".to_owned(),
+                started_at: at(0),
+                cpu_request_milli: cpu_milli,
+                memory_request_bytes: Some(1 << 20),
+                cpu_milli: None,
+                memory_bytes: None,
+            }],
+        }
+    }
+
+    fn counters() -> Counters {
+        Counters {
+            since: at(-100),
+            nodes: Mutex::default(),
+        }
+    }
+
+    #[test]
+    fn the_text_is_what_metrics_server_reads_with_the_pod_second_among_the_labels() {
+        let sample = counters().sample(&"n".into(), &[pod(Some(500))], at(10));
+        let text = resource_metrics(&sample);
+        let values: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        assert_eq!(
+            values,
+            [
+                "container_cpu_usage_seconds_total{container=\"c\",pod=\"web-0\",namespace=\"shop\"} 0.500000000 2000000010000",
+                "container_memory_working_set_bytes{container=\"c\",pod=\"web-0\",namespace=\"shop\"} 524288 2000000010000",
+                "container_start_time_seconds{container=\"c\",pod=\"web-0\",namespace=\"shop\"} 2000000000",
+                "node_cpu_usage_seconds_total 16.500000000 2000000010000",
+                "node_memory_working_set_bytes 268959744 2000000010000",
+                "pod_cpu_usage_seconds_total{namespace=\"shop\",pod=\"web-0\"} 0.500000000 2000000010000",
+                "pod_memory_working_set_bytes{namespace=\"shop\",pod=\"web-0\"} 524288 2000000010000",
+                "resource_scrape_error 0",
+            ]
+        );
+        let helped = text
+            .lines()
+            .filter(|line| line.starts_with("# HELP"))
+            .count();
+        assert_eq!(helped, values.len());
+    }
+
+    #[test]
+    fn counters_rise_strictly_also_when_pods_go_and_a_restart_only_resets_the_nodes() {
+        let ours = counters();
+        let node = NodeName::from("n");
+        let mut before = 0;
+        for (second, pods) in [
+            (1, vec![pod(Some(4000))]),
+            (2, vec![]),
+            (3, vec![pod(None)]),
+        ] {
+            let sample = ours.sample(&node, &pods, at(second));
+            assert!(sample.node.cpu_core_nanoseconds > before, "{second}");
+            before = sample.node.cpu_core_nanoseconds;
+        }
+        let one = |counters: &Counters| {
+            let sample = counters.sample(&node, &[pod(None)], at(60));
+            sample.pods[0].total.cpu_core_nanoseconds
+        };
+        assert_eq!(one(&ours), one(&counters()));
+        assert!(one(&ours) > 0);
+    }
+
+    #[test]
+    fn no_figure_is_zero_and_none_overflows() {
+        for milli in [None, Some(0), Some(1), Some(u64::MAX)] {
+            let usage = usage(&pod(milli).containers[0]);
+            assert!(
+                usage.cpu_nanocores > 0 && usage.memory_bytes > 0,
+                "{milli:?}"
+            );
+            let used = used(usage, at(0), at(i64::from(u32::MAX)));
+            assert!(used > 0, "{milli:?}");
+        }
+    }
+
+    #[test]
+    fn figures_of_annotations_count_instead_of_those_of_requests() {
+        let mut pod = pod(Some(500));
+        pod.containers[0].cpu_milli = Some(900);
+        pod.containers[0].memory_bytes = Some(0);
+        let usage = usage(&pod.containers[0]);
+        assert_eq!((usage.cpu_nanocores, usage.memory_bytes), (900_000_000, 1));
+    }
+
+    #[test]
+    fn the_summary_names_the_node_and_each_container() {
+        let sample = counters().sample(&"n".into(), &[pod(Some(500))], at(10));
+        let summary = summary("n", &sample);
+        assert_eq!(summary["node"]["nodeName"], "n");
+        let pod = &summary["pods"][0];
+        assert_eq!(pod["podRef"]["uid"], "u");
+        assert_eq!(pod["containers"][0]["cpu"]["usageNanoCores"], 50_000_000);
+        assert_eq!(pod["cpu"]["usageCoreNanoSeconds"], 500_000_000);
+    }
+}

@@ -1,0 +1,273 @@
+//! The kubelet API of a node, asked as its clients ask it.
+
+use std::process::Stdio;
+
+use holdfast_testbed::eventually;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use k8s_openapi::api::core::v1::Node;
+use kube::Api;
+use kube::api::ListParams;
+use serde_json::Value;
+
+use crate::support::*;
+
+const PATHS: [&str; 9] = [
+    "/healthz",
+    "/pods",
+    "/runningpods/",
+    "/stats/summary",
+    "/metrics/resource",
+    "/containerLogs/default/pod/c",
+    "/configz",
+    "/logs/",
+    "/nowhere",
+];
+
+fn config() -> String {
+    two_zones("profile: fast\nwebhook: {enabled: false}")
+}
+
+/// Asks the node of zone b with curl and gives the code and the body of the answer.
+async fn ask(scene: &Scene, path: &str, args: &[&str]) -> (u16, String) {
+    let nodes: Api<Node> = Api::all(scene.client.clone());
+    let node = nodes.get(NODE_B).await.unwrap();
+    let endpoints = node.status.unwrap().daemon_endpoints.unwrap();
+    let port = endpoints.kubelet_endpoint.unwrap().port;
+    let output = tokio::process::Command::new("curl")
+        .args(["-sk", "--max-time", "20", "-w", "\n%{http_code}"])
+        .args(args)
+        .arg(format!("https://127.0.0.1:{port}{path}"))
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (body, code) = text.rsplit_once('\n').unwrap();
+    (code.parse().unwrap(), body.to_owned())
+}
+
+/// The arguments of curl that show one of the control plane's client certificates.
+fn certificate(scene: &Scene, name: &str) -> [String; 4] {
+    let file = |suffix: &str| {
+        let path = scene.plane.dir().join(format!("{name}.{suffix}"));
+        path.to_str().unwrap().to_owned()
+    };
+    ["--cert".into(), file("crt"), "--key".into(), file("key")]
+}
+
+async fn ask_as(scene: &Scene, user: &str, path: &str) -> (u16, String) {
+    let args = certificate(scene, user);
+    ask(scene, path, &args.each_ref().map(String::as_str)).await
+}
+
+/// Waits until the client CA is known.
+async fn knows_certificates(scene: &Scene) {
+    eventually("the client CA is known", PATIENCE, async || {
+        match ask_as(scene, "kubelet-client", "/healthz").await {
+            (200, _) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn every_path_is_refused_without_identity_and_without_the_right() {
+    let scene = Scene::start(&config()).await;
+    knows_certificates(&scene).await;
+    let namespace = scene.namespace.as_str();
+    let created = scene
+        .plane
+        .kubectl(&["create", "token", "default", "-n", namespace])
+        .await
+        .unwrap();
+    let token = format!("Authorization: Bearer {}", created.trim());
+    for path in PATHS {
+        let (code, body) = ask(&scene, path, &[]).await;
+        assert_eq!((code, &*body), (401, "Unauthorized"), "{path}");
+        let wrong = ["-H", "Authorization: Bearer wrong"];
+        assert_eq!(ask(&scene, path, &wrong).await.0, 401, "{path}");
+        let (code, body) = ask(&scene, path, &["-H", &token]).await;
+        assert_eq!(code, 403, "{path}: {body}");
+        let user = format!("Forbidden (user=system:serviceaccount:{namespace}:default, verb=get");
+        assert!(body.starts_with(&user), "{path}: {body}");
+        // Known to the cluster, but without any right on nodes.
+        let (code, body) = ask_as(&scene, "front-proxy", path).await;
+        assert_eq!(code, 403, "{path}: {body}");
+    }
+    assert_eq!(ask_as(&scene, "kubelet-client", "/nowhere").await.0, 404);
+}
+
+#[tokio::test]
+async fn a_right_on_one_subresource_opens_its_paths_and_no_others() {
+    let scene = Scene::start(&config()).await;
+    let namespace = scene.namespace.as_str();
+    let role = format!("{namespace}-metrics");
+    let kubectl = async |args: &[&str]| scene.plane.kubectl(args).await.unwrap();
+    kubectl(&[
+        "create",
+        "clusterrole",
+        &role,
+        "--verb=get",
+        "--resource=nodes/metrics,nodes/healthz",
+    ])
+    .await;
+    let account = format!("--serviceaccount={namespace}:default");
+    kubectl(&[
+        "create",
+        "clusterrolebinding",
+        &role,
+        "--clusterrole",
+        &role,
+        &account,
+    ])
+    .await;
+    let token = kubectl(&["create", "token", "default", "-n", namespace]).await;
+    let token = format!("Authorization: Bearer {}", token.trim());
+    eventually("the right counts", PATIENCE, async || {
+        match ask(&scene, "/metrics/resource", &["-H", &token]).await {
+            (200, _) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        ask(&scene, "/healthz", &["-H", &token]).await,
+        (200, "ok".to_owned())
+    );
+    for path in ["/pods", "/stats/summary", "/containerLogs/default/pod/c"] {
+        assert_eq!(ask(&scene, path, &["-H", &token]).await.0, 403, "{path}");
+    }
+    kubectl(&["delete", "clusterrole,clusterrolebinding", &role]).await;
+}
+
+#[tokio::test]
+async fn pods_stats_metrics_and_logs_tell_of_the_nodes_own_pods() {
+    let scene = Scene::start(&config()).await;
+    scene
+        .create(&TestPod::ordinary("one").on_node(NODE_B))
+        .await;
+    let pod = scene.running("one").await;
+    knows_certificates(&scene).await;
+    let uid = pod.metadata.uid.clone().unwrap();
+    let namespace = scene.namespace.as_str();
+
+    let read = async |path: &str| {
+        let (code, body) = ask_as(&scene, "kubelet-client", path).await;
+        assert_eq!(code, 200, "{path}: {body}");
+        body
+    };
+    for path in ["/pods", "/runningpods/"] {
+        let list: Value = serde_json::from_str(&read(path).await).unwrap();
+        assert_eq!(list["kind"], "PodList", "{path}");
+        let items = list["items"].as_array().unwrap();
+        let uids: Vec<_> = items.iter().map(|item| &item["metadata"]["uid"]).collect();
+        assert_eq!(uids, [&Value::from(uid.clone())], "{path}");
+    }
+    let summary: Value = serde_json::from_str(&read("/stats/summary").await).unwrap();
+    assert_eq!(summary["node"]["nodeName"], NODE_B);
+    assert_eq!(summary["pods"][0]["podRef"]["uid"], uid);
+    let metrics = read("/metrics/resource").await;
+    let container = &pod.spec.as_ref().unwrap().containers[0].name;
+    let series = format!(
+        "container_cpu_usage_seconds_total{{container=\"{container}\",pod=\"one\",namespace=\"{namespace}\"}}"
+    );
+    assert!(metrics.contains(&series), "{metrics}");
+
+    let logs = async |args: &[&str]| {
+        let mut all = vec!["logs", "one", "-n", namespace];
+        all.extend(args);
+        scene.plane.kubectl(&all).await
+    };
+    let whole = logs(&[]).await.unwrap();
+    let lines: Vec<_> = whole.lines().collect();
+    assert!(!lines.is_empty());
+    let last = format!("{}\n", lines.last().unwrap());
+    assert_eq!(logs(&["--tail=1"]).await.unwrap(), last);
+    assert_eq!(logs(&["--since=1h"]).await.unwrap(), whole);
+    assert_eq!(
+        logs(&["--since-time=2099-01-01T00:00:00Z"]).await.unwrap(),
+        ""
+    );
+    assert_eq!(logs(&["--limit-bytes=5"]).await.unwrap(), whole[..5]);
+    assert!(logs(&["--timestamps"]).await.unwrap().starts_with("20"));
+    let refused = logs(&["--previous"]).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("previous terminated container"),
+        "{refused}"
+    );
+    let refused = logs(&["-c", "other"]).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("container other is not valid for pod one"),
+        "{refused}"
+    );
+
+    // What is followed ends with the pod.
+    let follow = ["-f"];
+    let (followed, ()) = tokio::join!(logs(&follow), scene.delete("one"));
+    assert!(followed.unwrap().starts_with(&whole));
+}
+
+#[tokio::test]
+async fn an_approved_request_replaces_the_self_signed_certificate() {
+    let scene = Scene::start(&config()).await;
+    let api: Api<CertificateSigningRequest> = Api::all(scene.client.clone());
+    let mine = eventually("a request for each node", PATIENCE, async || {
+        let all = api
+            .list(&ListParams::default())
+            .await
+            .map_err(|error| error.to_string())?;
+        let names: Vec<_> = all
+            .items
+            .into_iter()
+            .filter(|one| one.spec.signer_name == "kubernetes.io/kubelet-serving")
+            .filter(|one| {
+                one.status
+                    .as_ref()
+                    .is_none_or(|status| status.certificate.is_none())
+            })
+            .filter_map(|one| one.metadata.name)
+            .collect();
+        (names.len() >= 3)
+            .then_some(names.clone())
+            .ok_or_else(|| format!("{names:?}"))
+    })
+    .await
+    .unwrap();
+    for name in mine {
+        scene
+            .plane
+            .kubectl(&["certificate", "approve", &name])
+            .await
+            .unwrap();
+    }
+    let ca = scene.plane.dir().join("ca.crt");
+    // Without `-k` curl trusts the control plane's authority only.
+    eventually("a signed certificate", PATIENCE, async || {
+        let nodes: Api<Node> = Api::all(scene.client.clone());
+        let node = nodes.get(NODE_B).await.map_err(|error| error.to_string())?;
+        let port = node
+            .status
+            .unwrap()
+            .daemon_endpoints
+            .unwrap()
+            .kubelet_endpoint
+            .unwrap()
+            .port;
+        let output = tokio::process::Command::new("curl")
+            .args(["-sS", "--max-time", "5", "--cacert"])
+            .arg(&ca)
+            .arg(format!("https://127.0.0.1:{port}/healthz"))
+            .output()
+            .await
+            .map_err(|error| error.to_string())?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        (text == "Unauthorized")
+            .then_some(())
+            .ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    })
+    .await
+    .unwrap();
+}
