@@ -67,6 +67,8 @@ pub(super) struct Channels {
     by_id: Vec<Channel>,
     output: VecDeque<Message>,
     output_len: usize,
+    /// A message was taken to be sent and no other one asked for yet.
+    sending: bool,
     /// The client is gone.
     broken: bool,
 }
@@ -86,6 +88,7 @@ impl Channels {
             by_id: directions.iter().map(channel).collect(),
             output: VecDeque::new(),
             output_len: 0,
+            sending: false,
             broken: false,
         }
     }
@@ -139,8 +142,9 @@ impl Channels {
         self.broken = true;
     }
 
-    /// The next message to send, and whether that makes room to write.
+    /// The next message to send, and whether that makes room to write. To be called when the one before is sent.
     pub(super) fn message(&mut self) -> Option<(Message, bool)> {
+        self.sending = !self.output.is_empty();
         let message = self.output.pop_front()?;
         let full = self.output_len >= OUTPUT_LEN;
         self.output_len -= message.len();
@@ -220,5 +224,9 @@ impl Multiplexer for Channels {
             channel.received.clear();
             channel.unread_len = 0;
         }
+    }
+
+    fn is_sent(&self) -> bool {
+        self.output.is_empty() && !self.sending
     }
 }

@@ -27,12 +27,12 @@ use super::{
 
 /// What the versions of the protocol over SPDY differ in. Version 5 is for WebSocket only.
 #[derive(Debug, Clone, Copy)]
-struct SpdyVersion {
+pub(super) struct SpdyVersion {
     json_status: bool,
     resizes: bool,
 }
 
-const SPDY: &Protocols<SpdyVersion> = &[
+pub(super) const SPDY: &Protocols<SpdyVersion> = &[
     ("v4.channel.k8s.io", spdy_version(true, true)),
     ("v3.channel.k8s.io", spdy_version(false, true)),
     ("v2.channel.k8s.io", spdy_version(false, false)),
@@ -235,22 +235,20 @@ pub(super) async fn over_websocket<S, F, R>(
     let socket = websocket::accept(io).await;
     let driver = websocket::drive(socket, shared.clone(), timeouts.idle);
     tokio::pin!(driver);
-    let work = async {
-        execute(&shared, &ends, version.json_status, run).await;
-        shared.close();
-    };
+    let work = execute(&shared, &ends, version.json_status, run);
     tokio::select! {
         () = &mut driver => debug!("the client left before its command ended"),
-        () = work => {
-            if timeout(timeouts.linger, driver).await.is_err() {
-                debug!("the client does not close a WebSocket that has ended");
-            }
-        }
+        () = work => shared.close(driver, timeouts.linger).await,
     }
 }
 
-async fn over_spdy<S, F, R>(io: S, wanted: Wanted, version: SpdyVersion, timeouts: Timeouts, run: F)
-where
+pub(super) async fn over_spdy<S, F, R>(
+    io: S,
+    wanted: Wanted,
+    version: SpdyVersion,
+    timeouts: Timeouts,
+    run: F,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     F: FnOnce(Streams) -> R + Send,
     R: Future<Output = ExitStatus> + Send,
@@ -279,15 +277,10 @@ where
             Err(_) => debug!("the client did not open the streams that it asked for"),
         }
         shared.with(Session::go_away);
-        shared.close();
     };
     tokio::select! {
         ended = &mut driver => debug!(?ended, "the client left before its command ended"),
-        () = work => {
-            if timeout(timeouts.linger, driver).await.is_err() {
-                debug!("the client does not close a SPDY connection that has ended");
-            }
-        }
+        () = work => shared.close(driver, timeouts.linger).await,
     }
 }
 

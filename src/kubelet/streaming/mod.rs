@@ -58,7 +58,7 @@ struct Timeouts {
     idle: Duration,
     /// For opening the streams that belong together.
     creation: Duration,
-    /// For closing after everything was said.
+    /// For closing after it has got everything.
     linger: Duration,
 }
 

@@ -4,14 +4,18 @@
 //! it something to await. Whoever drives the connection holds the same [`Shared`].
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use holdfast_spdy::{Read, WriteError};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::timeout;
+use tracing::debug;
 
 /// Several streams on one connection.
 pub(super) trait Multiplexer: Send + 'static {
@@ -25,6 +29,8 @@ pub(super) trait Multiplexer: Send + 'static {
     fn finish(&mut self, id: Self::Id);
     /// Drops what comes on a stream from now on.
     fn ignore(&mut self, id: Self::Id);
+    /// Whether all that was written has left.
+    fn is_sent(&self) -> bool;
 }
 
 /// A multiplexer, and who waits for it.
@@ -74,11 +80,21 @@ impl<M: Multiplexer> Shared<M> {
         Writer { shared, id }
     }
 
-    /// What is written is all there will be.
-    pub(super) fn close(&self) {
-        let mut inner = self.lock();
-        inner.closing = true;
-        inner.wake_driver();
+    /// Says goodbye after all that is written, and waits until the driver has ended because the client has left.
+    /// A client that has got everything has `linger` for it; before that, it may be as slow as it likes.
+    pub(super) async fn close(&self, driver: impl Future + Unpin, linger: Duration) {
+        {
+            let mut inner = self.lock();
+            inner.closing = true;
+            inner.wake_driver();
+        }
+        let mut driver = driver;
+        while timeout(linger, &mut driver).await.is_err() {
+            if self.lock().mux.is_sent() {
+                debug!("the client does not close a connection that has ended");
+                return;
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use futures::stream::FuturesUnordered;
 use holdfast_spdy::{Headers, Limits, Role, RstStatus, Session, StreamId};
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
 use super::channels::{Channels, Codec, Direction};
@@ -119,13 +119,10 @@ async fn over_channels<S, C, F, T>(
     let forwards: FuturesUnordered<_> = numbered()
         .map(|(data, port)| forward(&shared, data, data + 1, port, &connect))
         .collect();
-    let work = async {
-        forwards.for_each(|_| std::future::ready(())).await;
-        shared.close();
-    };
+    let work = forwards.for_each(|_| std::future::ready(()));
     tokio::select! {
         () = &mut driver => {}
-        () = work => drop(timeout(timeouts.linger, driver).await),
+        () = work => shared.close(driver, timeouts.linger).await,
     }
 }
 

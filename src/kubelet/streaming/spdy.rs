@@ -37,6 +37,10 @@ impl Multiplexer for Session {
     fn ignore(&mut self, id: StreamId) {
         Session::ignore(self, id);
     }
+
+    fn is_sent(&self) -> bool {
+        self.output().is_empty()
+    }
 }
 
 /// A stream that the client has opened and that waits for an answer.

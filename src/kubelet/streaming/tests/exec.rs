@@ -7,6 +7,7 @@ use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::super::exec;
@@ -372,4 +373,67 @@ async fn a_connection_on_which_nothing_is_said_ends() {
         .unwrap();
     soon(async { while let Some(Ok(_)) = socket.next().await {} }).await;
     soon(gone.notified()).await;
+}
+
+/// The command is over long before its client has got all of it.
+#[tokio::test]
+async fn a_client_may_be_slower_than_the_time_it_has_to_close() {
+    let pour = |gone: &Arc<Notify>| {
+        let options = "command=pour&command=3&output=1&error=1";
+        let options = ExecOptions::from_query(options, "app").unwrap();
+        let (wanted, gone) = (exec::Wanted::of(&options), gone.clone());
+        (wanted, |streams| command(options, streams, gone))
+    };
+    let timeouts = Timeouts {
+        linger: SHORT.linger,
+        ..TIMEOUTS
+    };
+    let gone = Arc::new(Notify::new());
+
+    let (near, far) = tokio::io::duplex(16 * 1024);
+    let (wanted, run) = pour(&gone);
+    let server = exec::over_spdy(far, wanted, exec::SPDY[0].1, timeouts, run);
+    let server = tokio::spawn(server);
+    soon(async {
+        let client = SpdyClient::over(near);
+        let (error, stderr) = (client.open_kind("error"), client.open_kind("stderr"));
+        let stdout = client.open_kind("stdout");
+        let mut reader = client.shared.reader(stdout);
+        let mut got = vec![0; MEGABYTE - 130_000];
+        reader.read_exact(&mut got).await.unwrap();
+        gone.notified().await;
+        tokio::time::sleep(3 * timeouts.linger).await;
+        // Together: the end of the one comes after all of the other.
+        let (_, warned, status) = tokio::try_join!(
+            reader.read_to_end(&mut got),
+            client.read_all(stderr),
+            client.read_all(error),
+        )
+        .unwrap();
+        assert!(got == noise(MEGABYTE) && warned == noise(100_000));
+        assert_eq!(parse(&status), exited(3));
+        server.await.unwrap();
+    })
+    .await;
+
+    let (near, far) = tokio::io::duplex(16 * 1024);
+    let (wanted, run) = pour(&gone);
+    let server = exec::over_websocket(far, wanted, exec::WEBSOCKET[0].1, timeouts, run);
+    let server = tokio::spawn(server);
+    soon(async {
+        let role = tokio_tungstenite::tungstenite::protocol::Role::Client;
+        let mut socket = WebSocketStream::from_raw_socket(near, role, None).await;
+        let mut got = 0;
+        while got < MEGABYTE - 33_000 {
+            got += socket.next().await.unwrap().unwrap().len() - 1;
+        }
+        gone.notified().await;
+        tokio::time::sleep(3 * timeouts.linger).await;
+        let channels = collect(&mut socket).await;
+        assert_eq!(got + channels[1].len(), MEGABYTE);
+        assert!(channels[2] == noise(100_000));
+        assert_eq!(parse(&channels[3]), exited(3));
+        server.await.unwrap();
+    })
+    .await;
 }

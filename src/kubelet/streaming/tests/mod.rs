@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use super::Timeouts;
 
 /// Nothing here takes long; a test that waits for what does not come fails after this.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 const SHORT: Timeouts = Timeouts {
     idle: Duration::from_millis(300),
