@@ -105,9 +105,12 @@ pub(super) async fn look(client: &Client, key: &PodKey) -> Result<Option<Box<Pod
 
 /// The keys of a ConfigMap or Secret, if it is there. Its values are skipped by the parser.
 pub(super) async fn look_object(client: &Client, key: &ObjectKey) -> Result<Option<Keys>, Refused> {
-    #[derive(Deserialize)]
+    #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]
-    #[derive(Default)]
+    #[expect(
+        clippy::zero_sized_map_values,
+        reason = "a parser that skips the values of a map"
+    )]
     struct Data {
         data: HashMap<Box<str>, IgnoredAny>,
         binary_data: HashMap<Box<str>, IgnoredAny>,

@@ -8,7 +8,7 @@
 use holdfast_provider::id::PodUid;
 use jiff::{SignedDuration, Timestamp};
 
-use super::behaviour::{Exit, PREFIX, PullError};
+use super::behaviour::{Behaviour, Exit, PREFIX, PullError};
 use super::core::Topic;
 use super::draft::Outcome;
 use super::needs::Supply;
@@ -359,9 +359,8 @@ impl<'a> Life<'a> {
 
     fn restarts(&self, role: Role, ended: Ended) -> bool {
         match (role, self.record.restart_policy) {
-            (Role::Ephemeral, _) => false,
             (Role::Sidecar, _) | (Role::Main, RestartPolicy::Always) => true,
-            (Role::Main | Role::Init, RestartPolicy::Never) => false,
+            (Role::Ephemeral, _) | (Role::Main | Role::Init, RestartPolicy::Never) => false,
             (Role::Init, RestartPolicy::Always) | (_, RestartPolicy::OnFailure) => {
                 ended.exit_code != 0
             }
@@ -392,7 +391,7 @@ impl<'a> Life<'a> {
             code: 0,
             out_of_memory: false,
         };
-        let exit = behaviour.and_then(|behaviour| behaviour.exit());
+        let exit = behaviour.and_then(Behaviour::exit);
         if let Some(exit) = exit.or((role == Role::Init).then_some(at_once)) {
             let at = later(started_at, exit.after);
             if at <= self.around.now {

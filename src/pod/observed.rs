@@ -61,11 +61,8 @@ impl Observed {
                 record.ephemeral_containers(),
                 &record.uid,
             ),
-            annotations: SYSTEM_ANNOTATIONS.map(|key| {
-                annotations
-                    .and_then(|all| all.get(key))
-                    .map_or(0, |value| digest(value))
-            }),
+            annotations: SYSTEM_ANNOTATIONS
+                .map(|key| annotations.and_then(|all| all.get(key)).map_or(0, digest)),
         }
     }
 

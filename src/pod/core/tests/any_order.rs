@@ -1,9 +1,21 @@
 use holdfast_provider::engine::Network;
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::world::World;
 use super::{Acs, Fast, job};
 use crate::pod::view::Phase;
+
+const ASKS: &[(&str, &str)] = &[
+    ("nginx.holdfast.dev/run-for", "3s"),
+    ("nginx.holdfast.dev/crash-after", "2s"),
+    ("migrate.holdfast.dev/run-for", "2s"),
+    ("migrate.holdfast.dev/crash-after", "1s"),
+    ("mesh.holdfast.dev/oom-after", "4s"),
+    ("holdfast.dev/start-after", "1s"),
+    ("holdfast.dev/not-ready", "2s-3s"),
+    ("holdfast.dev/image-pull-error", "4s"),
+];
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
@@ -63,6 +75,10 @@ proptest! {
         fast in any::<bool>(),
         finalizer in any::<bool>(),
         host_network in any::<bool>(),
+        asks in prop::sample::subsequence(ASKS, 0..=3),
+        policy in prop::sample::select(vec!["Always", "OnFailure", "Never"]),
+        inits in any::<bool>(),
+        deadline in prop::option::of(5..60_i64),
         events in prop::collection::vec(event(), 1..30),
     ) {
         let mut world = World::with(if fast { Fast } else { Acs }, |pod| {
@@ -70,6 +86,20 @@ proptest! {
                 job(pod);
             }
             pod["spec"]["hostNetwork"] = host_network.into();
+            pod["spec"]["restartPolicy"] = policy.into();
+            let there = |name: &str| inits || !name.starts_with('m');
+            for (name, value) in asks.into_iter().filter(|(name, _)| there(name)) {
+                pod["metadata"]["annotations"][name] = value.into();
+            }
+            if inits {
+                pod["spec"]["initContainers"] = json!([
+                    {"name": "migrate", "image": "m"},
+                    {"name": "mesh", "image": "s", "restartPolicy": "Always"},
+                ]);
+            }
+            if let Some(seconds) = deadline {
+                pod["spec"]["activeDeadlineSeconds"] = seconds.into();
+            }
         });
         for event in events {
             world.run(0);
