@@ -205,9 +205,21 @@ async fn pods_stats_metrics_and_logs_tell_of_the_nodes_own_pods() {
     );
 
     // What is followed ends with the pod.
-    let follow = ["-f"];
-    let (followed, ()) = tokio::join!(logs(&follow), scene.delete("one"));
-    assert!(followed.unwrap().starts_with(&whole));
+    let file = scene.dir.path().join("followed");
+    let path = format!("/containerLogs/{namespace}/one/{container}?follow=true");
+    let mut args = certificate(&scene, "kubelet-client").to_vec();
+    args.extend(["-N", "-o", file.to_str().unwrap()].map(str::to_owned));
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let begun = eventually("the followed log has begun", PATIENCE, async || {
+        let text = std::fs::read_to_string(&file).map_err(|error| error.to_string())?;
+        text.starts_with(&whole).then_some(()).ok_or(text)
+    });
+    let deleted = async {
+        begun.await.unwrap();
+        scene.delete("one").await;
+    };
+    let ((code, _), ()) = tokio::join!(ask(&scene, &path, &args), deleted);
+    assert_eq!(code, 200);
 }
 
 #[tokio::test]
