@@ -118,7 +118,8 @@ fn container_names(spec: &k8s_openapi::api::core::v1::PodSpec) -> impl Iterator<
     containers.chain(ephemeral.map(|one| &*one.name))
 }
 
-fn statuses(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
+/// Of containers of all kinds.
+pub(super) fn statuses(status: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
     let lists = [
         &status.init_container_statuses,
         &status.container_statuses,

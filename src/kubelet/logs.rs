@@ -160,60 +160,41 @@ fn number(value: &str) -> Result<i64, Error> {
     value.parse().map_err(|_| Error::Query)
 }
 
-/// A log that is being sent.
-struct Following {
+/// A log that is written on.
+pub(super) struct Follow {
     endpoint: Endpoint,
     namespace: String,
     pod: String,
     uid: Option<String>,
     container: String,
-    options: Options,
-    /// Lines of the whole log that were sent or passed over, and the time of the first.
+    /// Lines of the whole log that are known.
     seen: usize,
-    left_bytes: usize,
     ended: bool,
 }
 
-/// The log as the body of an answer.
-pub(super) async fn open(
-    endpoint: &Endpoint,
-    namespace: &str,
-    name: &str,
-    container: String,
-    query: &str,
-) -> Result<Body, Error> {
-    let options = Options::parse(query)?;
-    let pod = read(endpoint, namespace, name)
-        .await?
-        .filter(|pod| is_here(endpoint, pod))
-        .ok_or_else(|| Error::NoPod(name.to_owned()))?;
-    let now = Timestamp::now();
-    let lines = life::log_lines(&pod, &container, options.previous, now)?;
-    let mut following = Following {
-        endpoint: endpoint.clone(),
-        namespace: namespace.to_owned(),
-        pod: name.to_owned(),
-        uid: pod.metadata.uid.clone(),
-        seen: lines.len(),
-        left_bytes: options.limit_bytes.unwrap_or(usize::MAX),
-        ended: !options.follow || options.previous || has_ended(&pod, &container),
-        container,
-        options,
-    };
-    let first = following.print(following.options.select(&lines, now).iter());
-    let rest = stream::unfold(following, |mut following| async move {
-        let text = following.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(text), following))
-    });
-    let first = stream::once(async move { Ok(first) });
-    Ok(Body::from_stream(futures::StreamExt::chain(first, rest)))
-}
+impl Follow {
+    /// What comes after the lines that are there now.
+    pub(super) fn new(
+        endpoint: &Endpoint,
+        pod: &Pod,
+        container: &str,
+        now: Timestamp,
+    ) -> Result<Self, NoLogs> {
+        Ok(Self {
+            endpoint: endpoint.clone(),
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            pod: pod.metadata.name.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.clone(),
+            seen: life::log_lines(pod, container, false, now)?.len(),
+            ended: has_ended(pod, container),
+            container: container.to_owned(),
+        })
+    }
 
-impl Following {
-    /// More text, or `None` at the end.
-    async fn next(&mut self) -> Option<String> {
+    /// The next lines, or `None` when no more will come.
+    pub(super) async fn next(&mut self) -> Option<Vec<LogLine>> {
         let shutdown = self.endpoint.shared.shutdown.clone();
-        while !self.ended && self.left_bytes > 0 {
+        while !self.ended {
             shutdown.run_until_cancelled(sleep(FOLLOW_PERIOD)).await?;
             let pod = match read(&self.endpoint, &self.namespace, &self.pod).await {
                 Ok(pod) => pod?,
@@ -223,7 +204,7 @@ impl Following {
             if pod.metadata.uid != self.uid {
                 return None;
             }
-            let lines = life::log_lines(&pod, &self.container, false, Timestamp::now()).ok()?;
+            let mut lines = life::log_lines(&pod, &self.container, false, Timestamp::now()).ok()?;
             self.ended = has_ended(&pod, &self.container);
             // A container that was started again has a new log, which begins at its beginning.
             let from = if lines.len() < self.seen {
@@ -232,7 +213,59 @@ impl Following {
                 self.seen
             };
             self.seen = lines.len();
-            let text = self.print(lines[from..].iter());
+            lines.drain(..from);
+            if !lines.is_empty() {
+                return Some(lines);
+            }
+        }
+        None
+    }
+}
+
+/// A log that is being sent.
+struct Sending {
+    follow: Follow,
+    options: Options,
+    left_bytes: usize,
+}
+
+/// The log as the body of an answer.
+pub(super) async fn open(
+    endpoint: &Endpoint,
+    namespace: &str,
+    name: &str,
+    container: &str,
+    query: &str,
+) -> Result<Body, Error> {
+    let options = Options::parse(query)?;
+    let pod = read_here(endpoint, namespace, name).await?;
+    let now = Timestamp::now();
+    let lines = life::log_lines(&pod, container, options.previous, now)?;
+    let mut follow = Follow {
+        seen: lines.len(),
+        ..Follow::new(endpoint, &pod, container, now)?
+    };
+    follow.ended |= !options.follow || options.previous;
+    let mut sending = Sending {
+        follow,
+        left_bytes: options.limit_bytes.unwrap_or(usize::MAX),
+        options,
+    };
+    let first = sending.print(sending.options.clone().select(&lines, now));
+    let rest = stream::unfold(sending, |mut sending| async move {
+        let text = sending.next().await?;
+        Some((Ok::<_, std::convert::Infallible>(text), sending))
+    });
+    let first = stream::once(async move { Ok(first) });
+    Ok(Body::from_stream(futures::StreamExt::chain(first, rest)))
+}
+
+impl Sending {
+    /// More text, or `None` at the end.
+    async fn next(&mut self) -> Option<String> {
+        while self.left_bytes > 0 {
+            let lines = self.follow.next().await?;
+            let text = self.print(&lines);
             if !text.is_empty() {
                 return Some(text);
             }
@@ -240,7 +273,7 @@ impl Following {
         None
     }
 
-    fn print<'a>(&mut self, lines: impl Iterator<Item = &'a LogLine>) -> String {
+    fn print(&mut self, lines: &[LogLine]) -> String {
         let mut text = String::new();
         for line in lines {
             self.options.print(line, &mut text);
@@ -256,6 +289,18 @@ impl Following {
         }
         text
     }
+}
+
+/// A pod of the nodes of the listener that was asked.
+pub(super) async fn read_here(
+    endpoint: &Endpoint,
+    namespace: &str,
+    name: &str,
+) -> Result<Pod, Error> {
+    read(endpoint, namespace, name)
+        .await?
+        .filter(|pod| is_here(endpoint, pod))
+        .ok_or_else(|| Error::NoPod(name.to_owned()))
 }
 
 async fn read(endpoint: &Endpoint, namespace: &str, name: &str) -> Result<Option<Pod>, Error> {

@@ -19,6 +19,7 @@ pub mod objects;
 pub mod port;
 mod routes;
 pub mod scratch;
+mod sessions;
 pub mod shell;
 mod stats;
 pub mod streaming;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, Request, State};
+use axum::handler::Handler;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use holdfast_provider::id::NodeName;
 use http::{StatusCode, header};
 use kube::Client;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::{Auth, Right, subresources, verb};
 use super::listing::{self, Listing};
+use super::sessions::{self, Sessions};
 use super::{logs, stats};
 use crate::chain::chain;
 use crate::config::Config;
@@ -63,6 +65,7 @@ pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) listing: Listing,
     pub(super) counters: stats::Counters,
+    pub(super) sessions: Sessions,
     pub(super) shutdown: CancellationToken,
     auth: Arc<Auth>,
     anonymous: Vec<String>,
@@ -83,6 +86,7 @@ impl Shared {
             ),
             client,
             counters: stats::Counters::default(),
+            sessions: Sessions::new(config),
             shutdown,
             auth,
             anonymous: config.kubelet.anonymous.clone(),
@@ -114,6 +118,9 @@ pub(super) fn router(endpoint: Endpoint) -> Router {
     } else {
         node
     };
+    let paths = session(paths, "exec", "/{container}", || both(sessions::exec));
+    let paths = session(paths, "attach", "/{container}", || both(sessions::attach));
+    let paths = session(paths, "portForward", "", || both(sessions::port_forward));
     paths
         .route(
             "/containerLogs/{namespace}/{pod}/{container}",
@@ -123,6 +130,28 @@ pub(super) fn router(endpoint: Endpoint) -> Router {
         .fallback(unknown)
         .layer(from_fn_with_state(endpoint.clone(), admit))
         .with_state(endpoint)
+}
+
+/// The paths of a session, with and without the UID of the pod.
+fn session(
+    router: Router<Endpoint>,
+    name: &str,
+    rest: &str,
+    handler: impl Fn() -> MethodRouter<Endpoint>,
+) -> Router<Endpoint> {
+    let pod = format!("/{name}/{{namespace}}/{{pod}}");
+    router
+        .route(&format!("{pod}{rest}"), handler())
+        .route(&format!("{pod}/{{uid}}{rest}"), handler())
+}
+
+/// WebSocket begins with GET, SPDY with either.
+fn both<H, T>(handler: H) -> MethodRouter<Endpoint>
+where
+    H: Handler<T, Endpoint> + Clone,
+    T: 'static,
+{
+    get(handler.clone()).post(handler)
 }
 
 /// Paths that a node does not have are for nobody to tell apart without an identity.
@@ -279,7 +308,7 @@ async fn container_logs(
     RawQuery(query): RawQuery,
 ) -> Response {
     let query = query.unwrap_or_default();
-    match logs::open(&endpoint, &namespace, &pod, container, &query).await {
+    match logs::open(&endpoint, &namespace, &pod, &container, &query).await {
         Ok(body) => ([(header::CONTENT_TYPE, "text/plain")], body).into_response(),
         Err(error) => text(error.status(), error.to_string()),
     }

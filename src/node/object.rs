@@ -227,6 +227,8 @@ impl Template {
                     port: spec.kubelet_port.into(),
                 }),
             }),
+            // The API server then hands WebSocket sessions on as they are, instead of as SPDY.
+            declared_features: Some(vec!["ExtendWebSocketsToKubelet".to_owned()]),
             node_info: Some(self.node_info(spec)),
             ..NodeStatus::default()
         }

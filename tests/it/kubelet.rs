@@ -11,13 +11,16 @@ use serde_json::Value;
 
 use crate::support::*;
 
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 12] = [
     "/healthz",
     "/pods",
     "/runningpods/",
     "/stats/summary",
     "/metrics/resource",
     "/containerLogs/default/pod/c",
+    "/exec/default/pod/c?command=id&output=1",
+    "/attach/default/pod/c?output=1",
+    "/portForward/default/pod",
     "/configz",
     "/logs/",
     "/nowhere",

@@ -17,6 +17,7 @@ mod opt_in;
 mod pool;
 mod restart;
 mod soak;
+mod streams;
 mod support;
 mod webhook;
 mod workloads;

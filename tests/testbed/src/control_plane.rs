@@ -5,10 +5,10 @@
 use std::{
     env,
     ffi::OsStr,
-    fs, io,
+    fs,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::Command,
     time::Duration,
 };
 
@@ -274,15 +274,9 @@ impl ControlPlane {
     /// # Errors
     /// kubectl cannot be run or fails; the error carries what it wrote on standard error.
     pub async fn kubectl(&self, args: &[&str]) -> Result<String> {
-        let output = if self.is_external() {
-            match self.run_kubectl(Command::new("kubectl"), args).await {
-                // A user with a cluster has kubectl; building one takes Go and minutes.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => self.run_own_kubectl(args).await?,
-                other => other.context("cannot run kubectl")?,
-            }
-        } else {
-            self.run_own_kubectl(args).await?
-        };
+        let mut command = self.kubectl_command().await?;
+        let output = command.args(args).output().await;
+        let output = output.context("cannot run kubectl")?;
         ensure!(
             output.status.success(),
             "kubectl {} failed ({}): {}",
@@ -293,26 +287,32 @@ impl ControlPlane {
         String::from_utf8(output.stdout).context("kubectl wrote something that is not UTF-8")
     }
 
-    async fn run_own_kubectl(&self, args: &[&str]) -> Result<Output> {
-        let program = tokio::task::spawn_blocking(|| CONTROL_PLANE.path())
-            .await
-            .context("the build panicked")??;
-        let mut command = Command::new(program);
-        command.arg("kubectl");
-        self.run_kubectl(command, args)
-            .await
-            .context("cannot run kubectl")
-    }
-
-    async fn run_kubectl(&self, command: Command, args: &[&str]) -> io::Result<Output> {
-        tokio::process::Command::from(command)
-            .args(args)
+    /// kubectl as a cluster administrator, killed when it is dropped: for tests that talk to it.
+    ///
+    /// # Errors
+    /// There is none and it cannot be built.
+    pub async fn kubectl_command(&self) -> Result<tokio::process::Command> {
+        // A user with a cluster has kubectl; building one takes Go and minutes.
+        let own = Command::new("kubectl")
+            .arg("version")
+            .arg("--client")
+            .output();
+        let mut command = if self.is_external() && own.is_ok() {
+            tokio::process::Command::new("kubectl")
+        } else {
+            let program = tokio::task::spawn_blocking(|| CONTROL_PLANE.path())
+                .await
+                .context("the build panicked")??;
+            let mut command = tokio::process::Command::new(program);
+            command.arg("kubectl");
+            command
+        };
+        command
             .env("KUBECONFIG", &self.kubeconfig)
             // The default is in the user's home, by address: another control plane had this port a minute ago.
             .env("KUBECACHEDIR", self.dir().join("kubectl-cache"))
-            .kill_on_drop(true)
-            .output()
-            .await
+            .kill_on_drop(true);
+        Ok(command)
     }
 
     /// Makes a namespace that nobody had before, named after `prefix`, ready for pods. It goes when the lease of the

@@ -1,0 +1,242 @@
+//! exec, attach, cp and port-forward with kubectl, over WebSocket and over SPDY.
+
+use std::process::{Output, Stdio};
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::Child;
+
+use crate::support::*;
+
+/// Lets kubectl speak SPDY only, as it did before 1.31.
+const SPDY: [(&str, &str); 2] = [
+    ("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false"),
+    ("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false"),
+];
+const WEBSOCKET: [(&str, &str); 0] = [];
+const MEGABYTE: usize = 1 << 20;
+
+async fn scene() -> Scene {
+    let scene = Scene::start(&two_zones("profile: fast\nwebhook: {enabled: false}")).await;
+    let port = serde_json::json!({ "containers": [
+        { "name": "main", "image": "nginx", "ports": [{ "containerPort": 80 }] },
+        { "name": "beside", "image": "nginx", "env": [{ "name": "WHO", "value": "beside" }] },
+    ] });
+    let pod = TestPod::ordinary("web-0").with(&port).on_node(NODE_B);
+    scene.create(&pod).await;
+    scene.running("web-0").await;
+    scene
+}
+
+async fn kubectl(scene: &Scene, env: &[(&str, &str)], args: &[&str], input: &[u8]) -> Output {
+    let mut command = scene.plane.kubectl_command().await.unwrap();
+    let mut child = command
+        .args(["-n", &scene.namespace])
+        .args(args)
+        .envs(env.iter().copied())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let write = async {
+        // A command that does not read all of it may end before.
+        let _ = stdin.write_all(input).await;
+        drop(stdin);
+    };
+    let (output, ()) = tokio::join!(child.wait_with_output(), write);
+    output.unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Bytes that no text mode leaves as they are.
+fn noise(length: usize) -> Vec<u8> {
+    let mut rng = fastrand::Rng::with_seed(7);
+    std::iter::repeat_with(|| rng.u8(..)).take(length).collect()
+}
+
+async fn exec_keeps_everything(env: &[(&str, &str)]) {
+    let scene = scene().await;
+    let pod = scene.running("web-0").await;
+    for (args, code, stdout) in [
+        (
+            &["exec", "web-0", "-c", "main", "--", "hostname", "-i"][..],
+            0,
+            format!("{}\n", address(&pod).unwrap()),
+        ),
+        (
+            &[
+                "exec",
+                "web-0",
+                "-c",
+                "beside",
+                "--",
+                "sh",
+                "-c",
+                "echo $WHO; exit 7",
+            ],
+            7,
+            "beside\n".to_owned(),
+        ),
+        (
+            &["exec", "web-0", "-c", "main", "--", "python3"],
+            127,
+            String::new(),
+        ),
+    ] {
+        let output = kubectl(&scene, env, args, b"").await;
+        let complaint = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {complaint}");
+        assert_eq!(text(&output.stdout), stdout, "{args:?}: {complaint}");
+    }
+    let sent = noise(MEGABYTE);
+    let cat = ["exec", "-i", "web-0", "-c", "main", "--", "cat"];
+    let output = kubectl(&scene, env, &cat, &sent).await;
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(
+        output.stdout == sent,
+        "{} bytes came back",
+        output.stdout.len()
+    );
+    let absent = ["exec", "web-0", "-c", "nobody", "--", "true"];
+    assert!(!kubectl(&scene, env, &absent, b"").await.status.success());
+}
+
+#[tokio::test]
+async fn exec_keeps_exit_codes_and_every_byte_over_websocket() {
+    exec_keeps_everything(&WEBSOCKET).await;
+}
+
+#[tokio::test]
+async fn exec_keeps_exit_codes_and_every_byte_over_spdy() {
+    exec_keeps_everything(&SPDY).await;
+}
+
+#[tokio::test]
+async fn what_cp_brings_in_it_brings_out_again() {
+    let scene = scene().await;
+    let dir = tempfile::TempDir::new().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    std::fs::write(&from, noise(3 * MEGABYTE)).unwrap();
+    for (env, name) in [(&WEBSOCKET[..], "websocket"), (&SPDY[..], "spdy")] {
+        let inside = format!("web-0:/tmp/{name}");
+        let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+        for args in [
+            ["cp", "-c", "main", &path(&from), &inside],
+            ["cp", "-c", "main", &inside, &path(&to)],
+        ] {
+            let output = kubectl(&scene, env, &args, b"").await;
+            assert!(
+                output.status.success(),
+                "{args:?}: {}",
+                text(&output.stderr)
+            );
+        }
+        assert!(
+            std::fs::read(&from).unwrap() == std::fs::read(&to).unwrap(),
+            "{name}"
+        );
+        std::fs::remove_file(&to).unwrap();
+    }
+}
+
+async fn attach_shows_lines(env: &[(&str, &str)]) {
+    let scene = Scene::start(&two_zones("profile: fast\nwebhook: {enabled: false}")).await;
+    let pod = TestPod::ordinary("web-0")
+        .annotated("holdfast.dev/log-lines", "still here")
+        .annotated("holdfast.dev/log-every", "200ms")
+        .on_node(NODE_B);
+    scene.create(&pod).await;
+    scene.running("web-0").await;
+    let mut command = scene.plane.kubectl_command().await.unwrap();
+    let mut attached = command
+        .args(["-n", &scene.namespace, "attach", "web-0"])
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(attached.stdout.take().unwrap()).lines();
+    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await;
+    let line = line.expect("a line comes").unwrap();
+    assert_eq!(line.as_deref(), Some("still here"));
+    scene.delete("web-0").await;
+    let end = async { while lines.next_line().await.unwrap().is_some() {} };
+    tokio::time::timeout(PATIENCE, end)
+        .await
+        .expect("the session ends with the container");
+    assert!(attached.wait().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn attach_shows_what_is_written_and_ends_with_the_container_over_websocket() {
+    attach_shows_lines(&WEBSOCKET).await;
+}
+
+#[tokio::test]
+async fn attach_shows_what_is_written_and_ends_with_the_container_over_spdy() {
+    attach_shows_lines(&SPDY).await;
+}
+
+/// Starts a port-forward and says where it listens.
+async fn forward(scene: &Scene, env: &[(&str, &str)], ports: &str) -> (Child, String) {
+    let mut command = scene.plane.kubectl_command().await.unwrap();
+    let mut child = command
+        .args(["-n", &scene.namespace, "port-forward", "web-0", ports])
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let line = tokio::time::timeout(PATIENCE, lines.next_line())
+        .await
+        .expect("kubectl says where it listens");
+    let line = line.unwrap().expect("kubectl listens");
+    let address = line.strip_prefix("Forwarding from ").unwrap();
+    let address = address.split(' ').next().unwrap().to_owned();
+    (child, address)
+}
+
+async fn get(address: &str, path: &str) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: web-0\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let head = answer.windows(4).position(|it| it == b"\r\n\r\n");
+    let head = head.unwrap_or_else(|| panic!("no answer: {:?}", text(&answer)));
+    answer.split_off(head + 4)
+}
+
+async fn a_hundred_requests_and_ten_megabytes(env: &[(&str, &str)]) {
+    let scene = scene().await;
+    let pod = scene.running("web-0").await;
+    let (_kubectl, address_here) = forward(&scene, env, ":80").await;
+    for _ in 0..100 {
+        let body = text(&get(&address_here, "/").await);
+        assert!(body.contains(&address(&pod).unwrap()), "{body}");
+    }
+    let many = get(&address_here, "/bytes/10485760").await;
+    assert_eq!(many.len(), 10 * MEGABYTE);
+    let (_kubectl, closed) = forward(&scene, env, ":81").await;
+    let mut stream = TcpStream::connect(closed).await.unwrap();
+    let mut answer = Vec::new();
+    // Refused like a connection to a port where nobody listens.
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.is_empty(), "{}", text(&answer));
+}
+
+#[tokio::test]
+async fn port_forward_serves_declared_ports_over_websocket() {
+    a_hundred_requests_and_ten_megabytes(&WEBSOCKET).await;
+}
+
+#[tokio::test]
+async fn port_forward_serves_declared_ports_over_spdy() {
+    a_hundred_requests_and_ten_megabytes(&SPDY).await;
+}
