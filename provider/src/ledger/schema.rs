@@ -115,6 +115,9 @@ fn migrations() -> Vec<(&'static str, &'static str)> {
 }
 
 #[cfg(test)]
+#[path = "migration_tests.rs"]
+mod migration_tests;
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -1,0 +1,160 @@
+//! Every older schema with rows in it comes to this one with all of them, whatever interrupts it;
+//! and neither a released migration nor what they make together changes unnoticed.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use rusqlite::types::Value;
+use uuid::Uuid;
+
+use super::*;
+use crate::check;
+use crate::failpoint::{self, Died};
+use crate::sql::Tx;
+
+/// Name-based UUIDs of the texts. A released migration is never edited: write another one.
+const RELEASED: &[(&str, &str)] = &[
+    ("0001-ledger", "86caad07-09cb-561f-8c3a-1a52b598f2c5"),
+    ("0002-simulator", "ec60915a-2bc5-5204-a197-f70330bb6694"),
+    ("0003-history", "e69fb1a2-27f9-5ad4-bc26-c302dd5216f5"),
+];
+
+/// Rows as each older version may have left them: one held, one retained and one free address,
+/// and one more whose ENI is not deleted yet.
+const FIXTURES: &[&str] = &[
+    "",
+    include_str!("fixtures/version-1.sql"),
+    include_str!("fixtures/version-2.sql"),
+];
+
+/// The process dies here, not the machine: what is written needs no sync to be there afterwards.
+fn open(path: &Path) -> Connection {
+    let conn = Connection::open(path).unwrap();
+    conn.pragma_update(None, "synchronous", "OFF").unwrap();
+    conn
+}
+
+fn old(path: &Path, version: usize) -> Connection {
+    let mut conn = open(path);
+    migrate_with(&mut conn, &migrations()[..version]).unwrap();
+    conn.execute_batch(FIXTURES[version]).unwrap();
+    conn
+}
+
+fn version(conn: &Connection) -> usize {
+    let read = conn.query_row("PRAGMA user_version", [], |row| row.get(0));
+    read.unwrap()
+}
+
+fn tables(conn: &Connection) -> Vec<String> {
+    let sql = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'";
+    let mut statement = conn.prepare(sql).unwrap();
+    let names = statement.query_map([], |row| row.get(0)).unwrap();
+    names.map(Result::unwrap).collect()
+}
+
+fn rows(conn: &Connection, table: &str) -> Vec<Vec<Value>> {
+    let mut statement = conn.prepare(&format!("SELECT * FROM {table}")).unwrap();
+    let columns = statement.column_count();
+    let read = |row: &rusqlite::Row<'_>| (0..columns).map(|column| row.get(column)).collect();
+    let rows = statement.query_map([], read).unwrap();
+    rows.map(Result::unwrap).collect()
+}
+
+fn all(conn: &Connection, tables: &[String]) -> Vec<Vec<Vec<Value>>> {
+    tables.iter().map(|table| rows(conn, table)).collect()
+}
+
+#[track_caller]
+fn is_whole(conn: &Connection) {
+    let tx = Tx::new(conn);
+    assert_eq!(check::file(&tx).unwrap(), []);
+    assert_eq!(check::all(&tx).unwrap(), []);
+}
+
+#[test]
+fn every_older_version_has_a_fixture() {
+    assert_eq!(FIXTURES.len(), migrations().len(), "one for each older one");
+    for fixture in &FIXTURES[1..] {
+        assert!(fixture.contains("INSERT INTO claim"), "{fixture}");
+    }
+}
+
+#[test]
+fn rows_of_every_older_version_come_to_this_one_with_nothing_lost() {
+    for at in 0..migrations().len() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut conn = old(&dir.path().join("old.db"), at);
+        let names = tables(&conn);
+        let before = all(&conn, &names);
+        migrate(&mut conn).unwrap();
+        assert_eq!(version(&conn), migrations().len());
+        assert_eq!(all(&conn, &names), before, "from version {at}");
+        is_whole(&conn);
+    }
+}
+
+#[test]
+fn a_death_in_a_migration_leaves_the_old_or_the_new_version_and_the_next_start_goes_on() {
+    for at in 0..migrations().len() {
+        let mut points = 0;
+        loop {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("old.db");
+            let mut conn = old(&path, at);
+            let names = tables(&conn);
+            let before = all(&conn, &names);
+            failpoint::arm(points, || {});
+            let result = catch_unwind(AssertUnwindSafe(|| migrate(&mut conn)));
+            failpoint::disarm();
+            drop(conn);
+            let mut conn = open(&path);
+            let is_new = version(&conn) == migrations().len();
+            assert!(is_new || version(&conn) == at, "{}", version(&conn));
+            assert_eq!(all(&conn, &names), before, "from {at}, point {points}");
+            migrate(&mut conn).unwrap();
+            is_whole(&conn);
+            match result {
+                Ok(done) => break done.unwrap(),
+                Err(death) => assert!(death.is::<Died>(), "a panic that is no death"),
+            }
+            points += 1;
+        }
+        println!("from version {at}: {points} crash points");
+        assert!(points >= 4, "from version {at}: only {points} points");
+    }
+}
+
+#[test]
+fn a_released_migration_is_never_edited() {
+    let found: Vec<_> = migrations()
+        .into_iter()
+        .map(|(name, text)| {
+            let sum = Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes());
+            (name, sum.to_string())
+        })
+        .collect();
+    let found: Vec<_> = found.iter().map(|(name, sum)| (*name, &**sum)).collect();
+    assert_eq!(found, RELEASED, "add a migration instead of editing one");
+}
+
+#[test]
+fn the_migrations_make_the_schema_that_is_written_down() {
+    let mut conn = Connection::open_in_memory().unwrap();
+    migrate(&mut conn).unwrap();
+    let sql = "SELECT sql || ';' FROM sqlite_schema WHERE sql IS NOT NULL \
+               AND name NOT LIKE 'sqlite_%' ORDER BY type, name";
+    let mut statement = conn.prepare(sql).unwrap();
+    let texts = statement.query_map([], |row| row.get(0)).unwrap();
+    let texts: Vec<String> = texts.map(Result::unwrap).collect();
+    let schema = texts.join("\n\n") + "\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/ledger/fixtures/schema.sql");
+    if std::env::var_os("HOLDFAST_WRITE_SCHEMA").is_some() {
+        std::fs::write(&path, &schema).unwrap();
+    }
+    let known = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(
+        schema, known,
+        "run this test with HOLDFAST_WRITE_SCHEMA=1 and review the difference"
+    );
+}
