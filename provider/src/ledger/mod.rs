@@ -10,6 +10,8 @@
 
 mod acquire;
 mod eni;
+#[cfg(test)]
+mod fault_tests;
 pub mod history;
 mod import;
 pub(crate) mod journal;
@@ -69,8 +71,14 @@ pub enum Error {
         path: String,
     },
     /// The file has another schema.
-    #[error("could not bring the ledger to this version's schema")]
-    Schema(#[source] schema::Error),
+    #[error("could not bring the ledger {path} to this version's schema")]
+    Schema {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: schema::Error,
+    },
     /// The file fails SQLite's own check.
     #[error(
         "the ledger {path} is damaged: {report}; restore a backup, or move it away to start with an empty one"

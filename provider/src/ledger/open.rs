@@ -30,6 +30,8 @@ impl Ledger {
             source: source.into(),
         })?;
         check(&conn, path)?;
+        // Before the first pragma that writes: a newer file is left as it is.
+        schema::refuse_newer(&conn).map_err(not_this_schema(&path.display().to_string()))?;
         Ok(Self {
             _lock: Some(lock),
             ..Self::on(conn, settings, wall)?
@@ -74,7 +76,7 @@ impl Ledger {
 
     fn on(mut conn: Connection, settings: Settings, wall: Timestamp) -> Result<Self, Error> {
         configure(&conn)?;
-        schema::migrate(&mut conn).map_err(Error::Schema)?;
+        schema::migrate(&mut conn).map_err(not_this_schema(conn.path().unwrap_or_default()))?;
         let tx = conn
             .unchecked_transaction()
             .map_err(Error::sql("begin a transaction"))?;
@@ -151,6 +153,11 @@ fn lock(path: &Path) -> Result<File, Error> {
         }),
         Err(std::fs::TryLockError::Error(source)) => Err(open(source)),
     }
+}
+
+fn not_this_schema(path: &str) -> impl FnOnce(schema::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Schema { path, source }
 }
 
 fn lock_name(path: &Path) -> PathBuf {
@@ -240,7 +247,7 @@ fn beside(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
     }
     let conn = Connection::open_with_flags(path, flags).map_err(open)?;
     conn.busy_timeout(BUSY_TIMEOUT).map_err(open)?;
-    schema::expect_current(&conn).map_err(Error::Schema)?;
+    schema::expect_current(&conn).map_err(not_this_schema(&path.display().to_string()))?;
     Ok(conn)
 }
 

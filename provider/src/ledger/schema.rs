@@ -81,6 +81,14 @@ fn migrate_with(conn: &mut Connection, migrations: &[(&str, &str)]) -> Result<()
     sql::commit(&tx).map_err(|cause| Error::Version(cause.into()))
 }
 
+/// Refuses a file that a newer binary has written; changes nothing in any.
+pub(crate) fn refuse_newer(conn: &Connection) -> Result<(), Error> {
+    match expect_current(conn) {
+        Err(Error::Older { .. }) => Ok(()),
+        other => other,
+    }
+}
+
 /// Refuses a file that has not the schema of this binary: a reader cannot migrate.
 pub(crate) fn expect_current(conn: &Connection) -> Result<(), Error> {
     let known = migrations().len();
@@ -92,6 +100,12 @@ pub(crate) fn expect_current(conn: &Connection) -> Result<(), Error> {
         Ordering::Greater => Err(Error::Newer { found, known }),
         Ordering::Less => Err(Error::Older { found, known }),
     }
+}
+
+/// The version of this binary.
+#[cfg(test)]
+pub(crate) fn known() -> usize {
+    migrations().len()
 }
 
 /// Name and text of every migration, in order; number N stands at index N - 1.

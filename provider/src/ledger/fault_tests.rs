@@ -1,0 +1,208 @@
+//! What is wrong with a file, or with its disk, is said in one sentence; nothing is lost by it.
+
+use std::error::Error as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::*;
+use crate::cloud::sim;
+use crate::settings::{Retention, VSwitch};
+
+const PAGE: usize = 4096;
+
+fn settings() -> Settings {
+    Settings {
+        cluster: "cluster".into(),
+        region: "region".into(),
+        vpc: "vpc".into(),
+        vswitches: vec![VSwitch {
+            id: "vsw-b".into(),
+            zone: "b".into(),
+            cidr: "10.0.0.0/24".parse().unwrap(),
+            exclude: Vec::new(),
+        }],
+        retention: Retention {
+            default_hours: 48,
+            hour: SignedDuration::from_hours(1),
+        },
+        cloud: sim::Config::default(),
+        history_days: 30,
+    }
+}
+
+fn begin() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn open(path: &Path) -> Result<Ledger, Error> {
+    Ledger::open(path, settings(), begin())
+}
+
+/// A directory with a whole ledger in it, closed.
+fn closed() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("holdfast.db");
+    drop(open(&path).unwrap());
+    (dir, path)
+}
+
+/// The sentence and its causes, as a command prints them.
+fn told(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
+}
+
+#[track_caller]
+fn refused(path: &Path, words: &[&str]) {
+    let before = std::fs::read(path).ok();
+    let error = open(path).err().expect("it is refused");
+    let text = told(&error);
+    assert!(error.is_fatal(), "{text}");
+    assert!(text.contains(path.to_str().unwrap()), "{text}");
+    for word in words {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    assert_eq!(std::fs::read(path).ok(), before, "the file is as it was");
+}
+
+fn write(ledger: &mut Ledger) -> Result<Batch, Error> {
+    ledger.commit(begin(), &[Job::Note(begin(), Note::Started)])
+}
+
+fn entries(ledger: &Ledger) -> i64 {
+    ledger.number("SELECT count(*) FROM journal WHERE what = 'started'")
+}
+
+#[test]
+fn a_file_that_is_no_database_is_refused_and_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notes.txt");
+    std::fs::write(&path, "these are my notes\n".repeat(1000)).unwrap();
+    refused(&path, &["damaged", "not a database", "restore a backup"]);
+}
+
+#[test]
+fn an_empty_file_is_a_new_ledger() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("holdfast.db");
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(open(&path).unwrap().check().unwrap(), []);
+}
+
+#[test]
+fn a_missing_directory_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("nowhere").join("holdfast.db");
+    refused(&path, &["could not open", "No such file or directory"]);
+}
+
+#[test]
+fn a_damaged_file_is_refused_and_left() {
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 3] = [
+        ("header", |bytes| bytes[..16].fill(0xff)),
+        ("pages", |bytes| bytes[PAGE..5 * PAGE].fill(0xff)),
+        ("truncated", |bytes| bytes.truncate(3 * PAGE + 100)),
+    ];
+    for (name, damage) in damages {
+        let (_dir, path) = closed();
+        let mut bytes = std::fs::read(&path).unwrap();
+        damage(&mut bytes);
+        std::fs::write(&path, bytes).unwrap();
+        println!("{name}");
+        refused(&path, &["damaged", "restore a backup"]);
+    }
+}
+
+#[test]
+fn a_ledger_of_a_newer_holdfast_is_refused_with_both_versions_and_left() {
+    for journal in ["wal", "delete"] {
+        let (_dir, path) = closed();
+        let conn = Connection::open(&path).unwrap();
+        let mode = conn.pragma_update(None, "journal_mode", journal);
+        assert!(mode.is_ok(), "{mode:?}");
+        conn.pragma_update(None, "user_version", 99).unwrap();
+        drop(conn);
+        let known = format!("knows {}", schema::known());
+        refused(&path, &["schema version 99", &known, "newer holdfast"]);
+    }
+}
+
+#[test]
+fn a_full_disk_is_fatal_and_loses_nothing_that_was_committed() {
+    let (_dir, path) = closed();
+    let mut ledger = open(&path).unwrap();
+    let pages = ledger.number("PRAGMA page_count");
+    ledger.number(&format!("PRAGMA max_page_count = {pages}"));
+    let mut written = 0;
+    let error = loop {
+        match write(&mut ledger) {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written < 100_000, "the disk is never full");
+    };
+    let text = told(&error);
+    assert!(error.is_fatal() && text.contains("full"), "{text}");
+    assert_eq!(entries(&ledger), written);
+    drop(ledger);
+    let mut ledger = open(&path).unwrap();
+    assert_eq!(entries(&ledger), written);
+    assert_eq!(ledger.check().unwrap(), []);
+    write(&mut ledger).unwrap();
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_fatal_and_loses_nothing() {
+    let (_dir, path) = closed();
+    let mut ledger = open(&path).unwrap();
+    write(&mut ledger).unwrap();
+    // Permissions do not bind every user; SQLite answers the same (SQLITE_READONLY) to this.
+    ledger.conn.pragma_update(None, "query_only", true).unwrap();
+    let error = write(&mut ledger).unwrap_err();
+    let text = told(&error);
+    assert!(error.is_fatal() && text.contains("readonly"), "{text}");
+    drop(ledger);
+    assert_eq!(entries(&open(&path).unwrap()), 1);
+}
+
+#[test]
+fn a_busy_file_is_waited_for() {
+    let (_dir, path) = closed();
+    let mut ledger = open(&path).unwrap();
+    assert_eq!(ledger.number("PRAGMA busy_timeout"), 5000);
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| write(&mut ledger).map(|_| ()));
+        // Whichever comes first: the outcome is the same.
+        std::thread::yield_now();
+        other.execute_batch("COMMIT").unwrap();
+        waits.join().unwrap().unwrap();
+    });
+    assert_eq!(entries(&ledger), 1);
+}
+
+#[test]
+fn a_file_that_stays_busy_is_told_and_nothing_is_lost() {
+    let (_dir, path) = closed();
+    let mut ledger = open(&path).unwrap();
+    let wait = Duration::from_millis(20);
+    ledger.conn.busy_timeout(wait).unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = write(&mut ledger).unwrap_err();
+    let text = told(&error);
+    assert!(!error.is_fatal() && text.contains("locked"), "{text}");
+    other.execute_batch("COMMIT").unwrap();
+    write(&mut ledger).unwrap();
+    assert_eq!(entries(&ledger), 1);
+}
