@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::core::Topic;
+use super::life::OOM_KILLED;
 use crate::chain::chain;
 
 /// Events that wait to be sent; more than that are dropped, and counted in the log.
@@ -120,6 +121,11 @@ fn event(said: &Said, instance: &str) -> Event {
     } else {
         "Normal"
     };
+    // Tools pick the events of ACS itself by their source (ACS, "Pod events").
+    let component = match said.topic.reason {
+        OOM_KILLED => "AcsService",
+        _ => "holdfast",
+    };
     let at = Time(said.at);
     Event {
         metadata: ObjectMeta {
@@ -143,10 +149,10 @@ fn event(said: &Said, instance: &str) -> Event {
         last_timestamp: Some(at),
         count: Some(1),
         source: Some(EventSource {
-            component: Some("holdfast".into()),
+            component: Some(component.into()),
             host: None,
         }),
-        reporting_component: Some("holdfast".into()),
+        reporting_component: Some(component.into()),
         reporting_instance: Some(instance.into()),
         ..Event::default()
     }

@@ -20,6 +20,8 @@ use super::view::{ContainerReason, Phase, RestartPolicy};
 /// The first and the longest pause before a container is started, or an image pulled, again.
 const BACK_OFF: SignedDuration = SignedDuration::from_secs(10);
 const BACK_OFF_MAX: SignedDuration = SignedDuration::from_secs(300);
+/// Reason of the event of a container that used too much memory.
+pub(super) const OOM_KILLED: &str = "OOMKilled";
 /// How often the pause doubles, and how long those pauses are together.
 const DOUBLINGS: u32 = 5;
 /// How long a failed pull is shown before the pause until the next is.
@@ -571,7 +573,7 @@ impl<'a> Life<'a> {
             },
             State::Terminated(ended) if ended.reason == ContainerReason::OomKilled => {
                 // The reason and the word are those of ACS ("Pod events").
-                say(Topic::warning("OOMKilled"), "invoked".to_owned());
+                say(Topic::warning(OOM_KILLED), "invoked".to_owned());
             }
             State::Running { .. } | State::Terminated(_) => {}
         }

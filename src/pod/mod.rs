@@ -7,9 +7,11 @@
 //!                  agent ⇄ provider engine ⇄ ledger, cloud
 //! ```
 //!
-//! `view` decodes, `record` remembers, `core` decides, `draft` and `status` write it down, `agent`
-//! keeps all pods and talks to the engine, `run` does the I/O. Everything but `run`, `api`,
-//! `events` and `census` is synchronous and pure. Addresses are not decided here.
+//! `view` decodes, `record` remembers, `core` decides, with `life` for what containers do, `needs`
+//! for what they cannot start without and `behaviour` for what annotations ask; `draft` and
+//! `status` write it down, `agent` keeps all pods and talks to the engine, `run` does the I/O.
+//! Everything but `run`, `api`, `events` and `census` is synchronous and pure. Addresses are not
+//! decided here.
 
 pub mod agent;
 mod api;

@@ -7,11 +7,14 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use holdfast_provider::policy::use_spec;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{NodeAffinity, Pod, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::Resource;
 use serde::{Deserialize, Deserializer, Serialize};
+
+use super::quantity;
 
 /// A pod, as the API server sends it, without what is never read.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -164,6 +167,20 @@ impl Container {
     /// (Kubernetes, "Sidecar Containers").
     pub fn is_sidecar(&self) -> bool {
         self.restart_policy.as_deref() == Some("Always")
+    }
+
+    /// CPU and memory that it requests and that limit it. What is no quantity counts as absent.
+    pub fn asks(&self) -> use_spec::Resources {
+        let of = |list: &BTreeMap<String, String>, name: &str, read: fn(&str) -> Option<u64>| {
+            list.get(name).and_then(|quantity| read(quantity))
+        };
+        let Resources { requests, limits } = &self.resources;
+        use_spec::Resources {
+            cpu_request_milli: of(requests, "cpu", quantity::milli),
+            cpu_limit_milli: of(limits, "cpu", quantity::milli),
+            memory_request_bytes: of(requests, "memory", quantity::bytes),
+            memory_limit_bytes: of(limits, "memory", quantity::bytes),
+        }
     }
 }
 

@@ -15,9 +15,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use holdfast_provider::policy::opt_in::{COMPUTE_CLASS, ENABLE_FIXED_IP};
+use holdfast_provider::policy::use_spec::InvalidSpec;
 
 use super::{Candidate, ClaimPlace, pin, selector};
 use crate::config::WebhookConfig;
+use crate::pod::agent::required_size;
+use crate::pod::view::Container;
 
 /// Label that sends a pod of an ACK cluster to ACS when it is `"true"`
 /// (ACK, "Configure computing resources for the Argo workflow: ACS pods").
@@ -45,6 +48,9 @@ pub struct PodSpec {
     pub affinity: Option<Affinity>,
     /// Taints that the pod puts up with.
     pub tolerations: Option<Vec<Toleration>>,
+    /// What its containers request.
+    #[serde(default)]
+    pub containers: Vec<Container>,
 }
 
 /// The affinity to nodes; affinity to other pods is left out.
@@ -91,6 +97,17 @@ pub fn opted_in(
     is_true(annotations, ENABLE_FIXED_IP)
         || is_true(labels, ACS)
         || labels.is_some_and(|labels| labels.contains_key(COMPUTE_CLASS))
+}
+
+/// Why ACS would not create this pod.
+pub(super) fn misfit(pod: &PodForAdmission) -> Option<InvalidSpec> {
+    let metadata = &pod.metadata;
+    let (labels, annotations) = (metadata.labels.as_ref(), metadata.annotations.as_ref());
+    if !opted_in(labels, annotations) {
+        return None;
+    }
+    let containers: Vec<_> = pod.spec.containers.iter().map(Container::asks).collect();
+    required_size(labels, annotations, &containers)?.err()
 }
 
 /// The taint of the virtual nodes, which keeps pods away that did not opt in.

@@ -17,7 +17,7 @@ use tracing::{debug, warn};
 
 use holdfast_provider::id::PodKey;
 
-use super::mutate::{PodForAdmission, mutate};
+use super::mutate::{PodForAdmission, misfit, mutate};
 use super::{ClaimPlace, Claims, Nodes, PATH, pin};
 use crate::config::{FailurePolicy, WebhookConfig};
 
@@ -75,6 +75,12 @@ impl Reviewer {
         // The rest of a pod's life is not this webhook's: affinity can no longer be changed.
         if request.operation != Operation::Create {
             return response;
+        }
+        if let Some(error) = misfit(pod) {
+            let mut refused = response.deny(error.to_string());
+            refused.result.code = 422;
+            "Invalid".clone_into(&mut refused.result.reason);
+            return refused;
         }
         let key = pin::key(pod, request.namespace.as_deref(), &self.settings);
         let claim = match key.clone() {

@@ -157,17 +157,14 @@ async fn deployments_daemon_sets_and_stateful_sets_become_available() {
         {"name": "migrate", "image": "m"},
         {"name": "mesh", "image": "s", "restartPolicy": "Always"},
     ]});
+    // Its controller looks at the template, which no webhook changes.
+    let tolerations = json!([{"key": "virtual-kubelet.io/provider", "operator": "Exists"}]);
+    let everywhere = json!({"hostNetwork": true, "tolerations": tolerations});
     let ordered = json!({"replicas": 3, "serviceName": "ordered"});
     let parallel = json!({"replicas": 3, "podManagementPolicy": "Parallel"});
     for manifest in [
         workload("Deployment", "web", &json!({"replicas": 3}), &slow, &init),
-        workload(
-            "DaemonSet",
-            "agent",
-            &none,
-            &none,
-            &json!({"hostNetwork": true}),
-        ),
+        workload("DaemonSet", "agent", &none, &none, &everywhere),
         workload("StatefulSet", "ordered", &ordered, &slow, &none),
         workload("StatefulSet", "parallel", &parallel, &none, &none),
     ] {
@@ -178,7 +175,6 @@ async fn deployments_daemon_sets_and_stateful_sets_become_available() {
     })
     .await;
     reaches(&scene, "apps/v1", "DaemonSet", "agent", |status| {
-        // Its pods opt in, so they are on the two virtual nodes.
         status["numberAvailable"] == 2 && status["desiredNumberScheduled"] == 2
     })
     .await;

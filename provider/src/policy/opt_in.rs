@@ -123,6 +123,11 @@ fn offers_fixed_ip(class: &str) -> bool {
     matches!(class, "general-purpose" | "performance")
 }
 
+/// Whether a pod of this compute class is a CPU pod; one that names none is `general-purpose`.
+pub fn is_cpu_class(class: Option<&str>) -> bool {
+    class.is_none_or(offers_fixed_ip)
+}
+
 fn is_enabled(text: Option<&str>, warnings: &mut Vec<Warning>) -> bool {
     match text {
         Some("true") => true,

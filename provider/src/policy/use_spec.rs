@@ -5,6 +5,82 @@
 /// The annotation that tells the size (ACS, pod annotations that the system writes).
 pub const POD_USE_SPEC: &str = "alibabacloud.com/pod-use-spec";
 
+/// The annotation by which a pod asks for a size (ACS, "ACS pod overview"), such as `2-4Gi`.
+pub const POD_REQUIRED_SPEC: &str = "alibabacloud.com/pod-required-spec";
+
+/// Why a required size cannot be had: ACS makes no such pod.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSpec {
+    /// No unit, another unit, the wrong way round, or no number.
+    #[error(
+        "annotation {POD_REQUIRED_SPEC} is {0:?}: write vCPU and memory in Gi, such as \"2-4Gi\""
+    )]
+    Format(String),
+    /// Below the sum of the requests.
+    #[error(
+        "annotation {POD_REQUIRED_SPEC} is {asked:?}, which is less than the containers request, {requested}: ask for more, or request less"
+    )]
+    TooSmall {
+        /// What it says.
+        asked: String,
+        /// The summed requests, rounded up.
+        requested: String,
+    },
+    /// Above the largest size.
+    #[error("annotation {POD_REQUIRED_SPEC} is {0:?}: the largest size is 64-512Gi")]
+    TooLarge(String),
+}
+
+/// The size that a pod requires by annotation, rounded up to a supported one. It goes before what
+/// [`use_spec`] makes of requests and limits.
+///
+/// # Errors
+/// When ACS would not create the pod.
+pub fn required_spec(text: &str, containers: &[Resources]) -> Result<String, InvalidSpec> {
+    let asked = parsed(text).ok_or_else(|| InvalidSpec::Format(text.to_owned()))?;
+    let sum = |request: fn(&Resources) -> Option<u64>| {
+        let all = containers.iter().filter_map(request);
+        all.fold(0_u64, u64::saturating_add)
+    };
+    let requested = Spec {
+        cpu_quarters: sum(|of| of.cpu_request_milli).div_ceil(250),
+        memory_halves: sum(|of| of.memory_request_bytes).div_ceil(1 << 29),
+    };
+    if asked.cpu_quarters < requested.cpu_quarters || asked.memory_halves < requested.memory_halves
+    {
+        return Err(InvalidSpec::TooSmall {
+            asked: text.to_owned(),
+            requested: requested.to_string(),
+        });
+    }
+    let fitting = supported().find(|spec| spec.holds(asked));
+    let fitting = fitting.ok_or_else(|| InvalidSpec::TooLarge(text.to_owned()))?;
+    Ok(fitting.to_string())
+}
+
+fn parsed(text: &str) -> Option<Spec> {
+    let (cpu, memory) = text.split_once('-')?;
+    let spec = Spec {
+        cpu_quarters: decimal(cpu, 4)?,
+        memory_halves: decimal(memory.strip_suffix("Gi")?, 2)?,
+    };
+    (spec.cpu_quarters > 0 && spec.memory_halves > 0).then_some(spec)
+}
+
+/// A decimal number times `scale`, rounded up.
+fn decimal(text: &str, scale: u64) -> Option<u64> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |part: &str, most| {
+        (1..=most).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    // No supported size needs more.
+    if !digits(whole, 6) || !digits(fraction, 3) {
+        return None;
+    }
+    let thousandths: u64 = format!("{whole}{fraction:0<3}").parse().ok()?;
+    Some((thousandths * scale).div_ceil(1000))
+}
+
 /// One container's requests and limits, where it has them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
@@ -43,9 +119,7 @@ pub fn use_spec(containers: &[Resources]) -> String {
     if asked.cpu_quarters == 0 && asked.memory_halves == 0 {
         return UNSPECIFIED.to_string();
     }
-    let fitting = supported().find(|spec| {
-        spec.cpu_quarters >= asked.cpu_quarters && spec.memory_halves >= asked.memory_halves
-    });
+    let fitting = supported().find(|spec| spec.holds(asked));
     fitting
         .unwrap_or_else(|| asked.in_whole_units())
         .to_string()
@@ -77,6 +151,10 @@ struct Spec {
 }
 
 impl Spec {
+    fn holds(self, other: Self) -> bool {
+        self.cpu_quarters >= other.cpu_quarters && self.memory_halves >= other.memory_halves
+    }
+
     fn in_whole_units(self) -> Self {
         Self {
             cpu_quarters: self.cpu_quarters.next_multiple_of(4).max(4),
@@ -224,6 +302,51 @@ mod tests {
         assert_eq!(
             use_spec(&[limits(u64::MAX, u64::MAX); 2]),
             "18446744073709552-17179869184Gi"
+        );
+    }
+
+    #[test]
+    fn a_required_size_is_rounded_up_and_goes_before_the_limits() {
+        for (text, want) in [
+            ("2-4Gi", "2-4Gi"),
+            ("0.25-0.5Gi", "0.25-0.5Gi"),
+            ("1.6-3Gi", "2-3Gi"),
+            ("20-30Gi", "24-48Gi"),
+            ("64-512Gi", "64-512Gi"),
+        ] {
+            assert_eq!(required_spec(text, &[]).as_deref(), Ok(want), "{text}");
+            assert_eq!(
+                required_spec(text, &[limits(100, GIB / 4)]).as_deref(),
+                Ok(want)
+            );
+        }
+    }
+
+    #[test]
+    fn a_required_size_that_acs_refuses_is_refused_with_the_reason() {
+        for text in [
+            "",
+            "2",
+            "2-4",
+            "2-4Mi",
+            "4Gi-2",
+            "-4Gi",
+            "2-Gi",
+            "two-4Gi",
+            "0-4Gi",
+            "2-4Gi ",
+            "1.2345-2Gi",
+        ] {
+            let refused = Err(InvalidSpec::Format(text.to_owned()));
+            assert_eq!(required_spec(text, &[]), refused, "{text:?}");
+        }
+        let large = required_spec("65-512Gi", &[]);
+        assert_eq!(large, Err(InvalidSpec::TooLarge("65-512Gi".to_owned())));
+        let small = required_spec("2-4Gi", &[requests(1000, GIB), requests(1500, GIB)]);
+        assert_eq!(
+            small.unwrap_err().to_string(),
+            "annotation alibabacloud.com/pod-required-spec is \"2-4Gi\", which is less than the \
+             containers request, 2.5-2Gi: ask for more, or request less"
         );
     }
 

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use holdfast_provider::engine::{Network, Published, Reason};
 use holdfast_provider::id::{NodeName, PodUid};
 use holdfast_provider::policy::opt_in::{self, FixedIp, OptIn, WarningKind};
-use holdfast_provider::policy::use_spec::{Resources, use_spec};
+use holdfast_provider::policy::use_spec::{
+    InvalidSpec, POD_REQUIRED_SPEC, Resources, required_spec, use_spec,
+};
 use jiff::Timestamp;
 
 use super::step::{Pod, Told};
@@ -14,20 +16,22 @@ use super::supply::Search;
 use super::{Action, Agent};
 use crate::pod::behaviour::{self, Behaviours};
 use crate::pod::core::Topic;
-use crate::pod::quantity;
 use crate::pod::record::{Record, Terms};
 use crate::pod::status::SYSTEM_ANNOTATIONS;
-use crate::pod::view::{Phase, PodView};
+use crate::pod::view::{Container, Phase, PodView};
+
+/// Reason of the event that tells of a size that cannot be had.
+const INVALID_SPEC: &str = "InvalidPodRequiredSpec";
 
 impl Agent {
     /// A pod on one of our nodes, for the first time in this process.
     pub(super) fn accept(&mut self, now: Timestamp, uid: &PodUid, node: NodeName, view: &PodView) {
         let (opt_in, warnings) = self.read_opt_in(view);
-        let spec = use_spec(&resources(view)).into_boxed_str();
+        let (spec, misfit) = size(view);
         let (behaviours, misread) = read_behaviours(view);
         let terms = Terms {
             node,
-            pod_use_spec: spec,
+            pod_use_spec: spec.into(),
             behaviours,
         };
         let Some(record) = Record::from_view(view, terms, &mut self.names, now) else {
@@ -38,15 +42,15 @@ impl Agent {
             && !record.host_network();
         if record.phase() == Phase::Pending && record.pod_ip().is_none() {
             let uid = Arc::new(uid.clone());
-            let topic = Topic::warning(behaviour::INVALID);
-            self.actions.extend(misread.into_iter().map(|warning| {
-                Action::Event(
-                    Arc::clone(&uid),
-                    record.key().clone(),
-                    topic,
-                    warning.message,
-                )
-            }));
+            let misread = misread
+                .into_iter()
+                .map(|one| (behaviour::INVALID, one.message));
+            let misfit = misfit.map(|error| (INVALID_SPEC, error.to_string()));
+            for (reason, note) in misread.chain(misfit) {
+                let (uid, key) = (Arc::clone(&uid), record.key().clone());
+                let topic = Topic::warning(reason);
+                self.actions.push(Action::Event(uid, key, topic, note));
+            }
         }
         let mut refused = None;
         for warning in warnings {
@@ -129,6 +133,31 @@ pub(super) fn created_at(view: &PodView) -> Timestamp {
         .map_or(Timestamp::UNIX_EPOCH, |time| time.0)
 }
 
+/// The size of the pod's instance, and why it is not the one that its annotation requires. The
+/// webhook refuses such a pod; without it, requests and limits decide.
+fn size(view: &PodView) -> (String, Option<InvalidSpec>) {
+    let containers: Vec<_> = view.spec.containers.iter().map(Container::asks).collect();
+    let meta = &view.metadata;
+    let required = required_size(meta.labels.as_ref(), meta.annotations.as_ref(), &containers);
+    match required {
+        Some(Ok(spec)) => (spec, None),
+        Some(Err(error)) => (use_spec(&containers), Some(error)),
+        None => (use_spec(&containers), None),
+    }
+}
+
+/// The size that a pod requires by annotation, which counts for the two CPU classes only.
+pub(crate) fn required_size(
+    labels: Option<&BTreeMap<String, String>>,
+    annotations: Option<&BTreeMap<String, String>>,
+    containers: &[Resources],
+) -> Option<Result<String, InvalidSpec>> {
+    let text = annotations?.get(POD_REQUIRED_SPEC)?;
+    let class = labels.and_then(|labels| labels.get(opt_in::COMPUTE_CLASS));
+    let class = class.map(String::as_str);
+    opt_in::is_cpu_class(class).then(|| required_spec(text, containers))
+}
+
 /// What the annotations ask of the containers, ephemeral ones included.
 fn read_behaviours(view: &PodView) -> (Behaviours, Vec<behaviour::Warning>) {
     let Some(annotations) = &view.metadata.annotations else {
@@ -138,22 +167,4 @@ fn read_behaviours(view: &PodView) -> (Behaviours, Vec<behaviour::Warning>) {
     let all = spec.init_containers.iter().chain(&spec.containers);
     let all = all.chain(&spec.ephemeral_containers);
     behaviour::parse(annotations, all.map(|container| container.name.as_str()))
-}
-
-fn resources(view: &PodView) -> Vec<Resources> {
-    let containers = view.spec.containers.iter();
-    containers
-        .map(|container| {
-            let of = |list: &BTreeMap<String, String>, name: &str| {
-                list.get(name).map(String::as_str).map(str::to_owned)
-            };
-            let (requests, limits) = (&container.resources.requests, &container.resources.limits);
-            Resources {
-                cpu_request_milli: of(requests, "cpu").as_deref().and_then(quantity::milli),
-                cpu_limit_milli: of(limits, "cpu").as_deref().and_then(quantity::milli),
-                memory_request_bytes: of(requests, "memory").as_deref().and_then(quantity::bytes),
-                memory_limit_bytes: of(limits, "memory").as_deref().and_then(quantity::bytes),
-            }
-        })
-        .collect()
 }

@@ -112,6 +112,29 @@ fn pinned_terms() -> Value {
 }
 
 #[test]
+fn a_required_size_that_cannot_be_had_is_refused_for_cpu_pods_that_opt_in() {
+    let misfit = |class: &str, acs: &str, text: &str| {
+        let pod = json!({
+            "metadata": {
+                "labels": {"alibabacloud.com/acs": acs, COMPUTE_CLASS: class},
+                "annotations": {"alibabacloud.com/pod-required-spec": text},
+            },
+            "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "3"}}}]},
+        });
+        let mut pod: PodForAdmission = serde_json::from_value(pod).unwrap();
+        if acs != "true" {
+            pod.metadata.labels = None;
+        }
+        super::misfit(&pod)
+    };
+    assert_eq!(misfit("performance", "true", "4-8Gi"), None);
+    assert!(misfit("performance", "true", "2-8Gi").is_some());
+    assert!(misfit("general-purpose", "true", "4-8Mi").is_some());
+    assert_eq!(misfit("gpu", "true", "4-8Mi"), None);
+    assert_eq!(misfit("general-purpose", "false", "4-8Mi"), None);
+}
+
+#[test]
 fn pods_that_opt_in_get_the_toleration() {
     for pod in [
         fixed(json!({})),
