@@ -14,6 +14,7 @@ mod kubelet;
 mod life;
 mod nodes;
 mod opt_in;
+mod peers;
 mod pool;
 mod restart;
 mod soak;

@@ -8,7 +8,7 @@ use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use holdfast_testbed::{Holdfast, Leased, eventually, lease, lease_alone};
+use holdfast_testbed::{Holdfast, Leased, Options, eventually, lease, lease_alone, lease_with};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -82,6 +82,11 @@ impl Scene {
     /// The same while no other test uses a control plane: for what is measured in seconds.
     pub(crate) async fn start_alone(config: &str) -> Self {
         Self::start_on(lease_alone().await.unwrap(), config).await
+    }
+
+    /// The same on a control plane with options of its own.
+    pub(crate) async fn start_with(options: Options, config: &str) -> Self {
+        Self::start_on(lease_with(options).await.unwrap(), config).await
     }
 
     async fn start_on(plane: Leased, config: &str) -> Self {

@@ -34,6 +34,8 @@ static IDLE: Mutex<Vec<ControlPlane>> = Mutex::new(Vec::new());
 pub struct Leased {
     // Always there; taken out only by drop.
     plane: Option<ControlPlane>,
+    /// Whether the next test may have it.
+    is_shared: bool,
     _slot: SemaphorePermit<'static>,
 }
 
@@ -78,6 +80,23 @@ async fn take(slots: u32) -> Result<Leased> {
     };
     Ok(Leased {
         plane: Some(plane),
+        is_shared: true,
+        _slot: slot,
+    })
+}
+
+/// A control plane with `options` of its own, stopped when it is dropped.
+///
+/// # Errors
+/// As for [`ControlPlane::start`].
+pub async fn lease_with(options: Options) -> Result<Leased> {
+    let slot = SLOTS
+        .acquire()
+        .await
+        .context("the semaphore is never closed")?;
+    Ok(Leased {
+        plane: Some(ControlPlane::start(options).await?),
+        is_shared: false,
         _slot: slot,
     })
 }
@@ -107,6 +126,9 @@ impl Deref for Leased {
 impl Drop for Leased {
     /// Gives it back as it is: the next test cleans it, on a runtime that still runs.
     fn drop(&mut self) {
+        if !self.is_shared {
+            return;
+        }
         // The body runs before the slot is given back, so whoever gets the slot finds this plane.
         IDLE.lock()
             .unwrap_or_else(PoisonError::into_inner)

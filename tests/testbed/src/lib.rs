@@ -27,7 +27,7 @@ pub use command::{build_holdfast, run};
 pub use control_plane::{ControlPlane, Options};
 pub use go_program::{CONTROL_PLANE, GoProgram, KWOK, METRICS_SERVER, VIRTUAL_KUBELET_SUITE};
 pub use holdfast::Holdfast;
-pub use lease::{Leased, PLANES_MAX, lease, lease_alone};
+pub use lease::{Leased, PLANES_MAX, lease, lease_alone, lease_with};
 pub use pods::{PodRow, status_column};
 pub use recorder::PodRecorder;
 pub use wait::eventually;
