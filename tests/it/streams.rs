@@ -2,9 +2,9 @@
 
 use std::process::{Output, Stdio};
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
-use tokio::process::Child;
+use tokio::process::{Child, ChildStdout};
 
 use crate::support::*;
 
@@ -182,8 +182,14 @@ async fn attach_shows_what_is_written_and_ends_with_the_container_over_spdy() {
     attach_shows_lines(&SPDY).await;
 }
 
-/// Starts a port-forward and says where it listens.
-async fn forward(scene: &Scene, env: &[(&str, &str)], ports: &str) -> (Child, String) {
+/// A port-forward. kubectl dies of a line that nobody reads, so its output stays open.
+struct Forward {
+    address: String,
+    _kubectl: Child,
+    _lines: Lines<BufReader<ChildStdout>>,
+}
+
+async fn forward(scene: &Scene, env: &[(&str, &str)], ports: &str) -> Forward {
     let mut command = scene.plane.kubectl_command().await.unwrap();
     let mut child = command
         .args(["-n", &scene.namespace, "port-forward", "web-0", ports])
@@ -199,7 +205,11 @@ async fn forward(scene: &Scene, env: &[(&str, &str)], ports: &str) -> (Child, St
     let line = line.unwrap().expect("kubectl listens");
     let address = line.strip_prefix("Forwarding from ").unwrap();
     let address = address.split(' ').next().unwrap().to_owned();
-    (child, address)
+    Forward {
+        address,
+        _kubectl: child,
+        _lines: lines,
+    }
 }
 
 async fn get(address: &str, path: &str) -> Vec<u8> {
@@ -207,7 +217,8 @@ async fn get(address: &str, path: &str) -> Vec<u8> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: web-0\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
+    let end = stream.read_to_end(&mut answer).await;
+    end.unwrap_or_else(|error| panic!("{path}: {error} after {} bytes", answer.len()));
     let head = answer.windows(4).position(|it| it == b"\r\n\r\n");
     let head = head.unwrap_or_else(|| panic!("no answer: {:?}", text(&answer)));
     answer.split_off(head + 4)
@@ -216,15 +227,15 @@ async fn get(address: &str, path: &str) -> Vec<u8> {
 async fn a_hundred_requests_and_ten_megabytes(env: &[(&str, &str)]) {
     let scene = scene().await;
     let pod = scene.running("web-0").await;
-    let (_kubectl, address_here) = forward(&scene, env, ":80").await;
+    let open = forward(&scene, env, ":80").await;
     for _ in 0..100 {
-        let body = text(&get(&address_here, "/").await);
+        let body = text(&get(&open.address, "/").await);
         assert!(body.contains(&address(&pod).unwrap()), "{body}");
     }
-    let many = get(&address_here, "/bytes/10485760").await;
+    let many = get(&open.address, "/bytes/10485760").await;
     assert_eq!(many.len(), 10 * MEGABYTE);
-    let (_kubectl, closed) = forward(&scene, env, ":81").await;
-    let mut stream = TcpStream::connect(closed).await.unwrap();
+    let closed = forward(&scene, env, ":81").await;
+    let mut stream = TcpStream::connect(&closed.address).await.unwrap();
     let mut answer = Vec::new();
     // Refused like a connection to a port where nobody listens.
     let _ = stream.read_to_end(&mut answer).await;
