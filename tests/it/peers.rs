@@ -110,6 +110,25 @@ async fn inside_metrics_server_shows_every_node_and_pod_in_kubectl_top() {
     scene.create_set("web", 3, &TestPod::fixed("web")).await;
     scene.rolled_out("web").await;
     let _server = metrics_server(&scene).await;
+    let condition = "jsonpath={.status.conditions[?(@.type=='Available')]}";
+    let available = [
+        "get",
+        "apiservice",
+        "v1beta1.metrics.k8s.io",
+        "-o",
+        condition,
+    ];
+    eventually("metrics-server is available", PATIENCE, async || {
+        let shown = scene.plane.kubectl(&available).await;
+        let shown = shown.map_err(|error| format!("{error:#}"))?;
+        let log = std::fs::read_to_string(scene.dir.path().join("metrics-server.log"));
+        let is_so = shown.contains("\"status\":\"True\"");
+        is_so
+            .then_some(())
+            .ok_or_else(|| format!("{shown}\n{}", log.unwrap_or_default()))
+    })
+    .await
+    .unwrap();
     let kubectl = async |args: &[&str]| {
         eventually(&format!("kubectl {args:?}"), PATIENCE, async || {
             let shown = scene.plane.kubectl(args).await;
@@ -150,7 +169,8 @@ async fn metrics_server(scene: &Scene) -> Child {
     let server = command
         .arg(format!("--secure-port={PORT}"))
         .arg(format!("--cert-dir={}", scene.dir.path().display()))
-        .args(["--metric-resolution=10s", "--kubelet-insecure-tls"])
+        .args(["--metric-resolution=10s", "--kubelet-request-timeout=5s"])
+        .arg("--kubelet-insecure-tls")
         .arg("--kubelet-preferred-address-types=InternalIP")
         .stderr(log)
         .kill_on_drop(true)
