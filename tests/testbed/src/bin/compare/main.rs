@@ -25,7 +25,7 @@ mod system;
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
 use holdfast_testbed::{ControlPlane, KWOK, build_holdfast};
 
@@ -60,18 +60,44 @@ fn block_on_run(plan: &Plan) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    let result = runtime.block_on(async {
-        tokio::select! {
-            result = run(plan) => result,
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted before the end")),
-        }
-    });
+    let result = runtime.block_on(run(plan));
     // After an interruption a thread may still wait for a Go build, which Ctrl-C has reached too.
     runtime.shutdown_background();
     result
 }
 
 async fn run(plan: &Plan) -> Result<()> {
+    let mut bench = interruptible(prepare(plan)).await?;
+    let version = bench
+        .client
+        .apiserver_version()
+        .await
+        .context("cannot ask the API server for its version")?
+        .git_version;
+    let load_before = report::load_average();
+    let mut entries = Vec::new();
+    let measured = interruptible(measure(&mut bench, &mut entries)).await;
+    println!(
+        "{}; Kubernetes {version}, priority and fairness {}; KWOK 0.8.0; load average before: {load_before}; {} rounds.\n\
+         Medians (smallest-largest).\n\n{}",
+        report::machine(),
+        if plan.fairness { "on" } else { "off" },
+        plan.rounds,
+        report::table(&entries, &plan.systems)
+    );
+    let written = report::write_json(plan, &entries, &version, &load_before);
+    measured.and(written)
+}
+
+async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::select! {
+        result = work => result,
+        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted before the end")),
+    }
+}
+
+/// Builds what is needed and starts the control plane.
+async fn prepare(plan: &Plan) -> Result<Bench<'_>> {
     let mut progress = Progress::new();
     progress.begin("building holdfast and KWOK".to_owned());
     let programs = Programs {
@@ -87,32 +113,14 @@ async fn run(plan: &Plan) -> Result<()> {
         "the processes of the cluster of KUBECONFIG cannot be measured; unset KUBECONFIG"
     );
     let client = plane.client().await?;
-    let version = client
-        .apiserver_version()
-        .await
-        .context("cannot ask the API server for its version")?
-        .git_version;
-    let load_before = report::load_average();
-    let mut bench = Bench {
+    Ok(Bench {
         plan,
         programs,
         plane,
         client,
         progress,
         starts: 0,
-    };
-    let mut entries = Vec::new();
-    let measured = measure(&mut bench, &mut entries).await;
-    println!(
-        "{}; Kubernetes {version}, priority and fairness {}; KWOK 0.8.0; load average before: {load_before}; {} rounds.\n\
-         Medians (smallest-largest).\n\n{}",
-        report::machine(),
-        if plan.fairness { "on" } else { "off" },
-        plan.rounds,
-        report::table(&entries, &plan.systems)
-    );
-    let written = report::write_json(plan, &entries, &version, &load_before);
-    measured.and(written)
+    })
 }
 
 /// Every system in turn at every size, and again in the next round, so that whatever changes with time changes alike.
