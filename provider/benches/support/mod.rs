@@ -1,0 +1,80 @@
+//! A ledger on the disk and pods for it.
+
+use std::path::Path;
+
+use holdfast_provider::cloud::sim;
+use holdfast_provider::engine::{Node, PodFacts};
+use holdfast_provider::id::{NodeType, PodKey, PodUid};
+use holdfast_provider::ledger::{Job, Ledger};
+use holdfast_provider::policy::opt_in::{FixedIp, OptIn};
+use holdfast_provider::settings::{Retention, Settings, VSwitch};
+use jiff::{SignedDuration, Timestamp};
+
+/// A ledger with 65,532 addresses and a cloud that answers at once, as profile `fast` has it.
+pub(crate) fn ledger(path: &Path) -> Ledger {
+    let settings = Settings {
+        cluster: "bench".into(),
+        region: "cn-wulanchabu".into(),
+        vpc: "vpc-bench".into(),
+        vswitches: vec![VSwitch {
+            id: "vsw-b".into(),
+            zone: "cn-wulanchabu-b".into(),
+            cidr: "10.64.0.0/16".parse().expect("a CIDR"),
+            exclude: Vec::new(),
+        }],
+        retention: Retention {
+            default_hours: 48,
+            hour: SignedDuration::from_hours(1),
+        },
+        cloud: sim::Config::default(),
+        history_days: 30,
+    };
+    Ledger::open(path, settings, now()).expect("a new file")
+}
+
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).expect("in range")
+}
+
+/// A fixed-IP pod: claim, address, ENI and history are written for it.
+pub(crate) fn facts(index: usize) -> PodFacts {
+    PodFacts {
+        uid: uid(index),
+        key: PodKey::new("bench", &format!("web-{index}")),
+        created_at: now(),
+        node: Node {
+            name: "virtual-kubelet-cn-wulanchabu-b".into(),
+            zone: "cn-wulanchabu-b".into(),
+            node_type: NodeType::Acs,
+        },
+        opt_in: OptIn {
+            fixed_ip: FixedIp::On { hours: 48 },
+            vswitches: Vec::new(),
+        },
+        published: None,
+    }
+}
+
+/// As random as the API server's, so that no index is filled in order.
+pub(crate) fn uid(index: usize) -> PodUid {
+    let seed = u64::try_from(index).expect("a small number");
+    let mut random = fastrand::Rng::with_seed(seed);
+    format!(
+        "{:08x}-{:04x}-4000-8000-{:012x}",
+        random.u32(..),
+        random.u16(..),
+        seed
+    )
+    .into()
+}
+
+/// The jobs of a pod's life under profile `fast`, in their order.
+#[allow(dead_code, reason = "each bench needs some of this")]
+pub(crate) fn life(index: usize) -> [Job; 4] {
+    [
+        Job::Acquire(facts(index)),
+        Job::Deleted(uid(index), now()),
+        Job::Stopped(uid(index)),
+        Job::Gone(uid(index)),
+    ]
+}
