@@ -5,8 +5,10 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use holdfast::config::Profile;
+use holdfast::pod::behaviour::Behaviours;
 use holdfast::pod::core::{Action, Facts, Lifecycle, NodeInfo, step};
-use holdfast::pod::record::{Names, Record};
+use holdfast::pod::needs::Supply;
+use holdfast::pod::record::{Names, Record, Terms};
 use holdfast::pod::view::PodView;
 use holdfast_provider::engine::{Assignment, Network};
 use holdfast_provider::id::NodeType;
@@ -77,10 +79,16 @@ fn view() -> PodView {
     serde_json::from_value(pod()).expect("a pod")
 }
 
+fn terms() -> Terms {
+    Terms {
+        node: "virtual-kubelet-cn-wulanchabu-b".into(),
+        pod_use_spec: "1-2Gi".into(),
+        behaviours: Behaviours::default(),
+    }
+}
+
 fn record() -> Record {
-    let mut names = Names::default();
-    let node = "virtual-kubelet-cn-wulanchabu-b".into();
-    Record::from_view(&view(), node, "1-2Gi".into(), &mut names, now()).expect("it has a UID")
+    Record::from_view(&view(), terms(), &mut Names::default(), now()).expect("it has a UID")
 }
 
 fn taking_in(c: &mut Criterion) {
@@ -88,10 +96,7 @@ fn taking_in(c: &mut Criterion) {
     c.bench_function("record/first view", |b| {
         b.iter_batched(
             Names::default,
-            |mut names| {
-                let node = "virtual-kubelet-cn-wulanchabu-b".into();
-                Record::from_view(&view, node, "1-2Gi".into(), &mut names, now())
-            },
+            |mut names| Record::from_view(&view, terms(), &mut names, now()),
             BatchSize::SmallInput,
         );
     });
@@ -121,11 +126,13 @@ fn deciding(c: &mut Criterion) {
         running: SignedDuration::ZERO,
         stop: SignedDuration::ZERO,
     };
+    let supply = Supply::default();
     let facts = Facts {
         network: &network,
         node: &node,
         lifecycle: &lifecycle,
         seen_at: now(),
+        supply: &supply,
     };
     c.bench_function("core/step", |b| {
         b.iter(|| {
