@@ -3,6 +3,7 @@
 //! [`World`] stands in for the API server and for the shell: it feeds events, runs effects, and
 //! lets a test read what was published. Each test is a rule, told as a script.
 
+mod accepted;
 mod cloud;
 mod crash;
 mod crossing;
@@ -10,6 +11,7 @@ mod history;
 mod keeping;
 mod model;
 mod operator;
+mod peers;
 mod pool;
 mod proof;
 mod restart;
