@@ -10,6 +10,7 @@ use crate::cloud::{self, Request, Response};
 use crate::id::{EniId, InstanceId, Mac, NodeName, NodeType, PodKey, PodUid, VSwitchId, Zone};
 use crate::ledger::{self, Job, Notice, Outcome};
 use crate::policy::opt_in::OptIn;
+use crate::policy::retained::Lost;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -195,6 +196,14 @@ impl Reason {
             Self::IPPoolExhausted => "IPPoolExhausted",
             Self::NoAllowedVSwitch => "NoAllowedVSwitch",
             Self::CloudCallFailed => "CloudCallFailed",
+        }
+    }
+
+    /// Of an address that was there and is not given back, with the words for it.
+    pub(crate) fn of_loss(lost: Lost) -> (Self, String) {
+        match lost {
+            Lost::NotReused(note) => (Self::FixedIPNotReused, note),
+            Lost::NotRetained(note) => (Self::FixedIPNotRetained, note),
         }
     }
 

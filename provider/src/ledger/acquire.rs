@@ -1,4 +1,6 @@
-//! A pod wants a network: the facts for the policy, and the writes that follow its verdict.
+//! A pod wants a network: the writes that follow what was planned for it.
+//!
+//! What is to happen, and the facts it rests on, is for [`plan`](crate::ledger::plan) to say.
 
 use std::net::Ipv4Addr;
 
@@ -8,100 +10,67 @@ use uuid::Uuid;
 
 use crate::cloud::sim::{region_code, resource_id};
 use crate::engine::{Network, PodFacts, Reason};
-use crate::id::{InstanceId, NodeType, PodKey, PodUid, VSwitchId};
-use crate::ledger::op::{Op, PodRow, time};
-use crate::ledger::{Blocked, Notice, PodState, carrier};
+use crate::id::{InstanceId, PodKey, PodUid, VSwitchId};
+use crate::ledger::op::{Op, time};
+use crate::ledger::plan::{Asks, Fresh, OpenClaim, Plan, Planned, Standing, accepted_hours};
+use crate::ledger::{Blocked, Notice, PodState};
 use crate::policy::eni::Target;
-use crate::policy::opt_in::FixedIp;
-use crate::policy::placement;
 use crate::policy::pool::Remaining;
-use crate::policy::retained::{self, Applicant, Claim, Close, Holder, Lost, Placement, Verdict};
-
-/// An open claim with what is needed to act on it.
-pub(super) struct OpenClaim {
-    pub(super) id: i64,
-    pub(super) eni: i64,
-    pub(super) address: Ipv4Addr,
-    pub(super) deleted_ms: Option<i64>,
-    pub(super) facts: Claim,
-}
+use crate::policy::retained::{Close, Lost};
 
 impl Op<'_> {
     /// Gives the pod a network, the one it has, or the reason why not yet. Asking again, however
     /// often, gives the same answer. One that is being deleted gets nothing that it has not yet.
     pub(super) fn acquire(&mut self, pod: &PodFacts) -> Result<()> {
-        let known = self.pod(&pod.uid)?;
-        if known
-            .as_ref()
-            .is_some_and(|row| row.eni.is_some() || row.deleted || row.is_over())
-        {
-            return self.report(&pod.uid);
-        }
-        if known.is_none() && self.has_let_go(&pod.uid)? {
-            self.out.pods.push(PodState {
-                uid: pod.uid.clone(),
-                network: Network::Detached,
-                blocked: None,
-            });
-            return Ok(());
-        }
-        self.supersede(pod, pod.created_at)?;
-        let hours = accepted_hours(pod, known.as_ref());
-        let allowed = match self.allowed(pod) {
-            Ok(allowed) => allowed?,
-            Err(note) => {
-                self.accept(pod, known.is_some(), hours, None)?;
-                self.wait(
-                    &pod.uid,
-                    Reason::NoAllowedVSwitch,
-                    note,
-                    Blocked::Pool {
-                        vswitches: Vec::new(),
-                        counts: Vec::new(),
-                    },
-                );
+        let known = match self.rows().standing(&pod.uid)? {
+            Standing::Settled(_) => return self.report(&pod.uid),
+            Standing::LetGo => {
+                self.out.pods.push(PodState {
+                    uid: pod.uid.clone(),
+                    network: Network::Detached,
+                    blocked: None,
+                });
                 return Ok(());
             }
+            Standing::Asks(known) => known,
         };
-        let claim = self.open_claim(&pod.key)?;
-        let last = self.placement(&pod.key)?;
-        let applicant = Applicant {
+        self.supersede(pod, pod.created_at)?;
+        let hours = accepted_hours(&pod.opt_in, known.as_ref());
+        let asks = Asks {
             key: &pod.key,
             created_at: pod.created_at,
-            node: &pod.node.name,
-            node_type: pod.node.node_type,
-            zone: &pod.node.zone,
+            node: &pod.node,
             fixed_ip: hours.is_some(),
-            allowed: &allowed,
+            vswitches: &pod.opt_in.vswitches,
+            foreign: false,
         };
-        let facts = claim.as_ref().map(|claim| &claim.facts);
-        match (
-            retained::decide(&applicant, facts, last.as_ref(), self.now),
+        let Plan {
+            allowed,
             claim,
-        ) {
-            (Verdict::Keep, Some(claim)) => self.keep(pod, known.is_some(), hours, &claim),
-            (Verdict::Keep, None) => unreachable!("nothing to keep without a claim"),
-            (Verdict::Wait(note), _) => {
-                self.accept(pod, known.is_some(), hours, None)?;
+            step,
+            ..
+        } = self.rows().plan(&asks)?;
+        let known = known.is_some();
+        match (step, claim) {
+            (Planned::NoVSwitch(note), _) => {
+                self.accept(pod, known, hours, None)?;
+                let blocked = Blocked::Pool {
+                    vswitches: Vec::new(),
+                    counts: Vec::new(),
+                };
+                self.wait(&pod.uid, Reason::NoAllowedVSwitch, note, blocked);
+                Ok(())
+            }
+            (Planned::Keep, Some(claim)) => self.keep(pod, known, hours, &claim),
+            (Planned::Keep, None) => unreachable!("nothing to keep without a claim"),
+            (Planned::Wait(note), _) => {
+                self.accept(pod, known, hours, None)?;
                 self.wait(&pod.uid, Reason::FixedIPWaiting, note, Blocked::Key);
                 Ok(())
             }
-            (
-                Verdict::Fresh {
-                    close,
-                    claim: claimed,
-                    notice,
-                },
-                claim,
-            ) => {
-                let fresh = Fresh {
-                    known: known.is_some(),
-                    hours,
-                    claimed,
-                    notice,
-                };
-                let close = close.zip(claim);
-                self.fresh(pod, &allowed, &fresh, close.as_ref())
+            (Planned::Fresh(fresh), claim) => {
+                let accepted = Accepted { known, hours };
+                self.fresh(pod, accepted, &allowed, fresh, claim)
             }
         }
     }
@@ -112,29 +81,27 @@ impl Op<'_> {
         // No row tells whether this pod is itself gone by now, so one of the same second may be
         // the newer one.
         self.supersede(pod, pod.created_at - SignedDuration::from_millis(1))?;
-        let claim = self.open_claim(&pod.key)?;
-        let last = self.placement(&pod.key)?;
-        let applicant = Applicant {
+        let asks = Asks {
             key: &pod.key,
             created_at: pod.created_at,
-            node: &pod.node.name,
-            node_type: NodeType::Ecs,
-            zone: &pod.node.zone,
+            node: &pod.node,
             fixed_ip: true,
-            allowed: &[],
+            vswitches: &[],
+            foreign: true,
         };
-        let facts = claim.as_ref().map(|claim| &claim.facts);
-        match retained::decide(&applicant, facts, last.as_ref(), self.now) {
-            Verdict::Keep => unreachable!("an ECS node keeps nothing"),
-            Verdict::Wait(note) => {
+        let plan = self.rows().plan(&asks)?;
+        match plan.step {
+            Planned::Keep => unreachable!("an ECS node keeps nothing"),
+            Planned::NoVSwitch(_) => unreachable!("a node of others is asked for no vSwitch"),
+            Planned::Wait(note) => {
                 self.wait(&pod.uid, Reason::FixedIPWaiting, note, Blocked::Key);
             }
-            Verdict::Fresh { close, notice, .. } => {
-                if let Some((close, claim)) = close.zip(claim) {
+            Planned::Fresh(fresh) => {
+                if let Some((close, claim)) = fresh.close.zip(plan.claim) {
                     self.end(&claim, close, &pod.uid)?;
                 }
                 self.remember_placement(pod)?;
-                self.notice(&pod.uid, notice);
+                self.notice(&pod.uid, fresh.notice);
             }
         }
         Ok(())
@@ -150,63 +117,8 @@ impl Op<'_> {
         Ok(())
     }
 
-    /// Whether the pod was accepted, is gone and has let go: a late view of it changes nothing.
-    fn has_let_go(&self, uid: &PodUid) -> Result<bool> {
-        let sql = "SELECT 1 FROM pod_log WHERE uid = ?1 AND let_go_ms IS NOT NULL";
-        Ok(self.tx.row(sql, [uid.as_str()], |_| Ok(()))?.is_some())
-    }
-
-    fn allowed(&self, pod: &PodFacts) -> std::result::Result<Result<Vec<VSwitchId>>, String> {
-        match self.candidates(&pod.node.zone) {
-            Ok(found) => placement::allowed(&pod.node.zone, &pod.opt_in.vswitches, &found).map(Ok),
-            Err(error) => Ok(Err(error)),
-        }
-    }
-
     pub(super) fn open_claim(&self, key: &PodKey) -> Result<Option<OpenClaim>> {
-        self.tx.row(
-            "SELECT c.id, a.eni, a.addr, c.deleted_ms, c.expires_ms, c.node, c.holder, e.eni_id, a.vswitch \
-             FROM claim c JOIN address a ON a.claim = c.id JOIN eni e ON e.id = a.eni \
-             WHERE c.cluster = ?1 AND c.namespace = ?2 AND c.name = ?3 AND c.closed_ms IS NULL",
-            (self.cluster(), &*key.namespace, &*key.name),
-            |row| {
-                let address = Ipv4Addr::from(row.get::<_, u32>(2)?);
-                let eni_id = row.get::<_, Option<String>>(7)?.map(Into::into);
-                let holder = row.get::<_, Option<String>>(6)?.map(|uid| Holder {
-                    uid: uid.into(),
-                    eni: carrier(eni_id.as_ref(), address),
-                });
-                let vswitch = self.vswitch(row.get(8)?);
-                Ok(OpenClaim {
-                    id: row.get(0)?,
-                    eni: row.get(1)?,
-                    address,
-                    deleted_ms: row.get(3)?,
-                    facts: Claim {
-                        vswitch: vswitch.id.clone(),
-                        zone: vswitch.zone.clone(),
-                        node: row.get::<_, String>(5)?.into(),
-                        holder,
-                        expires_at: row.get::<_, Option<i64>>(4)?.map(time),
-                    },
-                })
-            },
-        )
-    }
-
-    fn placement(&self, key: &PodKey) -> Result<Option<Placement>> {
-        self.tx.row(
-            "SELECT node, node_type FROM placement \
-             WHERE cluster = ?1 AND namespace = ?2 AND name = ?3",
-            (self.cluster(), &*key.namespace, &*key.name),
-            |row| {
-                let node_type: String = row.get(1)?;
-                Ok(Placement {
-                    node: row.get::<_, String>(0)?.into(),
-                    node_type: NodeType::parse(&node_type),
-                })
-            },
-        )
+        self.rows().open_claim(key)
     }
 
     fn remember_placement(&self, pod: &PodFacts) -> Result<()> {
@@ -274,27 +186,22 @@ impl Op<'_> {
     fn fresh(
         &mut self,
         pod: &PodFacts,
+        Accepted { known, hours }: Accepted,
         allowed: &[VSwitchId],
-        fresh: &Fresh,
-        close: Option<&(Close, OpenClaim)>,
+        fresh: Fresh,
+        claim: Option<OpenClaim>,
     ) -> Result<()> {
-        let mut found = self.first_free(allowed)?;
-        // An expired claim ends in any case. One that stands in the way of the only addresses
-        // that the pod may use ends too: it would be waited for in vain.
-        let close = match close {
-            Some((why, claim))
-                if found.is_none()
-                    && (*why == Close::Expired || allowed.contains(&claim.facts.vswitch)) =>
-            {
-                self.end(claim, *why, &pod.uid)?;
-                // A cloud that answers at once has freed its address by now.
-                found = self.first_free(allowed)?;
-                None
-            }
-            other => other,
-        };
+        let mut close = fresh.close.zip(claim);
+        let mut found = fresh.found;
+        if fresh.close_first
+            && let Some((why, claim)) = close.take()
+        {
+            self.end(&claim, why, &pod.uid)?;
+            // A cloud that answers at once has freed its address by now.
+            found = self.rows().first_free(allowed)?;
+        }
         let Some((vswitch, address)) = found else {
-            self.accept(pod, fresh.known, fresh.hours, None)?;
+            self.accept(pod, known, hours, None)?;
             let (note, counts) = self.exhausted(allowed)?;
             let blocked = Blocked::Pool {
                 vswitches: allowed.to_vec(),
@@ -304,16 +211,16 @@ impl Op<'_> {
             return Ok(());
         };
         if let Some((why, claim)) = close {
-            self.end(claim, *why, &pod.uid)?;
+            self.end(&claim, why, &pod.uid)?;
         }
         let eni = self.new_eni(&pod.uid, vswitch, address, Target::InUse)?;
-        self.accept(pod, fresh.known, fresh.hours, Some(eni))?;
-        let claim = match fresh.hours.filter(|_| fresh.claimed) {
+        self.accept(pod, known, hours, Some(eni))?;
+        let claim = match hours.filter(|_| fresh.claim) {
             Some(hours) => Some(self.new_claim(pod, hours)?),
             None => None,
         };
         self.bind_address(vswitch, address, &pod.uid, claim, eni, "allocated")?;
-        self.notice(&pod.uid, fresh.notice.clone());
+        self.notice(&pod.uid, fresh.notice);
         self.progress(eni)?;
         self.report(&pod.uid)
     }
@@ -456,10 +363,8 @@ impl Op<'_> {
     }
 
     fn notice(&mut self, uid: &PodUid, lost: Option<Lost>) {
-        let (reason, note) = match lost {
-            Some(Lost::NotReused(note)) => (Reason::FixedIPNotReused, note),
-            Some(Lost::NotRetained(note)) => (Reason::FixedIPNotRetained, note),
-            None => return,
+        let Some((reason, note)) = lost.map(Reason::of_loss) else {
+            return;
         };
         self.out.notices.push(Notice {
             uid: uid.clone(),
@@ -469,21 +374,11 @@ impl Op<'_> {
     }
 }
 
-/// How a fresh allocation is written down.
-struct Fresh {
+/// How a pod was accepted, or is to be.
+struct Accepted {
+    /// Whether it has a row.
     known: bool,
     hours: Option<u32>,
-    claimed: bool,
-    notice: Option<Lost>,
-}
-
-/// The hours a pod asked for when it was accepted, or asks for now if it was not yet.
-fn accepted_hours(pod: &PodFacts, known: Option<&PodRow>) -> Option<u32> {
-    match (known, &pod.opt_in.fixed_ip) {
-        (Some(row), _) => row.hours,
-        (None, FixedIp::On { hours }) => Some(*hours),
-        (None, FixedIp::Off | FixedIp::Unsupported { .. }) => None,
-    }
 }
 
 /// A UUID that depends on nothing but `name`, so that a repeated operation names the same thing.

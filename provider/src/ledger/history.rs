@@ -210,7 +210,7 @@ impl Reader {
                 unknown: Some(because),
                 span: None,
             };
-            if at > now.max(last(tx)?) {
+            if at > self::now(tx, now)? {
                 return Ok(unknown(Unknown::Future(now)));
             }
             let from = complete_from(tx)?;
@@ -240,19 +240,16 @@ impl Reader {
     }
 }
 
-fn complete_from(tx: &Tx<'_>) -> Result<Timestamp> {
-    ledger_time(tx, "SELECT history_from_ms FROM ledger")
-}
-
-fn last(tx: &Tx<'_>) -> Result<Timestamp> {
-    ledger_time(tx, "SELECT last_ms FROM ledger")
-}
-
 /// A file that no process has used yet has no past at all.
-fn ledger_time(tx: &Tx<'_>, sql: &str) -> Result<Timestamp> {
-    Ok(tx
-        .row(sql, [], |row| row.get(0))?
-        .map_or(Timestamp::MAX, time))
+fn complete_from(tx: &Tx<'_>) -> Result<Timestamp> {
+    let from = tx.row("SELECT history_from_ms FROM ledger", [], |row| row.get(0))?;
+    Ok(from.map_or(Timestamp::MAX, time))
+}
+
+/// Ledger time by the wall clock `wall`.
+pub(super) fn now(tx: &Tx<'_>, wall: Timestamp) -> Result<Timestamp> {
+    let last = tx.row("SELECT last_ms FROM ledger", [], |row| row.get(0))?;
+    Ok(last.map_or(wall, |last| wall.max(time(last))))
 }
 
 /// The spans for which `condition` holds, by time.

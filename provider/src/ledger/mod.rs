@@ -10,6 +10,7 @@
 
 mod acquire;
 mod eni;
+pub mod explain;
 #[cfg(test)]
 mod fault_tests;
 pub mod history;
@@ -18,6 +19,7 @@ pub(crate) mod journal;
 mod op;
 mod open;
 pub mod operator;
+mod plan;
 mod pool;
 mod query;
 mod release;

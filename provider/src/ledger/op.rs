@@ -13,6 +13,7 @@ use crate::cloud::EniState;
 use crate::cloud::sim::Simulator;
 use crate::engine::{Assignment, Network};
 use crate::id::{EniId, InstanceId, PodKey, PodUid, VSwitchId};
+use crate::ledger::plan::Rows;
 use crate::ledger::pool::VSwitchRef;
 use crate::ledger::{Job, Loaded, LoadedPod, Outcome, PodState};
 use crate::policy::eni::{State, Target};
@@ -195,11 +196,17 @@ impl<'a> Op<'a> {
     }
 
     pub(crate) fn pod(&self, uid: &PodUid) -> Result<Option<PodRow>> {
-        self.tx.row(
-            &format!("{POD} WHERE uid = ?1"),
-            [uid.as_str()],
-            PodRow::read,
-        )
+        pod(self.tx, uid)
+    }
+
+    /// What this operation reads before it decides.
+    pub(crate) fn rows(&self) -> Rows<'a> {
+        Rows {
+            tx: self.tx,
+            now: self.now,
+            cluster: self.cluster(),
+            vswitches: self.vswitches,
+        }
     }
 
     /// The other pods of a key that were created until then, which are gone from the API once a
@@ -242,10 +249,7 @@ impl<'a> Op<'a> {
     }
 
     pub(crate) fn vswitch(&self, row: i64) -> &'a VSwitchRef {
-        self.vswitches
-            .iter()
-            .find(|vswitch| vswitch.row == row)
-            .expect("an address that is held belongs to a configured vSwitch: opening checks it")
+        self.rows().vswitch(row)
     }
 
     /// A pod's network as the rows have it.
@@ -302,6 +306,12 @@ impl<'a> Op<'a> {
         )?;
         Ok(())
     }
+}
+
+/// The row of a pod.
+pub(crate) fn pod(tx: &Tx<'_>, uid: &PodUid) -> Result<Option<PodRow>> {
+    let sql = format!("{POD} WHERE uid = ?1");
+    tx.row(&sql, [uid.as_str()], PodRow::read)
 }
 
 /// A duration as the ledger stores it; absurdly long ones end at the largest number.

@@ -12,6 +12,7 @@ use rusqlite::types::Type;
 use crate::id::{PodKey, VSwitchId, Zone};
 use crate::ledger::Error;
 use crate::ledger::op::{Op, time};
+use crate::ledger::plan::Rows;
 use crate::policy::placement::Candidate;
 use crate::policy::pool::{Counts, Exhausted, NextRelease};
 use crate::settings::{Settings, VSwitch};
@@ -253,7 +254,7 @@ pub(crate) fn next_release(tx: &Tx<'_>, row: i64) -> Result<Option<NextRelease>>
     )
 }
 
-impl Op<'_> {
+impl Rows<'_> {
     /// The configured vSwitches as the placement policy wants them. Free addresses are counted
     /// only where more than one vSwitch of the zone makes the count matter.
     pub(super) fn candidates(&self, zone: &Zone) -> Result<Vec<Candidate>> {
@@ -299,10 +300,7 @@ impl Op<'_> {
     }
 
     /// Why none of the allowed vSwitches has an address.
-    pub(super) fn exhausted(&mut self, allowed: &[VSwitchId]) -> Result<(String, Vec<Counts>)> {
-        if let Some(known) = self.explained.get(allowed) {
-            return Ok(known.clone());
-        }
+    pub(super) fn exhausted(&self, allowed: &[VSwitchId]) -> Result<(String, Vec<Counts>)> {
         let exhausted: Vec<Exhausted> = self
             .named(allowed)
             .map(|vswitch| {
@@ -318,14 +316,24 @@ impl Op<'_> {
             .collect::<Result<_>>()?;
         let sentences: Vec<String> = exhausted.iter().map(Exhausted::to_string).collect();
         let counts = exhausted.iter().map(|one| one.counts).collect();
-        let answer = (sentences.join("; "), counts);
-        self.explained.insert(allowed.to_vec(), answer.clone());
-        Ok(answer)
+        Ok((sentences.join("; "), counts))
     }
 
     fn named<'b>(&'b self, allowed: &'b [VSwitchId]) -> impl Iterator<Item = &'b VSwitchRef> {
         allowed
             .iter()
             .filter_map(|id| self.vswitches.iter().find(|vswitch| vswitch.id == *id))
+    }
+}
+
+impl Op<'_> {
+    /// Why none of the allowed vSwitches has an address, counted once as long as none changes.
+    pub(super) fn exhausted(&mut self, allowed: &[VSwitchId]) -> Result<(String, Vec<Counts>)> {
+        if let Some(known) = self.explained.get(allowed) {
+            return Ok(known.clone());
+        }
+        let answer = self.rows().exhausted(allowed)?;
+        self.explained.insert(allowed.to_vec(), answer.clone());
+        Ok(answer)
     }
 }

@@ -201,11 +201,7 @@ impl Reader {
         key: &PodKey,
         now: Timestamp,
     ) -> std::result::Result<Option<ClaimRow>, Error> {
-        let sql = format!("{CLAIM} AND c.cluster = ?1 AND c.namespace = ?2 AND c.name = ?3");
-        self.read("read a claim", |tx| {
-            let key = (cluster.as_str(), &*key.namespace, &*key.name);
-            tx.row(&sql, key, |row| claim_row(row, now))
-        })
+        self.read("read a claim", |tx| claim(tx, cluster, key, now))
     }
 
     /// What contradicts the promises of the ledger, from the file alone.
@@ -293,6 +289,17 @@ pub(super) fn addresses(tx: &Tx<'_>, all: bool) -> Result<Vec<AddressRow>> {
 pub(super) fn claims(tx: &Tx<'_>, now: Timestamp) -> Result<Vec<ClaimRow>> {
     let sql = format!("{CLAIM} ORDER BY c.cluster, c.namespace, c.name");
     tx.rows(&sql, [], |row| claim_row(row, now))
+}
+
+pub(super) fn claim(
+    tx: &Tx<'_>,
+    cluster: &ClusterId,
+    key: &PodKey,
+    now: Timestamp,
+) -> Result<Option<ClaimRow>> {
+    let sql = format!("{CLAIM} AND c.cluster = ?1 AND c.namespace = ?2 AND c.name = ?3");
+    let key = (cluster.as_str(), &*key.namespace, &*key.name);
+    tx.row(&sql, key, |row| claim_row(row, now))
 }
 
 const CLAIM: &str = "SELECT c.cluster, c.namespace, c.name, a.addr, e.eni_id, e.mac, v.name, v.zone, \

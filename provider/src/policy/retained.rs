@@ -5,6 +5,7 @@
 //! older pods of its name has been written.
 
 use jiff::Timestamp;
+use serde::Serialize;
 
 use crate::id::{NodeName, NodeType, PodKey, PodUid, VSwitchId, Zone};
 use crate::policy::retention;
@@ -54,7 +55,7 @@ pub struct Holder {
 }
 
 /// Where the last fixed-IP pod of a key was bound.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Placement {
     /// The node.
     pub node: NodeName,

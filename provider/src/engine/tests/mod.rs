@@ -7,6 +7,7 @@ mod accepted;
 mod cloud;
 mod crash;
 mod crossing;
+mod explain;
 mod history;
 mod keeping;
 mod model;
