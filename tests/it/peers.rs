@@ -143,7 +143,9 @@ async fn inside_metrics_server_shows_every_node_and_pod_in_kubectl_top() {
         let (nodes, pods) = (nodes.trim(), pods.trim());
         let all =
             nodes.lines().count() == 3 && pods.lines().count() == 3 && !nodes.contains("<unknown>");
-        let shown = format!("{nodes}\n{pods}");
+        let mut shown = format!("{nodes}\n{pods}\n");
+        let log = scene.dir.path().join("metrics-server.log");
+        shown += &std::fs::read_to_string(log).unwrap();
         if all {
             println!("{shown}");
         }
@@ -170,7 +172,8 @@ async fn metrics_server(scene: &Scene) -> Child {
         .arg(format!("--secure-port={PORT}"))
         .arg(format!("--cert-dir={}", scene.dir.path().display()))
         .args(["--metric-resolution=10s", "--kubelet-request-timeout=5s"])
-        .arg("--kubelet-insecure-tls")
+        // As in the manifests that metrics-server is installed with.
+        .args(["--kubelet-insecure-tls", "--kubelet-use-node-status-port"])
         .arg("--kubelet-preferred-address-types=InternalIP")
         .stderr(log)
         .kill_on_drop(true)
