@@ -476,6 +476,7 @@ impl Play {
             now: self.world.now,
             time: self.last_commit(),
             may_expire: self.clock.may_expire,
+            is_skewed: self.clock.skew != SignedDuration::ZERO,
             calm: self.clock.truth >= self.clock.disturbed_until,
             addresses: self.world.ledger.addresses(true).unwrap(),
             claims: self.world.claims(),

@@ -271,9 +271,13 @@ impl Model {
                 let mut pods = pods.iter();
                 pods.any(|(of, created_at)| *of == name && *created_at < expires)
             };
-            let due = claim.expires.is_some_and(|at| {
-                free_to_end && at <= seen.now && seen.may_expire && !in_time(&seen.made, at)
-            });
+            let over = claim
+                .expires
+                .filter(|at| free_to_end && *at <= seen.now && seen.may_expire);
+            let due = over.is_some_and(|at| !in_time(&seen.made, at));
+            // By a clock that is ahead of the API server's, a claim can end before a pod comes
+            // that the API server's own clock has come in time.
+            let due_by_skew = seen.is_skewed && over.is_some();
             if is_open {
                 let is_held = claim.expires.is_some_and(|at| in_time(&seen.unseen, at));
                 let claim = self.claims.get_mut(&name).expect("it was just there");
@@ -297,10 +301,10 @@ impl Model {
             let moved = bound.iter().any(|pod| {
                 !pod.place.is_ecs() && !self.allowed(pod).iter().any(|(id, _)| *id == vswitch)
             });
-            if !free_to_end || !(due || too_late || crossed || moved) {
+            if !free_to_end || !(due || due_by_skew || too_late || crossed || moved) {
                 return Err(format!("the claim of {} has ended: {claim:?}", NAMES[name]));
             }
-            if due || too_late {
+            if due || due_by_skew || too_late {
                 self.outcomes.expired += 1;
             } else {
                 self.outcomes.forfeited += 1;

@@ -58,6 +58,8 @@ pub(super) struct Seen {
     /// By the ledger's.
     pub(super) time: Timestamp,
     pub(super) may_expire: bool,
+    /// The wall clock is not the API server's.
+    pub(super) is_skewed: bool,
     /// No clock was set lately: how long something took can be told.
     pub(super) calm: bool,
     pub(super) addresses: Vec<AddressRow>,
