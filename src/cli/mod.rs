@@ -4,9 +4,10 @@
 //! [`crate::serve`], and the commands that read ask [`holdfast_provider::ledger::Reader`].
 //!
 //! Exit codes: 0 done, 1 it failed, 2 the arguments or the configuration are wrong, 3 no: the
-//! address is in use, nothing is known of that time, or a check found something.
+//! address is in use, nothing is known of that time or pod, or a check found something.
 
 mod check;
+mod explain;
 mod history;
 mod output;
 mod release;
@@ -68,6 +69,8 @@ enum Command {
     Who(history::WhoArgs),
     /// End the claim of a pod that is gone before its time, so that its address becomes free.
     Release(release::Args),
+    /// Tell what a pod gets, or would get if it were made now, and why.
+    Explain(explain::Args),
     /// Check that the ledger has lost, doubled or stolen no address. Changes nothing in it.
     Check(check::Args),
 }
@@ -129,6 +132,11 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         error.downcast_ref::<operator::Error>(),
         Some(operator::Error::InUse { .. })
     );
+    match error.downcast_ref::<explain::Error>() {
+        Some(explain::Error::Arguments(_)) => return ExitCode::from(2),
+        Some(explain::Error::Unknown { .. }) => return ExitCode::from(NO),
+        None => {}
+    }
     ExitCode::from(match (is_usage, in_use) {
         (true, _) => 2,
         (_, true) => NO,
@@ -179,6 +187,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::History(args) => history::history(&args),
         Command::Who(args) => return history::who(&args),
         Command::Release(args) => release::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::Check(args) => return check::run(&args),
     };
     done.map(|()| ExitCode::SUCCESS)

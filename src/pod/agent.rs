@@ -23,7 +23,7 @@ use holdfast_provider::policy::opt_in::FixedIp;
 use jiff::{SignedDuration, Timestamp};
 
 use self::accept::created_at;
-pub(super) use self::accept::published;
+pub(super) use self::accept::{asks, class, published};
 use self::elsewhere::Other;
 use self::step::Pod;
 use self::supply::Objects;

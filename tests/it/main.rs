@@ -9,6 +9,7 @@ mod check;
 mod churn;
 mod cli;
 mod crossing;
+mod explain;
 mod keeping;
 mod kubelet;
 mod life;

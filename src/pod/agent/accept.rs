@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use holdfast_provider::engine::{Network, Published, Reason};
 use holdfast_provider::id::{NodeName, PodUid};
-use holdfast_provider::policy::opt_in::{self, FixedIp, OptIn, WarningKind};
+use holdfast_provider::policy::opt_in::{self, FixedIp, OptIn, UnsupportedClass, WarningKind};
 use holdfast_provider::policy::use_spec::{
     InvalidSpec, POD_REQUIRED_SPEC, Resources, required_spec, use_spec,
 };
@@ -97,21 +97,26 @@ impl Agent {
     }
 
     pub(super) fn read_opt_in(&self, view: &PodView) -> (OptIn, Vec<opt_in::Warning>) {
-        let annotations = view.metadata.annotations.as_ref();
-        let annotation = |name: &str| annotations?.get(name).map(String::as_str);
-        let class = view
-            .metadata
-            .labels
-            .as_ref()
-            .and_then(|labels| labels.get(opt_in::COMPUTE_CLASS));
         let settings = &self.settings;
-        opt_in::read(
-            annotation,
-            class.map(String::as_str),
-            settings.unsupported_class,
-            settings.default_hours,
-        )
+        asks(view, settings.unsupported_class, settings.default_hours)
     }
+}
+
+/// What a pod asks of its network, by its annotations and its compute class.
+pub(in crate::pod) fn asks(
+    view: &PodView,
+    unsupported: UnsupportedClass,
+    default_hours: u32,
+) -> (OptIn, Vec<opt_in::Warning>) {
+    let annotations = view.metadata.annotations.as_ref();
+    let annotation = |name: &str| annotations?.get(name).map(String::as_str);
+    opt_in::read(annotation, class(view), unsupported, default_hours)
+}
+
+/// Its compute class.
+pub(in crate::pod) fn class(view: &PodView) -> Option<&str> {
+    let labels = view.metadata.labels.as_ref()?;
+    labels.get(opt_in::COMPUTE_CLASS).map(String::as_str)
 }
 
 /// The address that a pod shows, and the ENI beside it.

@@ -131,6 +131,22 @@ fn pruned_times_are_unknown_and_pods_that_are_kept_keep_their_names() {
 }
 
 #[test]
+fn the_kept_history_begins_where_pruning_has_cut_it() {
+    let mut desk = Desk::new(Config::default());
+    let pod = desk.world.create(&ordinary("job"));
+    let address = desk.world.address(&pod);
+    desk.world.delete(&pod);
+    desk.world.pass(HOUR * 24 * 31);
+    let history = desk.reader().history_of_address(address).unwrap();
+    let from = history.complete_from;
+    assert!(from > World::begin(), "it was cut");
+    let before = who(&desk, address, from - SignedDuration::from_millis(1));
+    assert_eq!(before.unknown, Some(Unknown::BeforeHistory(from)));
+    assert_eq!(before.answer, Answer::Unknown);
+    assert_eq!(who(&desk, address, from).answer, Answer::Nobody);
+}
+
+#[test]
 fn the_history_of_a_key_tells_its_claims_and_what_their_addresses_did() {
     use ClaimStep::{Closed, Deleted, Opened, Retained, Reused};
 
