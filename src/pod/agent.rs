@@ -13,6 +13,7 @@ mod supply;
 #[cfg(test)]
 mod tests;
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
@@ -50,6 +51,9 @@ pub struct Agent {
     listing: Option<BTreeSet<PodUid>>,
     /// Pods that a list did not show, until a GET says more.
     unseen: HashSet<PodUid>,
+    /// Keys whose GET is under way, and the pods first seen since it was asked for: an answer that
+    /// may be older than a pod proves nothing of it.
+    looking: HashMap<PodKey, Vec<PodUid>>,
     timers: BTreeSet<(Timestamp, PodUid)>,
     writes: usize,
     /// Pods that have something to write once a place is free.
@@ -69,6 +73,7 @@ impl Agent {
             objects: Objects::default(),
             listing: None,
             unseen: HashSet::new(),
+            looking: HashMap::new(),
             timers: BTreeSet::new(),
             writes: 0,
             queue: VecDeque::new(),
@@ -133,6 +138,7 @@ impl Agent {
         let Some(uid) = view.metadata.uid.as_deref().map(PodUid::from) else {
             return;
         };
+        let was_known = self.key_of(&uid).is_some();
         if let Some(pod) = self.pods.get_mut(&uid) {
             if pod.record.observe(view, &mut self.names, now) {
                 self.evaluate(now, &uid);
@@ -146,6 +152,13 @@ impl Agent {
             self.seen_elsewhere(&uid, view);
         }
         let ours = self.pods.contains_key(&uid) || self.others.contains_key(&uid);
+        if ours
+            && !was_known
+            && let Some(key) = self.key_of(&uid).cloned()
+            && let Some(newer) = self.looking.get_mut(&key)
+        {
+            newer.push(uid.clone());
+        }
         if let Some(listing) = self.listing.as_mut().filter(|_| ours) {
             listing.insert(uid);
         }
@@ -187,11 +200,10 @@ impl Agent {
         let known = known.chain(self.others.iter().map(|(uid, other)| (uid, &other.key)));
         let missing: Vec<_> = known.filter(|(uid, _)| !seen.contains(uid)).collect();
         self.unseen = missing.iter().map(|(uid, _)| (*uid).clone()).collect();
-        let looks: Vec<Action> = missing
-            .into_iter()
-            .map(|(_, key)| Action::Look(key.clone()))
-            .collect();
-        self.actions.extend(looks);
+        let keys: BTreeSet<PodKey> = missing.into_iter().map(|(_, key)| key.clone()).collect();
+        for key in keys {
+            self.look(key);
+        }
         self.tell(now, Event::Listed(seen));
     }
 
@@ -201,10 +213,11 @@ impl Agent {
         key: PodKey,
         result: Result<Option<Box<PodView>>, Refused>,
     ) {
+        let newer = self.looking.remove(&key).unwrap_or_default();
         let Ok(found) = result else {
             self.tell(now, Event::LookFailed(key.clone()));
             if self.unseen.iter().any(|uid| self.key_of(uid) == Some(&key)) {
-                self.actions.push(Action::Look(key));
+                self.look(key);
             }
             return;
         };
@@ -212,6 +225,10 @@ impl Agent {
             .as_ref()
             .and_then(|view| view.metadata.uid.as_deref())
             .map(PodUid::from);
+        if newer.iter().any(|newer| Some(newer) != uid.as_ref()) {
+            self.look(key);
+            return;
+        }
         let others: Vec<PodUid> = self
             .pods
             .iter()
@@ -237,6 +254,14 @@ impl Agent {
         self.tell(now, Event::Looked(key, summary));
     }
 
+    /// Asks the API for the pod of this name, unless that is under way.
+    pub(super) fn look(&mut self, key: PodKey) {
+        if let Entry::Vacant(place) = self.looking.entry(key) {
+            self.actions.push(Action::Look(place.key().clone()));
+            place.insert(Vec::new());
+        }
+    }
+
     /// Gives the engine an event and does what comes of it.
     fn tell(&mut self, now: Timestamp, event: Event) {
         let mut dirty = BTreeSet::new();
@@ -244,7 +269,7 @@ impl Agent {
             match effect {
                 Effect::Commit(number, job) => self.actions.push(Action::Commit(number, job)),
                 Effect::Call(number, request) => self.actions.push(Action::Call(number, request)),
-                Effect::Look(key) => self.actions.push(Action::Look(key)),
+                Effect::Look(key) => self.look(key),
                 Effect::Refuse(why) => self.actions.push(Action::Refuse(why)),
                 Effect::Notice(notice) => self.notify(notice),
                 Effect::Publish(uid) => {

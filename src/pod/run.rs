@@ -91,7 +91,6 @@ pub async fn run(
         clock: parts.clock,
         answers,
         work: VecDeque::new(),
-        looks: HashSet::new(),
         nodes: HashSet::new(),
         serving,
         refusal: None,
@@ -124,8 +123,6 @@ struct Shell {
     answers: mpsc::UnboundedSender<Input>,
     /// What the writer's queue had no room for.
     work: VecDeque<Work>,
-    /// Questions under way, each asked once at a time.
-    looks: HashSet<PodKey>,
     nodes: HashSet<NodeName>,
     serving: watch::Sender<bool>,
     refusal: Option<String>,
@@ -189,14 +186,8 @@ impl Shell {
     }
 
     fn answer(&mut self, input: Input) {
-        match &input {
-            Input::Looked(key, _) => {
-                self.looks.remove(key);
-            }
-            Input::NodeLooked(name, _) => {
-                self.nodes.remove(name);
-            }
-            _ => {}
+        if let Input::NodeLooked(name, _) = &input {
+            self.nodes.remove(name);
         }
         self.feed(input);
     }
@@ -298,10 +289,8 @@ impl Shell {
         }
     }
 
-    fn look(&mut self, key: PodKey) {
-        if !self.looks.insert(key.clone()) {
-            return;
-        }
+    /// The agent asks once at a time.
+    fn look(&self, key: PodKey) {
         self.spawn(|client| async move {
             let result = api::look(&client, &key).await;
             pause_after_failure(&result).await;

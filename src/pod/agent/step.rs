@@ -172,7 +172,7 @@ impl Agent {
                 if refused == Refused::Gone {
                     // Its own DELETED event will say so too; a look proves it should that be lost.
                     let key = pod.record.key().clone();
-                    self.actions.push(Action::Look(key));
+                    self.look(key);
                 }
             }
         }

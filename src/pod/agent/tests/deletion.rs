@@ -136,3 +136,22 @@ fn a_pod_that_seems_to_fail_while_its_status_is_written_keeps_its_address_if_it_
     assert_eq!(world.shown("plain"), "1/1 Running 192.168.1.1");
     assert_eq!(world.count("in_use"), 1);
 }
+
+#[test]
+fn an_answer_that_is_older_than_a_pod_does_not_call_it_gone() {
+    let mut world = World::fast();
+    world.create(fixed("web-0"));
+    let had = world.ip("web-0");
+    world.api.delete("web-0", 0);
+    // The watch broke off and never told; the list makes the agent ask, and nothing is there.
+    world.list();
+    while world.advance(Queue::Watch) {}
+    while world.advance(Queue::Requests) {}
+    assert_eq!(world.answers.len(), 1);
+    // The new pod is seen before that answer is.
+    world.api.create(fixed("web-0"));
+    while world.advance(Queue::Watch) {}
+    world.settle();
+    world.pass(SECOND * 10);
+    assert_eq!(world.shown("web-0"), format!("1/1 Running {had}"));
+}
