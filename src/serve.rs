@@ -173,7 +173,7 @@ fn parts(
 ) -> anyhow::Result<Parts> {
     let clock = Clock::new();
     let loaded = ledger.load(clock::wall())?;
-    let engine = Engine::new(config.cloud.clone(), loaded, clock.now());
+    let engine = Engine::new(ledger.cloud().clone(), loaded, clock.now());
     let (results, done) = mpsc::unbounded_channel();
     let time = clock.clone();
     let writer = Writer::start(

@@ -8,6 +8,7 @@
 
 mod check;
 mod explain;
+mod faults;
 mod history;
 mod output;
 mod release;
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
+use holdfast_provider::cloud::sim;
 use holdfast_provider::id::PodKey;
 use holdfast_provider::ledger::{self, Reader, operator};
 use kube::Client;
@@ -71,6 +73,8 @@ enum Command {
     Release(release::Args),
     /// Tell what a pod gets, or would get if it were made now, and why.
     Explain(explain::Args),
+    /// List the faults of the simulated cloud, or set and clear them while holdfast runs.
+    Faults(faults::Args),
     /// Check that the ledger has lost, doubled or stolen no address. Changes nothing in it.
     Check(check::Args),
 }
@@ -127,7 +131,7 @@ pub fn main() -> ExitCode {
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let is_usage = error
         .chain()
-        .any(<dyn std::error::Error>::is::<config::Error>);
+        .any(|cause| cause.is::<config::Error>() || cause.is::<sim::Invalid>());
     let in_use = matches!(
         error.downcast_ref::<operator::Error>(),
         Some(operator::Error::InUse { .. })
@@ -188,6 +192,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         Command::Who(args) => return history::who(&args),
         Command::Release(args) => release::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Faults(args) => faults::run(&args),
         Command::Check(args) => return check::run(&args),
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -1,14 +1,15 @@
 //! From the file as written to a [`Config`]: defaults, values, and what they must not be.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use holdfast_provider::cloud::sim;
-use holdfast_provider::settings::Retention;
+use holdfast_provider::cloud::sim::{self, Fault};
+use holdfast_provider::settings::{Retention, VSwitch};
 use jiff::SignedDuration;
-use serde_saphyr::Location;
+use serde_saphyr::{Location, Spanned};
 
 use super::raw::{self, Profile, Raw, Text};
 use super::{
@@ -31,6 +32,7 @@ pub(super) fn config(raw: &Raw) -> Result<Config, Vec<Refusal>> {
 
     let region = checks.region(raw.region.as_ref());
     let vswitches = network::vswitches(&raw.vswitches, &mut checks);
+    let cloud = checks.cloud(&raw.cloud, second(1), &vswitches);
     let kubelet = checks.kubelet(&raw.kubelet);
     let nodes = nodes::nodes(&raw.nodes, &raw.vswitches, kubelet.port, &mut checks);
     let config = Config {
@@ -60,7 +62,7 @@ pub(super) fn config(raw: &Raw) -> Result<Config, Vec<Refusal>> {
             running: checks.delay(raw.delays.running.as_ref(), "delays.running", second(1)),
             stop: checks.delay(raw.delays.stop.as_ref(), "delays.stop", second(1)),
         },
-        cloud: checks.cloud(&raw.cloud, second(1)),
+        cloud,
         history_days: checks.number(raw.history.days.as_ref(), "history.days", 1..=3650, 30),
         kubelet,
         webhook: checks.webhook(&raw.webhook),
@@ -280,13 +282,12 @@ impl Checks {
         text.value.clone()
     }
 
-    fn cloud(&mut self, raw: &raw::Cloud, latency: SignedDuration) -> sim::Config {
-        if let Some(fault) = raw.faults.first() {
-            self.refuse(
-                fault.referenced,
-                "cloud.faults cannot be set in the file: leave the list empty",
-            );
-        }
+    fn cloud(
+        &mut self,
+        raw: &raw::Cloud,
+        latency: SignedDuration,
+        vswitches: &[VSwitch],
+    ) -> sim::Config {
         let calls_per_s = raw.calls_per_s.as_ref();
         let enis_max = raw.enis_max.as_ref();
         sim::Config {
@@ -294,8 +295,26 @@ impl Checks {
             detach: self.delay(raw.detach.as_ref(), "cloud.detach", latency),
             calls_per_s: self.number(calls_per_s, "cloud.calls_per_s", 0..=1_000_000, 0),
             enis_max: self.number(enis_max, "cloud.enis_max", 0..=u32::MAX, 0),
-            ..sim::Config::default()
+            faults: self.faults(&raw.faults, vswitches),
         }
+    }
+
+    fn faults(&mut self, raw: &[Spanned<Fault>], vswitches: &[VSwitch]) -> Vec<Fault> {
+        let mut names = BTreeSet::new();
+        for fault in raw {
+            if let Err(error) = fault
+                .value
+                .check(vswitches.iter().map(|vswitch| &vswitch.id))
+            {
+                self.refuse(fault.referenced, format!("cloud.faults: {error}"));
+            }
+            let name = fault.value.name();
+            if !names.insert(name.clone()) {
+                let reason = format!("cloud.faults has {name} twice: keep one of them");
+                self.refuse(fault.referenced, reason);
+            }
+        }
+        raw.iter().map(|fault| fault.value.clone()).collect()
     }
 
     fn kubelet(&mut self, raw: &raw::Kubelet) -> KubeletConfig {

@@ -5,6 +5,7 @@
 use serde::Deserialize;
 use serde_saphyr::{Spanned, UserMessageFormatter};
 
+use holdfast_provider::cloud::sim::Fault;
 use holdfast_provider::id::NodeType;
 use holdfast_provider::policy::opt_in::UnsupportedClass;
 
@@ -135,7 +136,7 @@ pub(super) struct Cloud {
     pub(super) calls_per_s: Option<Text>,
     pub(super) enis_max: Option<Text>,
     #[serde(default)]
-    pub(super) faults: Vec<Spanned<serde::de::IgnoredAny>>,
+    pub(super) faults: Vec<Spanned<Fault>>,
 }
 
 #[derive(Default, Deserialize)]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use holdfast_provider::cloud::sim::Fault;
 use holdfast_provider::id::NodeType;
 use jiff::SignedDuration;
 
@@ -199,9 +200,19 @@ fn a_wrong_value_is_refused_with_its_place_and_the_way_out() {
             "cloud.attach is `soon`, which is no duration: write it like 3s, 500ms or 1m30s",
         ),
         (
-            "cloud: {faults: [lost]}",
-            "lost",
-            "cloud.faults cannot be set in the file: leave the list empty",
+            "cloud: {faults: [{slow: {action: detach, latency: 25h}}]}",
+            "{slow:",
+            "cloud.faults: fault slow/detach: latency is `25h`: give 0s to 24h",
+        ),
+        (
+            "cloud: {faults: [{out_of_addresses: {vswitch: vsw-x}}]}",
+            "{out_of_addresses:",
+            "cloud.faults: fault out_of_addresses/vsw-x: no such vSwitch is configured: name one of vsw-b",
+        ),
+        (
+            "cloud: {faults: [{throttle: {calls_per_s: 20}}, {throttle: {calls_per_s: 5}}]}",
+            "{throttle: {calls_per_s: 5",
+            "cloud.faults has throttle twice: keep one of them",
         ),
         (
             "retention: {hour: 0s}",
@@ -256,6 +267,57 @@ fn a_wrong_value_is_refused_with_its_place_and_the_way_out() {
         ),
     ] {
         refused(&format!("{BASE}{line}"), token, reason);
+    }
+}
+
+#[test]
+fn faults_are_written_by_kind_as_the_command_sets_them() {
+    let config = accepted(&format!(
+        "{BASE}cloud:\n  faults:\n  - slow: {{action: detach, latency: 90s}}\n  \
+         - {{fail: {{action: attach, every: 10, code: InternalError}}}}\n  \
+         - {{out_of_addresses: {{vswitch: vsw-b}}}}\n  - {{eni_quota: {{enis_max: 3}}}}\n  \
+         - {{stuck: {{action: attach}}}}\n"
+    ));
+    let set = [
+        ("slow/detach", &["latency=90s"][..]),
+        ("fail/attach", &["every=10"]),
+        ("out_of_addresses/vsw-b", &[]),
+        ("eni_quota", &["enis_max=3"]),
+        ("stuck/attach", &[]),
+    ];
+    let set = set.map(|(name, settings)| Fault::parse(name, settings).unwrap());
+    assert_eq!(config.cloud.faults, set);
+}
+
+#[test]
+fn a_fault_that_there_is_not_is_refused_with_its_place() {
+    for (fault, begin) in [
+        (
+            "{explode: {}}",
+            "7:19: unknown variant `explode`, expected one of fail, throttle",
+        ),
+        ("{slow: {action: detach}}", "7:18: missing field `latency`"),
+        (
+            "{slow: {action: detach, latency: soon}}",
+            "7:42: latency is `soon`, which is no duration: write it like 90s",
+        ),
+        (
+            "{stuck: {action: create}}",
+            "7:34: unknown variant `create`",
+        ),
+        (
+            "{fail: {action: create, often: 3}}",
+            "7:41: unknown field `often`",
+        ),
+        (
+            "{fail: {action: create, every: 0}}",
+            "7:48: invalid value: integer `0`",
+        ),
+    ] {
+        let refused = parse(&format!("{BASE}cloud: {{faults: [{fault}]}}")).unwrap_err();
+        let begin = format!("holdfast.yaml:{begin}");
+        assert!(refused.starts_with(&begin), "{refused}\nis not\n{begin}");
+        assert_eq!(refused.lines().count(), 1, "{refused}");
     }
 }
 

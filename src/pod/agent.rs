@@ -17,6 +17,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use holdfast_provider::cloud::sim;
 use holdfast_provider::engine::{Effect, Engine, Event, Found};
 use holdfast_provider::id::{NodeName, PodKey, PodUid, Zone};
 use holdfast_provider::ledger::Notice;
@@ -131,7 +132,12 @@ impl Agent {
     /// Takes over changed settings of the provider. Pods that were accepted keep what they got.
     pub fn reconfigure(&mut self, settings: holdfast_provider::settings::Settings) {
         self.settings.default_hours = settings.retention.default_hours;
-        self.engine.set_cloud(settings.cloud);
+        self.set_cloud(settings.cloud);
+    }
+
+    /// Takes over changed latencies and faults of the simulated cloud.
+    pub fn set_cloud(&mut self, cloud: sim::Config) {
+        self.engine.set_cloud(cloud);
     }
 
     fn seen(&mut self, now: Timestamp, view: &PodView) {

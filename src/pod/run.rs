@@ -196,7 +196,10 @@ impl Shell {
         let event = match done {
             Done::Job(number, result) => Event::Committed(number, result),
             Done::Call(number, result) => Event::Called(number, result),
-            Done::Changed => Event::LedgerChanged,
+            Done::Changed(cloud) => {
+                self.agent.set_cloud(*cloud);
+                Event::LedgerChanged
+            }
             Done::NextDeadline(deadline) => Event::NextDeadline(deadline),
             Done::Reconfigured(Ok(settings)) => {
                 tracing::info!("changed settings are in force");

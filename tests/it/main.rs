@@ -10,6 +10,7 @@ mod churn;
 mod cli;
 mod crossing;
 mod explain;
+mod faults;
 mod keeping;
 mod kubelet;
 mod life;

@@ -5,6 +5,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
+use crate::cloud::sim::Transition;
 use crate::cloud::{self, Request, Response};
 use crate::engine::{Context, Effect, Engine, Timer};
 use crate::id::{ClientToken, PodUid};
@@ -101,9 +102,10 @@ impl Engine {
 
     fn expected(&self, step: Step) -> SignedDuration {
         match step {
-            Step::Attach => self.cloud.attach,
-            Step::Detach => self.cloud.detach,
-            Step::Create | Step::Delete | Step::Describe => SignedDuration::ZERO,
+            Step::Attach => self.cloud.latency(Transition::Attach),
+            Step::Detach => self.cloud.latency(Transition::Detach),
+            Step::Delete => self.cloud.latency(Transition::Delete),
+            Step::Create | Step::Describe => SignedDuration::ZERO,
         }
     }
 

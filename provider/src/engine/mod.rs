@@ -180,7 +180,7 @@ impl Engine {
         self.stage == Stage::Serving
     }
 
-    /// Takes over changed latencies of the cloud, which tell when to look at what is under way.
+    /// Takes over changed latencies and faults of the cloud, which tell when to look at what is under way.
     pub fn set_cloud(&mut self, cloud: sim::Config) {
         self.cloud = cloud;
     }

@@ -13,6 +13,7 @@ mod eni;
 pub mod explain;
 #[cfg(test)]
 mod fault_tests;
+pub mod faults;
 pub mod history;
 mod import;
 pub(crate) mod journal;
@@ -457,13 +458,18 @@ impl Ledger {
         op.load().map_err(Error::sql("load the ledger"))
     }
 
-    /// Whether another process has written to the file since the last time this was asked.
+    /// Whether another process has written to the file since the last time this was asked. Faults
+    /// that it has set or cleared are in force from then on.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn changed(&mut self) -> Result<bool, Error> {
         let version = open::data_version(&self.conn)?;
-        Ok(std::mem::replace(&mut self.data_version, version) != version)
+        let is_changed = std::mem::replace(&mut self.data_version, version) != version;
+        if is_changed {
+            self.obey_faults()?;
+        }
+        Ok(is_changed)
     }
 }
 

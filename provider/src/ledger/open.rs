@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use uuid::Uuid;
 
 use crate::cloud::sim::Simulator;
-use crate::ledger::{Error, Ledger, pool, schema};
+use crate::ledger::{Error, Ledger, faults, pool, schema};
 use crate::settings::Settings;
 use crate::sql::{self, Tx};
 
@@ -97,7 +97,11 @@ impl Ledger {
         now: Timestamp,
     ) -> Result<Self, Error> {
         let seed = seed(&id, now);
-        let simulator = Simulator::new(settings.cloud.clone(), &settings.region, seed);
+        let cloud = faults::added_to(&settings.cloud, &Tx::new(&conn))?;
+        if !cloud.faults.is_empty() {
+            faults::say(&cloud);
+        }
+        let simulator = Simulator::new(cloud, &settings.region, seed);
         let data_version = data_version(&conn)?;
         Ok(Self {
             conn,
@@ -126,8 +130,9 @@ impl Ledger {
         sql::commit(&tx).map_err(Error::sql("commit"))?;
         drop(tx);
         self.vswitches = vswitches;
-        self.simulator.set_config(settings.cloud.clone());
         self.settings = settings;
+        let cloud = faults::added_to(&self.settings.cloud, &Tx::new(&self.conn))?;
+        self.simulator.set_config(cloud);
         Ok(())
     }
 }

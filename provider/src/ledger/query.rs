@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::check::cluster::{Holder, Holders, Leak};
 use crate::check::{self, Violation};
 use crate::id::{ClusterId, EniId, NodeName, PodKey, PodUid, VSwitchId, Zone};
+use crate::ledger::faults::{self, FaultRow};
 use crate::ledger::op::time;
 use crate::ledger::{Error, open, pool};
 use crate::policy::pool::{Counts, NextRelease};
@@ -142,6 +143,14 @@ impl Reader {
         self.read("read the ledger's identity", |tx| {
             tx.row("SELECT id FROM ledger", [], |row| row.get(0))
         })
+    }
+
+    /// The faults that were set by a command, by name.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn faults(&self) -> std::result::Result<Vec<FaultRow>, Error> {
+        self.read("read faults", faults::rows)
     }
 
     /// All configured vSwitches, in configuration order.

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use jiff::Timestamp;
 
-use crate::cloud::{self, Request, Response};
+use crate::cloud::{self, Request, Response, sim};
 use crate::ledger::{Error, Job, Ledger, Note, Outcome};
 use crate::settings::Settings;
 
@@ -37,11 +37,12 @@ pub enum Done {
     Job(u64, Result<Outcome, Error>),
     /// The cloud answered.
     Call(u64, Result<Response, cloud::Error>),
-    /// Another process has written to the file.
-    Changed,
+    /// Another process has written to the file. The simulated cloud is now this, with the faults
+    /// that were set there.
+    Changed(Box<sim::Config>),
     /// When the next retention ends.
     NextDeadline(Option<Timestamp>),
-    /// Settings were taken over, or refused.
+    /// Settings were taken over, or refused. Their cloud has the faults that are set in the file.
     Reconfigured(Result<Box<Settings>, Error>),
     /// The thread has ended, and nothing more will be done.
     Fatal(Error),
@@ -142,7 +143,11 @@ fn serve(
             Work::Look => look = true,
             Work::Reconfigure(settings) => {
                 let taken = ledger.reconfigure(Settings::clone(&settings), clock());
-                done(Done::Reconfigured(taken.map(|()| settings)));
+                let in_force = taken.map(|()| Settings {
+                    cloud: ledger.cloud().clone(),
+                    ..*settings
+                });
+                done(Done::Reconfigured(in_force.map(Box::new)));
             }
         }
     }
@@ -162,7 +167,7 @@ fn serve(
         }
     }
     if look && ledger.changed()? {
-        done(Done::Changed);
+        done(Done::Changed(Box::new(ledger.cloud().clone())));
     }
     Ok(())
 }

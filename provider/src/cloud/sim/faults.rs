@@ -1,134 +1,14 @@
-//! Faults by name: what can go wrong in the simulated cloud, and how often.
+//! The faults in force: whose turn it is, and what the smallest limit is.
 //!
-//! Owns the vocabulary and the counting. Knows no ENI and no table; the counts live in memory
-//! and start anew with the process and with every change of the configuration.
+//! Owns the counting. Knows no ENI and no table; the counts live in memory and start anew with
+//! the process and with every change of the faults.
 
 use std::num::NonZeroU32;
 
-use jiff::SignedDuration;
-use serde::{Deserialize, Serialize};
-
+use super::fault::{Action, Fault, Transition};
 use super::refused;
-use crate::cloud::{EniState, Error, Request};
+use crate::cloud::{Error, Request};
 use crate::id::VSwitchId;
-
-/// The five calls, as faults name them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    /// CreateNetworkInterface.
-    Create,
-    /// AttachNetworkInterface.
-    Attach,
-    /// DetachNetworkInterface.
-    Detach,
-    /// DeleteNetworkInterface.
-    Delete,
-    /// DescribeNetworkInterfaces.
-    Describe,
-}
-
-impl Action {
-    /// Which call a request is.
-    pub fn of(request: &Request) -> Self {
-        match request {
-            Request::Create { .. } => Self::Create,
-            Request::Attach { .. } => Self::Attach,
-            Request::Detach { .. } => Self::Detach,
-            Request::Delete { .. } => Self::Delete,
-            Request::Describe { .. } => Self::Describe,
-        }
-    }
-}
-
-/// The calls that are accepted first and take effect later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Transition {
-    /// `Available` to `InUse`, by way of `Attaching`.
-    Attach,
-    /// `InUse` to `Available`, by way of `Detaching`.
-    Detach,
-    /// `Available` to gone, by way of `Deleting`.
-    Delete,
-}
-
-impl Transition {
-    /// The transition that is under way in `state`.
-    pub(super) fn under_way_in(state: EniState) -> Option<Self> {
-        match state {
-            EniState::Attaching => Some(Self::Attach),
-            EniState::Detaching => Some(Self::Detach),
-            EniState::Deleting => Some(Self::Delete),
-            EniState::Available | EniState::InUse => None,
-        }
-    }
-
-    /// The state while it is under way.
-    pub(super) fn state(self) -> EniState {
-        match self {
-            Self::Attach => EniState::Attaching,
-            Self::Detach => EniState::Detaching,
-            Self::Delete => EniState::Deleting,
-        }
-    }
-}
-
-/// One thing that goes wrong, until the configuration changes again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Fault {
-    /// Every n-th call of an action fails and has no effect.
-    Fail {
-        /// Which calls.
-        action: Action,
-        /// 1: every call.
-        #[serde(default = "always")]
-        every: NonZeroU32,
-        /// The ECS error code to answer with.
-        #[serde(default = "internal_error")]
-        code: String,
-    },
-    /// No more than so many calls in a second are let through; the others get
-    /// `Throttling.User`. The smallest such limit counts, that of the configuration included.
-    Throttle {
-        /// 0: no call at all.
-        calls_per_s: u32,
-    },
-    /// A transition takes at least so long.
-    Slow {
-        /// Which.
-        action: Transition,
-        /// From the call on; less than nothing counts as nothing.
-        latency: SignedDuration,
-    },
-    /// Transitions that begin now do not end before this fault is taken away.
-    Stuck {
-        /// Which.
-        action: Transition,
-    },
-    /// Every n-th call of an action takes effect, but is answered with `RequestTimeout`.
-    LostAnswer {
-        /// Which calls.
-        action: Action,
-        /// 1: every call.
-        #[serde(default = "always")]
-        every: NonZeroU32,
-    },
-    /// A vSwitch has no address for another ENI: `InvalidVSwitchId.IpNotEnough`.
-    OutOfAddresses {
-        /// Which.
-        vswitch: VSwitchId,
-    },
-}
-
-fn always() -> NonZeroU32 {
-    NonZeroU32::MIN
-}
-
-fn internal_error() -> String {
-    "InternalError".to_owned()
-}
 
 /// The faults in force, and how many calls each has seen.
 #[derive(Debug, Default)]
@@ -190,22 +70,18 @@ impl Faults {
         limits.min()
     }
 
-    /// The latency of `transition` where the configuration says `configured`; never negative.
-    pub(super) fn latency(
-        &self,
-        transition: Transition,
-        configured: SignedDuration,
-    ) -> SignedDuration {
-        let slow = self.faults().filter_map(|fault| match fault {
-            Fault::Slow { action, latency } if *action == transition => Some(*latency),
-            _ => None,
-        });
-        slow.fold(configured.max(SignedDuration::ZERO), SignedDuration::max)
-    }
-
     pub(super) fn is_stuck(&self, transition: Transition) -> bool {
         self.faults()
             .any(|fault| matches!(fault, Fault::Stuck { action } if *action == transition))
+    }
+
+    /// The smallest number of ENIs that a fault sets.
+    pub(super) fn enis_max(&self) -> Option<u32> {
+        let limits = self.faults().filter_map(|fault| match fault {
+            Fault::EniQuota { enis_max } => Some(*enis_max),
+            _ => None,
+        });
+        limits.min()
     }
 
     pub(super) fn is_out_of_addresses(&self, id: &VSwitchId) -> bool {
@@ -222,39 +98,4 @@ impl Faults {
 fn is_turn(calls: &mut u32, every: NonZeroU32) -> bool {
     *calls = (*calls + 1) % every;
     *calls == 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn faults_are_written_by_name_and_unknown_ones_refused() {
-        let text = r#"[
-            {"fail": {"action": "create"}},
-            {"throttle": {"calls_per_s": 5}},
-            {"slow": {"action": "attach", "latency": "3s"}},
-            {"stuck": {"action": "detach"}},
-            {"lost_answer": {"action": "delete", "every": 4}},
-            {"out_of_addresses": {"vswitch": "vsw-b"}}
-        ]"#;
-        let faults: Vec<Fault> = serde_json::from_str(text).unwrap();
-        let first = Fault::Fail {
-            action: Action::Create,
-            every: NonZeroU32::MIN,
-            code: "InternalError".to_owned(),
-        };
-        assert_eq!(faults[0], first);
-        let again = serde_json::to_string(&faults).unwrap();
-        assert_eq!(serde_json::from_str::<Vec<Fault>>(&again).unwrap(), faults);
-
-        for wrong in [
-            r#"{"stuck": {"action": "create"}}"#,
-            r#"{"lost_answer": {"action": "create", "every": 0}}"#,
-            r#"{"throttle": {"calls_per_s": 5, "burst": 1}}"#,
-            r#"{"explode": {}}"#,
-        ] {
-            assert!(serde_json::from_str::<Fault>(wrong).is_err(), "{wrong}");
-        }
-    }
 }

@@ -5,6 +5,7 @@
 //! the transaction. Starts no timer: a transition is through when somebody looks after its time.
 //! Does not know which vSwitches exist nor which of their addresses are usable (the ledger does).
 
+mod fault;
 mod faults;
 mod name;
 mod store;
@@ -17,8 +18,8 @@ use std::net::Ipv4Addr;
 
 use jiff::{SignedDuration, Timestamp};
 
+pub use self::fault::{Action, Fault, Invalid, Transition};
 use self::faults::Faults;
-pub use self::faults::{Action, Fault, Transition};
 pub use self::name::region_code;
 pub(crate) use self::name::resource_id;
 use self::store::{Key, Row};
@@ -57,6 +58,30 @@ impl Config {
             && self.enis_max == 0
             && self.faults.is_empty()
     }
+
+    /// How long a transition takes that begins now, unless it is stuck: no use in describing it
+    /// earlier. Never negative.
+    pub fn latency(&self, transition: Transition) -> SignedDuration {
+        let configured = match transition {
+            Transition::Attach => self.attach,
+            Transition::Detach => self.detach,
+            Transition::Delete => SignedDuration::ZERO,
+        };
+        let slow = self.faults.iter().filter_map(|fault| match fault {
+            Fault::Slow { action, latency } if *action == transition => Some(*latency),
+            _ => None,
+        });
+        slow.fold(configured.max(SignedDuration::ZERO), SignedDuration::max)
+    }
+
+    /// Adds faults; one that has the name of a configured one replaces it.
+    #[must_use]
+    pub fn with_faults(mut self, more: Vec<Fault>) -> Self {
+        self.faults
+            .retain(|fault| more.iter().all(|other| other.name() != fault.name()));
+        self.faults.extend(more);
+        self
+    }
 }
 
 /// The simulated cloud, but for its table.
@@ -93,17 +118,6 @@ impl Simulator {
     pub fn set_config(&mut self, config: Config) {
         self.faults = Faults::new(&config.faults);
         self.config = config;
-    }
-
-    /// How long a transition takes that begins now: no use in describing it earlier. Never
-    /// negative.
-    pub fn expected(&self, transition: Transition) -> SignedDuration {
-        let configured = match transition {
-            Transition::Attach => self.config.attach,
-            Transition::Detach => self.config.detach,
-            Transition::Delete => SignedDuration::ZERO,
-        };
-        self.faults.latency(transition, configured)
     }
 
     /// Joins the cloud with an open transaction, for one call or several.
@@ -290,8 +304,11 @@ impl Session<'_> {
         if let Some(row) = self.load(now, Key::Address(address))? {
             return Err(ip_assigned(&row).into());
         }
-        let max = self.sim.config.enis_max;
-        if max > 0 && store::count(self.tx, now.as_millisecond())? >= max {
+        let configured = Some(self.sim.config.enis_max).filter(|max| *max > 0);
+        let max = [configured, self.sim.faults.enis_max()];
+        if let Some(max) = max.into_iter().flatten().min()
+            && store::count(self.tx, now.as_millisecond())? >= max
+        {
             let message = format!("The maximum number of ENIs, {max}, is exceeded.");
             return Err(refused("MaxEniCountExceeded", message).into());
         }
@@ -369,7 +386,7 @@ impl Session<'_> {
         row.until_ms = if self.sim.faults.is_stuck(transition) {
             None
         } else {
-            let latency_ms = self.sim.expected(transition).as_millis();
+            let latency_ms = self.sim.config.latency(transition).as_millis();
             let latency_ms = i64::try_from(latency_ms).unwrap_or(i64::MAX);
             Some(now.as_millisecond().saturating_add(latency_ms))
         };

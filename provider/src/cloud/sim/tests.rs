@@ -423,7 +423,7 @@ fn latencies_count_for_calls_made_after_their_change() {
         faults: vec![slow],
         ..Config::default()
     });
-    let expected = cloud.sim.expected(Transition::Attach);
+    let expected = cloud.sim.config().latency(Transition::Attach);
     assert_eq!(expected, SignedDuration::from_secs(5));
     assert_eq!(cloud.code(&attach(&second, "acs-2")), "ok");
     cloud.pass_ms(1000);

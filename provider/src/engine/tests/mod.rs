@@ -8,6 +8,7 @@ mod cloud;
 mod crash;
 mod crossing;
 mod explain;
+mod faults;
 mod history;
 mod keeping;
 mod model;
