@@ -231,7 +231,15 @@ impl Question<'_> {
         let key = self.args.key.as_ref().context("no pod is named")?;
         if let Some(client) = &self.client {
             if let Some(view) = census::pod(client, key).await? {
-                let asking = census::asking(&view, key, unsupported, hours);
+                let mut asking = census::asking(&view, key, unsupported, hours);
+                let accepted = self.reader.accepted(cluster, key);
+                let accepted = accepted.context("could not read the ledger")?;
+                // Edits of a pod that was accepted change nothing.
+                if let Some(known) =
+                    accepted.filter(|known| known.subject.uid == asking.subject.uid)
+                {
+                    asking.subject.opt_in.fixed_ip = known.subject.opt_in.fixed_ip;
+                }
                 return Ok((Source::Cluster, asking, None));
             }
         } else {
