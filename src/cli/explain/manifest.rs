@@ -85,7 +85,7 @@ fn view(mut object: Value) -> Result<PodView, String> {
 mod tests {
     use super::*;
 
-    const POD: &str = "kind: Pod\nmetadata:\n  name: web-0\n  annotations: {a: b}\nspec: {nodeName: n, containers: []}\n";
+    const POD: &str = "kind: Pod\nmetadata:\n  name: web-0\n  annotations: {a: b}\nspec: {nodeName: node-1, containers: []}\n";
     const SET: &str = "kind: StatefulSet\nmetadata: {name: web, namespace: shop}\n\
          spec: {replicas: 3, template: {metadata: {annotations: {a: b}}, spec: {hostNetwork: true}}}\n";
 
@@ -100,7 +100,7 @@ mod tests {
     fn a_pod_is_read_with_its_own_name_or_the_one_beside_it() {
         let (view, key) = parse(POD, None).unwrap();
         assert_eq!(key.to_string(), "default/web-0");
-        assert_eq!(view.spec.node_name.as_deref(), Some("n"));
+        assert_eq!(view.spec.node_name.as_deref(), Some("node-1"));
         assert_eq!(view.metadata.annotations.unwrap()["a"], "b");
         let named = PodKey::new("shop", "web-0");
         assert_eq!(parse(POD, Some(&named)).unwrap().1, named);
