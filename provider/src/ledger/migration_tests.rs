@@ -17,6 +17,7 @@ const RELEASED: &[(&str, &str)] = &[
     ("0001-ledger", "86caad07-09cb-561f-8c3a-1a52b598f2c5"),
     ("0002-simulator", "ec60915a-2bc5-5204-a197-f70330bb6694"),
     ("0003-history", "e69fb1a2-27f9-5ad4-bc26-c302dd5216f5"),
+    ("0004-faults", "5ad40904-622a-5dfe-b57f-b8b1e9fdee15"),
 ];
 
 /// Rows as each older version may have left them: one held, one retained and one free address,
@@ -25,6 +26,7 @@ const FIXTURES: &[&str] = &[
     "",
     include_str!("fixtures/version-1.sql"),
     include_str!("fixtures/version-2.sql"),
+    include_str!("fixtures/version-3.sql"),
 ];
 
 /// The process dies here, not the machine: what is written needs no sync to be there afterwards.
