@@ -33,7 +33,8 @@ use std::net::Ipv4Addr;
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::Connection;
 
-use crate::check::Repair;
+use crate::check::cluster::Holders;
+use crate::check::{self, Repair, Violation};
 use crate::cloud::sim::{Failure, Simulator};
 use crate::cloud::{self, Request, Response};
 use crate::engine::{Network, PodFacts, Reason};
@@ -490,6 +491,22 @@ impl Ledger {
     pub fn addresses(&self, all: bool) -> Result<Vec<AddressRow>, Error> {
         query::addresses(&Tx::new(&self.conn), all).map_err(Error::sql("list addresses"))
     }
+
+    /// What contradicts the promises, from the rows and the history alone.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn check(&self) -> Result<Vec<Violation>, Error> {
+        check::all(&Tx::new(&self.conn)).map_err(Error::sql("check the ledger"))
+    }
+
+    /// Who has which address, and which ENIs are nobody's.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn holders(&self) -> Result<Holders, Error> {
+        query::holders(&Tx::new(&self.conn)).map_err(Error::sql("list holders"))
+    }
 }
 
 /// What tests ask and break.
@@ -522,11 +539,6 @@ impl Ledger {
     /// What contradicts the promises between the rows.
     pub(crate) fn invariants(&self) -> rusqlite::Result<Vec<crate::check::Violation>> {
         crate::check::invariants(&Tx::new(&self.conn))
-    }
-
-    /// What contradicts the promises, from the file alone.
-    pub(crate) fn check(&self) -> rusqlite::Result<Vec<crate::check::Violation>> {
-        crate::check::all(&Tx::new(&self.conn))
     }
 }
 

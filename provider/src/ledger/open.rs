@@ -34,7 +34,7 @@ impl Ledger {
         schema::refuse_newer(&conn).map_err(not_this_schema(&path.display().to_string()))?;
         Ok(Self {
             _lock: Some(lock),
-            ..Self::on(conn, settings, wall)?
+            ..Self::on(conn, settings, wall, Uuid::new_v4())?
         })
     }
 
@@ -55,7 +55,7 @@ impl Ledger {
             .unchecked_transaction()
             .map_err(Error::sql("begin a transaction"))?;
         let handle = Tx::new(&tx);
-        let id = identity(&handle, wall)?;
+        let id = identity(&handle, wall, Uuid::new_v4())?;
         let vswitches = pool::active(&handle).map_err(Error::sql("read vSwitches"))?;
         sql::commit(&tx).map_err(Error::sql("commit"))?;
         drop(tx);
@@ -65,23 +65,31 @@ impl Ledger {
         })
     }
 
-    /// A ledger that lives in memory and ends with the process: for simulations.
+    /// A ledger that lives in memory and ends with the process: for simulations. The same settings,
+    /// the same time and the same jobs give the same ids and addresses.
     ///
     /// # Errors
     /// As for [`Ledger::open`].
     pub fn in_memory(settings: Settings, wall: Timestamp) -> Result<Self, Error> {
         let conn = Connection::open_in_memory().map_err(Error::sql("open a ledger in memory"))?;
-        Self::on(conn, settings, wall)
+        let name = format!("{}/{}", settings.cluster, wall.as_millisecond());
+        let id = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes());
+        Self::on(conn, settings, wall, id)
     }
 
-    fn on(mut conn: Connection, settings: Settings, wall: Timestamp) -> Result<Self, Error> {
+    fn on(
+        mut conn: Connection,
+        settings: Settings,
+        wall: Timestamp,
+        new_id: Uuid,
+    ) -> Result<Self, Error> {
         configure(&conn)?;
         schema::migrate(&mut conn).map_err(not_this_schema(conn.path().unwrap_or_default()))?;
         let tx = conn
             .unchecked_transaction()
             .map_err(Error::sql("begin a transaction"))?;
         let handle = Tx::new(&tx);
-        let id = identity(&handle, wall)?;
+        let id = identity(&handle, wall, new_id)?;
         let now = advance_time(&handle, wall)?;
         let vswitches = pool::sync(&handle, &settings, now)?;
         sql::commit(&tx).map_err(Error::sql("commit"))?;
@@ -256,7 +264,7 @@ fn beside(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
     Ok(conn)
 }
 
-fn identity(tx: &Tx<'_>, wall: Timestamp) -> Result<String, Error> {
+fn identity(tx: &Tx<'_>, wall: Timestamp, new_id: Uuid) -> Result<String, Error> {
     let operation = "read the ledger's identity";
     let known = tx
         .row("SELECT id FROM ledger", [], |row| row.get(0))
@@ -264,7 +272,7 @@ fn identity(tx: &Tx<'_>, wall: Timestamp) -> Result<String, Error> {
     if let Some(id) = known {
         return Ok(id);
     }
-    let id = Uuid::new_v4().to_string();
+    let id = new_id.to_string();
     let now_ms = wall.as_millisecond();
     tx.execute(
         "INSERT INTO ledger VALUES (1, ?1, ?2, ?2, ?2)",

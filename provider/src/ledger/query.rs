@@ -235,35 +235,7 @@ impl Reader {
     /// # Errors
     /// When the file cannot be read.
     pub fn holders(&self) -> std::result::Result<Holders, Error> {
-        self.read("list holders", |tx| {
-            let holders = tx.rows(
-                "SELECT p.uid, p.cluster, p.namespace, p.name, a.addr, p.gone_ms IS NOT NULL \
-                 FROM address a JOIN pod p ON p.uid = a.pod ORDER BY p.cluster, a.addr",
-                [],
-                |row| {
-                    Ok(Holder {
-                        uid: row.get::<_, String>(0)?.into(),
-                        cluster: row.get::<_, String>(1)?.into(),
-                        key: PodKey::new(&row.get::<_, String>(2)?, &row.get::<_, String>(3)?),
-                        address: Ipv4Addr::from(row.get::<_, u32>(4)?),
-                        gone: row.get(5)?,
-                    })
-                },
-            )?;
-            let leaks = tx.rows(
-                "SELECT token, eni_id, address FROM sim_eni \
-                 WHERE NOT EXISTS (SELECT 1 FROM eni WHERE eni.token = sim_eni.token) ORDER BY serial",
-                [],
-                |row| {
-                    Ok(Leak {
-                        token: row.get::<_, String>(0)?.into(),
-                        eni: row.get::<_, String>(1)?.into(),
-                        address: row.get(2)?,
-                    })
-                },
-            )?;
-            Ok(Holders { holders, leaks })
-        })
+        self.read("list holders", holders)
     }
 
     pub(super) fn read<T>(
@@ -293,6 +265,36 @@ pub(super) fn addresses(tx: &Tx<'_>, all: bool) -> Result<Vec<AddressRow>> {
         [all],
         address_row,
     )
+}
+
+pub(super) fn holders(tx: &Tx<'_>) -> Result<Holders> {
+    let holders = tx.rows(
+        "SELECT p.uid, p.cluster, p.namespace, p.name, a.addr, p.gone_ms IS NOT NULL \
+         FROM address a JOIN pod p ON p.uid = a.pod ORDER BY p.cluster, a.addr",
+        [],
+        |row| {
+            Ok(Holder {
+                uid: row.get::<_, String>(0)?.into(),
+                cluster: row.get::<_, String>(1)?.into(),
+                key: PodKey::new(&row.get::<_, String>(2)?, &row.get::<_, String>(3)?),
+                address: Ipv4Addr::from(row.get::<_, u32>(4)?),
+                gone: row.get(5)?,
+            })
+        },
+    )?;
+    let leaks = tx.rows(
+        "SELECT token, eni_id, address FROM sim_eni \
+         WHERE NOT EXISTS (SELECT 1 FROM eni WHERE eni.token = sim_eni.token) ORDER BY serial",
+        [],
+        |row| {
+            Ok(Leak {
+                token: row.get::<_, String>(0)?.into(),
+                eni: row.get::<_, String>(1)?.into(),
+                address: row.get(2)?,
+            })
+        },
+    )?;
+    Ok(Holders { holders, leaks })
 }
 
 pub(super) fn claims(tx: &Tx<'_>, now: Timestamp) -> Result<Vec<ClaimRow>> {
