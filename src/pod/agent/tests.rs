@@ -9,7 +9,9 @@
 mod any_order;
 mod api_server;
 mod deletion;
+mod play;
 mod refusals;
+mod simulation;
 mod supply;
 mod world;
 

@@ -12,23 +12,29 @@ use crate::pod::api::is_gone;
 use crate::pod::needs::Keys;
 use crate::pod::testing::{cut, kubectl, merge};
 
+/// How far back a list can be.
+const PAST: usize = 12;
+
 /// What a request asks for, as far as troubles tell them apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Verb {
     Status,
     Delete,
     Tolerate,
     Get,
+    GetNode,
     GetObject,
 }
 
 /// What goes wrong with a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Trouble {
     /// Refused with this code, without effect.
     Code(u16),
     /// Carried out, but the answer is lost.
     NoAnswer,
+    /// Neither carried out nor answered.
+    Unheard,
 }
 
 /// What the watch tells.
@@ -53,6 +59,12 @@ pub(super) struct ApiServer {
     pub(super) story: Vec<String>,
     /// Befalls the next requests of that verb, one each.
     pub(super) troubles: VecDeque<(Verb, Trouble)>,
+    /// Nothing is heard or answered at all.
+    pub(super) is_away: bool,
+    /// What went wrong so far, and how often.
+    pub(super) befell: BTreeMap<Trouble, u64>,
+    /// The latest changes, oldest first, each with all pods as they were after it.
+    pub(super) past: VecDeque<(Change, BTreeMap<PodKey, Value>)>,
     version: u64,
     uids: u32,
     begun_at: Option<Timestamp>,
@@ -136,7 +148,7 @@ impl ApiServer {
         let mut pod = self.pods.remove(key).expect("it was just there");
         self.version += 1;
         pod["metadata"]["resourceVersion"] = self.version.to_string().into();
-        self.changes.push_back(Change::Deleted(pod));
+        self.happened(Change::Deleted(pod));
         self.tell(&key.name, "gone");
     }
 
@@ -219,13 +231,38 @@ impl ApiServer {
         run: impl FnOnce(&mut Self) -> Result<Option<Value>, Status>,
     ) -> Answer {
         self.requests.push(line);
-        let turn = self.troubles.iter().position(|(of, _)| *of == verb);
-        match turn.and_then(|turn| self.troubles.remove(turn)) {
-            Some((_, Trouble::Code(code))) => Err(refused(&status(code, ""))),
-            Some((_, Trouble::NoAnswer)) => {
+        let trouble = if self.is_away {
+            Some(Trouble::Unheard)
+        } else {
+            let turn = self.troubles.iter().position(|(of, _)| *of == verb);
+            let trouble = turn.and_then(|turn| self.troubles.remove(turn));
+            trouble.map(|(_, trouble)| trouble)
+        };
+        if let Some(trouble) = trouble {
+            *self.befell.entry(trouble).or_default() += 1;
+        }
+        match trouble {
+            Some(Trouble::Code(code)) => Err(refused(&status(code, ""))),
+            Some(Trouble::NoAnswer) => {
                 run(self).map_or_else(|status| Err(refused(&status)), |_| Err(Refused::Later))
             }
+            Some(Trouble::Unheard) => Err(Refused::Later),
             None => run(self).map_err(|status| refused(&status)),
+        }
+    }
+
+    pub(super) fn node(&mut self, name: &str) -> Result<Option<ForeignNode>, Refused> {
+        let found = self.nodes.get(name).cloned();
+        self.request(Verb::GetNode, format!("GET node {name}"), |_| Ok(None))
+            .map(|_| found)
+    }
+
+    /// For the watch, and for whoever lists the past.
+    fn happened(&mut self, change: Change) {
+        self.changes.push_back(change.clone());
+        self.past.push_back((change, self.pods.clone()));
+        if self.past.len() > PAST {
+            self.past.pop_front();
         }
     }
 
@@ -235,7 +272,7 @@ impl ApiServer {
         pod["metadata"]["resourceVersion"] = self.version.to_string().into();
         let pod = pod.clone();
         self.tell(&key.name, &kubectl(&pod));
-        self.changes.push_back(Change::Changed(pod));
+        self.happened(Change::Changed(pod));
     }
 
     fn tell(&mut self, name: &str, what: &str) {

@@ -4,11 +4,11 @@
 //! Stands in for the shell: whatever is under way waits in a queue of its own, so that a test can
 //! let everything happen at once or advance one queue by one.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use holdfast_provider::cloud::{Request, sim};
 use holdfast_provider::engine::{Engine, Event, Reason};
-use holdfast_provider::id::{NodeType, PodKey, PodUid};
+use holdfast_provider::id::{NodeType, PodUid};
 use holdfast_provider::ledger::{AddressRow, Job, Ledger};
 use holdfast_provider::policy::opt_in::UnsupportedClass;
 use holdfast_provider::settings::{Retention, Settings as Provider, VSwitch};
@@ -17,7 +17,7 @@ use serde_json::Value;
 
 use super::api_server::{ApiServer, Change};
 use crate::config::Profile;
-use crate::pod::agent::{Action, Agent, ForeignNode, Input, Refused, Settings};
+use crate::pod::agent::{Action, Agent, ForeignNode, Input, Settings};
 use crate::pod::core::{Lifecycle, NodeInfo, Topic};
 use crate::pod::testing::{kubectl, view};
 
@@ -69,15 +69,34 @@ pub(super) struct World {
     pub(super) refusal: Option<String>,
     /// The most status writes and deletions that were ever under way together.
     pub(super) writes_peak: usize,
+    /// Every call reaches the cloud twice; the answer is the second one's.
+    pub(super) calls_twice: bool,
+    /// Answers of the API server take so long.
+    pub(super) latency: SignedDuration,
+    /// What the cloud refused, by code, and what else went wrong outside of the API server.
+    pub(super) befell: BTreeMap<String, u64>,
+    /// All that was told and done, for who wants to read it.
+    pub(super) trace: Option<Vec<String>>,
     requests: VecDeque<Action>,
-    looks: HashSet<PodKey>,
     work: VecDeque<Work>,
     done: VecDeque<Event>,
     settings: Settings,
     deadline: Option<Timestamp>,
 }
 
+/// A run that was traced and failed tells all of it.
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for line in self.trace.iter().flatten() {
+                eprintln!("{line}");
+            }
+        }
+    }
+}
+
 /// What a test wants of its world.
+#[derive(Clone)]
 pub(super) struct Wish {
     pub(super) profile: Profile,
     pub(super) cidr: &'static str,
@@ -201,8 +220,11 @@ impl World {
             said: Vec::new(),
             refusal: None,
             writes_peak: 0,
+            calls_twice: false,
+            latency: SignedDuration::ZERO,
+            befell: BTreeMap::new(),
+            trace: None,
             requests: VecDeque::new(),
-            looks: HashSet::new(),
             work: VecDeque::new(),
             done: VecDeque::new(),
             settings,
@@ -218,7 +240,6 @@ impl World {
         self.watch.clear();
         self.answers.clear();
         self.requests.clear();
-        self.looks.clear();
         self.work.clear();
         self.done.clear();
         self.api.changes.clear();
@@ -245,10 +266,7 @@ impl World {
 
     /// A list that leaves some pods out.
     pub(super) fn list_without(&mut self, left_out: impl Fn(&str) -> bool) {
-        self.watch.clear();
-        self.api.changes.clear();
-        self.last = None;
-        self.watch.push_back(Told::ListBegan);
+        self.list_began();
         for (key, pod) in &self.api.pods {
             if !left_out(&key.name) {
                 self.watch
@@ -275,10 +293,44 @@ impl World {
     }
 
     pub(super) fn feed(&mut self, input: Input) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{} {input:?}", self.now));
+        }
         let actions = self.agent.handle(self.now, input);
         for action in actions {
+            if let Some(trace) = &mut self.trace {
+                trace.push(format!("  {action:?}"));
+            }
             self.act(action);
         }
+    }
+
+    pub(super) fn befalls(&mut self, what: impl Into<String>) {
+        *self.befell.entry(what.into()).or_default() += 1;
+    }
+
+    /// A list of how things were so many changes ago; the watch goes on from there.
+    pub(super) fn list_stale(&mut self, changes_ago: usize) -> bool {
+        let past = self.api.past.len();
+        let Some(at) = past.checked_sub(changes_ago + 1) else {
+            return false;
+        };
+        self.list_began();
+        let (_, pods) = &self.api.past[at];
+        let pods = pods.values().cloned().map(Change::Changed);
+        self.watch.extend(pods.map(Told::Pod));
+        self.watch.push_back(Told::ListDone);
+        let since = self.api.past.iter().skip(at + 1);
+        let since = since.map(|(change, _)| Told::Pod(change.clone()));
+        self.watch.extend(since);
+        true
+    }
+
+    fn list_began(&mut self) {
+        self.watch.clear();
+        self.api.changes.clear();
+        self.last = None;
+        self.watch.push_back(Told::ListBegan);
     }
 
     fn act(&mut self, action: Action) {
@@ -289,7 +341,6 @@ impl World {
                 self.said.push((PodUid::clone(&uid), reason, note));
             }
             Action::Refuse(why) => self.refusal = Some(why),
-            Action::Look(key) if !self.looks.insert(key.clone()) => {}
             request => {
                 self.requests.push_back(request);
                 let is_write =
@@ -314,9 +365,6 @@ impl World {
                 let Some((_, input)) = due.and_then(|index| self.answers.remove(index)) else {
                     return false;
                 };
-                if let Input::Looked(key, _) = &input {
-                    self.looks.remove(key);
-                }
                 self.feed(input);
             }
             Queue::Watch => {
@@ -356,10 +404,12 @@ impl World {
     }
 
     /// The watch tells the last change again.
-    pub(super) fn watch_again(&mut self) {
-        if let Some(event @ Told::Pod(_)) = self.last.clone() {
-            self.tell(event);
-        }
+    pub(super) fn watch_again(&mut self) -> bool {
+        let Some(event @ Told::Pod(_)) = self.last.clone() else {
+            return false;
+        };
+        self.tell(event);
+        true
     }
 
     fn work(&mut self, work: Work) {
@@ -379,10 +429,40 @@ impl World {
                 self.done.push_back(Event::Committed(number, result));
             }
             Work::Call(number, request) => {
-                let mut results = self.ledger.call(self.now, &[request]).unwrap();
-                self.done
-                    .push_back(Event::Called(number, results.remove(0)));
+                let action = sim::Action::of(&request);
+                let requests = vec![request; 1 + usize::from(self.calls_twice)];
+                let mut results = self.ledger.call(self.now, &requests).unwrap();
+                if self.calls_twice {
+                    self.befalls("called twice");
+                }
+                let result = results.pop().expect("a result per request");
+                match &result {
+                    Ok(_) => self.note_delay(action),
+                    Err(error) => self.befalls(error.code.as_ref()),
+                }
+                self.done.push_back(Event::Called(number, result));
             }
+        }
+    }
+
+    /// A call that was accepted and whose effect a fault holds up.
+    fn note_delay(&mut self, call: sim::Action) {
+        let transition = match call {
+            sim::Action::Attach => sim::Transition::Attach,
+            sim::Action::Detach => sim::Transition::Detach,
+            sim::Action::Delete => sim::Transition::Delete,
+            sim::Action::Create | sim::Action::Describe => return,
+        };
+        let faults = self.ledger.settings().cloud.faults.iter();
+        let held_up: Vec<_> = faults
+            .filter_map(|fault| match fault {
+                sim::Fault::Slow { action, .. } if *action == transition => Some("slow"),
+                sim::Fault::Stuck { action } if *action == transition => Some("hangs"),
+                _ => None,
+            })
+            .collect();
+        for what in held_up {
+            self.befalls(format!("{transition:?} {what}"));
         }
     }
 
@@ -414,12 +494,16 @@ impl World {
                 (self.now, Input::ObjectLooked(key, answer))
             }
             Action::LookNode(name) => {
-                let node = api.nodes.get(name.as_str()).cloned();
-                (self.now, Input::NodeLooked(name, Ok(node)))
+                let answer = api.node(name.as_str());
+                (self.now, Input::NodeLooked(name, answer))
             }
             other => unreachable!("{other:?} is no request"),
         };
-        if let Input::Looked(_, Err(Refused::Later)) = &input {
+        if self.latency > SignedDuration::ZERO {
+            self.befalls("answer late");
+        }
+        at += self.latency;
+        if let Input::Looked(_, Err(_)) | Input::NodeLooked(_, Err(_)) = &input {
             at += ASK_AGAIN;
         }
         self.answers.push_back((at, input));
@@ -436,7 +520,7 @@ impl World {
             Queue::Requests,
         ];
         for turns in 0.. {
-            assert!(turns < 100_000, "no end: {:?}", self.requests);
+            assert!(turns < 20_000, "no end: {:?}", self.requests);
             if !order.iter().any(|queue| self.advance(*queue)) {
                 break;
             }
@@ -455,9 +539,12 @@ impl World {
     /// Lets time pass, stopping wherever something is due.
     pub(super) fn pass(&mut self, time: SignedDuration) {
         let end = self.now + time;
+        let mut stops = 0;
         while let Some(at) = self.next_deadline()
             && at <= end
         {
+            stops += 1;
+            assert!(stops < 20_000, "no end at {at}");
             self.now = at.max(self.now);
             self.feed(Input::Engine(Event::Tick));
             self.settle();
