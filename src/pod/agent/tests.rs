@@ -1,7 +1,6 @@
 //! The agent with everything below it, told as stories.
 
 #![expect(
-    clippy::needless_pass_by_value,
     clippy::result_large_err,
     reason = "stories hand over steps and refusals whole; they are told once"
 )]
