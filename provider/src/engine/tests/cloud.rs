@@ -240,3 +240,24 @@ fn an_eni_that_cannot_be_deleted_does_not_keep_its_ended_pod() {
     assert_eq!(world.network(&pod), Network::Detached);
     assert_eq!(world.count("vsw-b", "detaching"), 1);
 }
+
+#[test]
+fn a_call_that_began_in_a_slow_cloud_ends_in_its_own_time_when_the_cloud_is_made_instant() {
+    for begun in ["attach", "detach"] {
+        let mut world = World::with(settings("192.168.1.0/24", slow_cloud()));
+        let pod = world.create(&fixed("web-0"));
+        if begun == "detach" {
+            world.pass(SECOND * 2);
+            world.begin_deletion(&pod);
+            world.tell(Event::Stopped(pod.clone()));
+        }
+        let instant = settings("192.168.1.0/24", Config::default());
+        world.engine.set_cloud(instant.cloud.clone());
+        world.ledger.reconfigure(instant, world.now).unwrap();
+        world.tell(Event::LedgerChanged);
+        world.vanish(&pod);
+        assert_eq!(world.count("vsw-b", "retained"), 0, "{begun}");
+        world.pass(SECOND * 3);
+        assert_eq!(world.count("vsw-b", "retained"), 1, "{begun}");
+    }
+}

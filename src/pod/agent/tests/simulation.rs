@@ -17,7 +17,7 @@ use super::world::slow_cloud;
 use super::*;
 
 /// How many seeds a plain `cargo test` tries.
-const SEEDS: u64 = 180;
+const SEEDS: u64 = 300;
 const STEPS: usize = 120;
 
 /// What has to go wrong at least once in that many seeds.

@@ -30,7 +30,7 @@ const WANTED: [&[&str]; 5] = [
 /// How long an hour of a retention lasts.
 const HOUR_LASTS: SignedDuration = SignedDuration::from_mins(2);
 /// How many sequences a plain `cargo test` tries.
-const SEQUENCES: u32 = 150;
+const SEQUENCES: u32 = 1000;
 
 /// Where a pod is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
