@@ -296,22 +296,22 @@ fn a_fault_that_there_is_not_is_refused_with_its_place() {
             "{explode: {}}",
             "7:19: unknown variant `explode`, expected one of fail, throttle",
         ),
-        ("{slow: {action: detach}}", "7:18: missing field `latency`"),
+        ("{slow: {action: detach}}", "7:26: missing field `latency`"),
         (
             "{slow: {action: detach, latency: soon}}",
-            "7:42: latency is `soon`, which is no duration: write it like 90s",
+            "7:51: latency is `soon`, which is no duration: write it like 90s",
         ),
         (
             "{stuck: {action: create}}",
-            "7:34: unknown variant `create`",
+            "7:35: unknown variant `create`",
         ),
         (
             "{fail: {action: create, often: 3}}",
-            "7:41: unknown field `often`",
+            "7:42: unknown field `often`",
         ),
         (
             "{fail: {action: create, every: 0}}",
-            "7:48: invalid value: integer `0`",
+            "7:42: invalid value: integer `0`",
         ),
     ] {
         let refused = parse(&format!("{BASE}cloud: {{faults: [{fault}]}}")).unwrap_err();

@@ -63,6 +63,11 @@ impl Op<'_> {
             return self.review(row);
         }
         let pod = self.pod_of(row)?.map(|pod| pod.uid);
+        let now = self.look_now(token)?;
+        let (step, response) = match &now {
+            Some(found) => (Step::Describe, found),
+            None => (step, response),
+        };
         if self.apply(row, step, response)? {
             self.progress(row)?;
         }
@@ -91,6 +96,21 @@ impl Op<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What an instant cloud says now. It may have been made instant since a call was asked for, and
+    /// nothing has waited for the answer.
+    fn look_now(&mut self, token: &ClientToken) -> Result<Option<Response>> {
+        if !self.settings.cloud.is_instant() {
+            return Ok(None);
+        }
+        let token = token.clone();
+        let request = Request::Describe { token };
+        match self.simulator.on(self.tx).run(self.now, &request) {
+            Ok(response) => Ok(Some(response)),
+            Err(Failure::Table(error)) => Err(error),
+            Err(Failure::Cloud(_)) => Ok(None),
+        }
     }
 
     fn next_task(&self, row: i64) -> Result<Option<Task>> {

@@ -261,3 +261,29 @@ fn a_call_that_began_in_a_slow_cloud_ends_in_its_own_time_when_the_cloud_is_made
         assert_eq!(world.count("vsw-b", "retained"), 1, "{begun}");
     }
 }
+
+#[test]
+fn an_answer_from_before_the_cloud_was_made_instant_takes_no_eni_for_deleted() {
+    let mut world = World::with(settings("192.168.1.0/24", slow_cloud()));
+    let pod = world.create(&fixed("web-0"));
+    world.pass(SECOND * 2);
+    let had = world.assigned(&pod);
+    let created = world.calls.iter().find_map(|call| match call {
+        Request::Create { token, .. } => Some(token.clone()),
+        _ => None,
+    });
+    let token = created.unwrap();
+    let instant = settings("192.168.1.0/24", Config::default());
+    world.ledger.reconfigure(instant, world.now).unwrap();
+    let late = Job::Record {
+        eni: EniRow(1),
+        token,
+        step: Step::Describe,
+        response: Response::Eni(None),
+    };
+    let batch = world.ledger.commit(world.now, &[late]).unwrap();
+    assert!(batch.results.iter().all(Result::is_ok));
+    world.restart();
+    world.pass(SECOND);
+    assert_eq!(world.assigned(&pod), had);
+}
