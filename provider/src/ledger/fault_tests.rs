@@ -206,3 +206,23 @@ fn a_file_that_stays_busy_is_told_and_nothing_is_lost() {
     write(&mut ledger).unwrap();
     assert_eq!(entries(&ledger), 1);
 }
+
+#[test]
+fn the_writer_outlives_another_process_that_holds_the_file_for_longer_than_sqlite_waits() {
+    let (_dir, path) = closed();
+    let ledger = open(&path).unwrap();
+    let wait = Duration::from_millis(20);
+    ledger.conn.busy_timeout(wait).unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (sender, done) = std::sync::mpsc::channel();
+    let tell = move |done| sender.send(done).unwrap();
+    let writer = Writer::start(ledger, begin, tell).unwrap();
+    let job = Work::Job(1, Job::Note(begin(), Note::Stopped));
+    assert!(writer.submit(job).unwrap().is_none());
+    assert!(done.recv_timeout(wait * 10).is_err(), "the file is held");
+    other.execute_batch("COMMIT").unwrap();
+    let first = done.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert!(matches!(first, Done::Job(1, Ok(_))), "{first:?}");
+    writer.stop();
+}

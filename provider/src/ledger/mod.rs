@@ -124,6 +124,20 @@ impl Error {
     }
 }
 
+impl Error {
+    /// Whether another process holds the file. Nothing was written.
+    pub(crate) fn is_busy(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseBusy, DatabaseLocked};
+        let Self::Sql { source, .. } = self else {
+            return false;
+        };
+        let cause = source.downcast_ref::<rusqlite::Error>();
+        cause
+            .and_then(rusqlite::Error::sqlite_error_code)
+            .is_some_and(|code| matches!(code, DatabaseBusy | DatabaseLocked))
+    }
+}
+
 /// Errors after which the file must not be used any further.
 fn is_fatal(error: &rusqlite::Error) -> bool {
     use rusqlite::ErrorCode::{

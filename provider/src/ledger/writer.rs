@@ -120,6 +120,20 @@ fn run(
     }
 }
 
+/// Waits for another process that holds the file, as long as it takes: nothing was written, and
+/// SQLite has waited for a while each time.
+fn patiently<T>(mut write: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    loop {
+        match write() {
+            Err(error) if error.is_busy() => tracing::warn!(
+                %error,
+                "another process holds the ledger, and pods wait until it lets go: end its transaction"
+            ),
+            done => return done,
+        }
+    }
+}
+
 fn serve(
     ledger: &mut Ledger,
     batch: Vec<Work>,
@@ -152,7 +166,7 @@ fn serve(
         }
     }
     if !jobs.is_empty() {
-        let batch = ledger.commit(clock(), &jobs)?;
+        let batch = patiently(|| ledger.commit(clock(), &jobs))?;
         if std::mem::replace(deadline, batch.next_deadline) != batch.next_deadline {
             done(Done::NextDeadline(batch.next_deadline));
         }
@@ -161,7 +175,7 @@ fn serve(
         }
     }
     if !requests.is_empty() {
-        let results = ledger.call(clock(), &requests)?;
+        let results = patiently(|| ledger.call(clock(), &requests))?;
         for (id, result) in call_ids.into_iter().zip(results) {
             done(Done::Call(id, result));
         }
