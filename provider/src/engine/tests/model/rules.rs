@@ -262,10 +262,15 @@ impl Model {
     fn end_claims(&mut self, seen: &Seen) -> Result<(), String> {
         for name in self.claims.keys().copied().collect::<Vec<_>>() {
             let claim = &self.claims[&name];
-            let is_open = seen
-                .claims
-                .iter()
-                .any(|row| *row.key.name == *NAMES[name] && row.address == claim.address);
+            // The next claim of the name may have the same address, with an ENI of its own.
+            let carrier = self.addresses[&claim.address].carrier.as_ref();
+            let is_same = |mac: &Option<String>| match (mac, carrier) {
+                (Some(mac), Some((_, known))) => mac == known,
+                _ => true,
+            };
+            let is_open = seen.claims.iter().any(|row| {
+                *row.key.name == *NAMES[name] && row.address == claim.address && is_same(&row.mac)
+            });
             let free_to_end = claim.holder.is_none();
             let in_time = |pods: &[(usize, Timestamp)], expires| {
                 let mut pods = pods.iter();
