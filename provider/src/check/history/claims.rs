@@ -221,6 +221,8 @@ impl<'h> Checker<'h> {
         let in_time = pods.iter().find(|pod| {
             pod.is_fixed
                 && pod.created_ms < expires_ms
+                // Those before were proved gone by the pod that the claim was opened for.
+                && pod.accepted_ms >= claim.opened_ms
                 && pod.accepted_ms < closed_ms
                 && pod.let_go_ms.is_none_or(|let_go| let_go > closed_ms)
         });
