@@ -222,7 +222,7 @@ fn the_writer_outlives_another_process_that_holds_the_file_for_longer_than_sqlit
     assert!(writer.submit(job).unwrap().is_none());
     assert!(done.recv_timeout(wait * 10).is_err(), "the file is held");
     other.execute_batch("COMMIT").unwrap();
-    let first = done.recv_timeout(Duration::from_secs(60)).unwrap();
+    let first = done.recv_timeout(Duration::from_mins(1)).unwrap();
     assert!(matches!(first, Done::Job(1, Ok(_))), "{first:?}");
     writer.stop();
 }
