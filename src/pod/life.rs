@@ -8,6 +8,7 @@
 use holdfast_provider::id::PodUid;
 use jiff::{SignedDuration, Timestamp};
 
+use super::back_off::{doubled, last_pull, seconds};
 use super::behaviour::{Behaviour, Exit, PREFIX, PullError};
 use super::core::Topic;
 use super::draft::Outcome;
@@ -17,13 +18,8 @@ use super::record::{Container, Record, later, whole_seconds};
 use super::status::ContainerStatus;
 use super::view::{ContainerReason, Phase, RestartPolicy};
 
-/// The first and the longest pause before a container is started, or an image pulled, again.
-const BACK_OFF: SignedDuration = SignedDuration::from_secs(10);
-const BACK_OFF_MAX: SignedDuration = SignedDuration::from_secs(300);
 /// Reason of the event of a container that used too much memory.
 pub(super) const OOM_KILLED: &str = "OOMKilled";
-/// How often the pause doubles, and how long those pauses are together.
-const DOUBLINGS: u32 = 5;
 /// How long a failed pull is shown before the pause until the next is.
 const PULL_SHOWN: SignedDuration = SignedDuration::from_secs(2);
 
@@ -577,39 +573,5 @@ impl<'a> Life<'a> {
             }
             State::Running { .. } | State::Terminated(_) => {}
         }
-    }
-}
-
-/// The pause after `n` pauses before it.
-fn doubled(n: u32) -> SignedDuration {
-    if n < DOUBLINGS {
-        BACK_OFF * (1 << n)
-    } else {
-        BACK_OFF_MAX
-    }
-}
-
-/// When an image was last tried to be pulled, counted like `age`, and the pause after that.
-fn last_pull(age: SignedDuration) -> (SignedDuration, SignedDuration) {
-    let mut at = SignedDuration::ZERO;
-    for n in 0..DOUBLINGS {
-        let pause = doubled(n);
-        if age < at + pause {
-            return (at, pause);
-        }
-        at += pause;
-    }
-    let rounds = (age - at).as_secs() / BACK_OFF_MAX.as_secs();
-    let past = SignedDuration::from_secs(rounds * BACK_OFF_MAX.as_secs());
-    (at + past, BACK_OFF_MAX)
-}
-
-/// A duration as Go prints it.
-fn seconds(time: SignedDuration) -> String {
-    let (minutes, seconds) = (time.as_secs() / 60, time.as_secs() % 60);
-    if minutes == 0 {
-        format!("{seconds}s")
-    } else {
-        format!("{minutes}m{seconds}s")
     }
 }

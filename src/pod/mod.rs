@@ -15,6 +15,7 @@
 
 pub mod agent;
 mod api;
+mod back_off;
 pub mod behaviour;
 pub mod census;
 pub mod core;

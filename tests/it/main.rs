@@ -22,5 +22,6 @@ mod restart;
 mod soak;
 mod streams;
 mod support;
+mod test_pod;
 mod webhook;
 mod workloads;

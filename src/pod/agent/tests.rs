@@ -12,6 +12,7 @@ mod play;
 mod refusals;
 mod simulation;
 mod supply;
+mod wish;
 mod world;
 
 use holdfast_provider::engine::Reason;

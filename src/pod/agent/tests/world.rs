@@ -4,21 +4,20 @@
 //! Stands in for the shell: whatever is under way waits in a queue of its own, so that a test can
 //! let everything happen at once or advance one queue by one.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use holdfast_provider::cloud::{Request, sim};
 use holdfast_provider::engine::{Engine, Event, Reason};
-use holdfast_provider::id::{NodeType, PodUid};
+use holdfast_provider::id::PodUid;
 use holdfast_provider::ledger::{AddressRow, Job, Ledger};
-use holdfast_provider::policy::opt_in::UnsupportedClass;
-use holdfast_provider::settings::{Retention, Settings as Provider, VSwitch};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use super::api_server::{ApiServer, Change};
-use crate::config::Profile;
+use super::wish::settings;
+pub(super) use super::wish::{Wish, provider, slow_cloud};
 use crate::pod::agent::{Action, Agent, ForeignNode, Input, Settings};
-use crate::pod::core::{Lifecycle, NodeInfo, Topic};
+use crate::pod::core::Topic;
 use crate::pod::testing::{kubectl, view};
 
 pub(super) const SECOND: SignedDuration = SignedDuration::from_secs(1);
@@ -92,98 +91,6 @@ impl Drop for World {
                 eprintln!("{line}");
             }
         }
-    }
-}
-
-/// What a test wants of its world.
-#[derive(Clone)]
-pub(super) struct Wish {
-    pub(super) profile: Profile,
-    pub(super) cidr: &'static str,
-    pub(super) cloud: sim::Config,
-    pub(super) hour: SignedDuration,
-    pub(super) writes_max: usize,
-}
-
-impl Wish {
-    pub(super) fn fast() -> Self {
-        Self {
-            profile: Profile::Fast,
-            cidr: "192.168.1.0/24",
-            cloud: sim::Config::default(),
-            hour: HOUR,
-            writes_max: 32,
-        }
-    }
-
-    /// As ACS shows it: stages take their time, and so do ENIs.
-    pub(super) fn acs() -> Self {
-        Self {
-            profile: Profile::Acs,
-            cloud: slow_cloud(),
-            ..Self::fast()
-        }
-    }
-}
-
-pub(super) fn slow_cloud() -> sim::Config {
-    sim::Config {
-        attach: SECOND,
-        detach: SECOND,
-        ..sim::Config::default()
-    }
-}
-
-pub(super) fn provider(cidr: &str, hour: SignedDuration, cloud: sim::Config) -> Provider {
-    let vswitch = |id: &str, zone: &str, cidr: &str| VSwitch {
-        id: id.into(),
-        zone: zone.into(),
-        cidr: cidr.parse().unwrap(),
-        exclude: Vec::new(),
-    };
-    Provider {
-        cluster: "cluster".into(),
-        region: "cn-wulanchabu".into(),
-        vpc: "vpc".into(),
-        vswitches: vec![
-            vswitch("vsw-b", "b", cidr),
-            vswitch("vsw-c", "c", "192.168.2.0/28"),
-        ],
-        retention: Retention {
-            default_hours: 48,
-            hour,
-        },
-        cloud,
-        history_days: 30,
-    }
-}
-
-fn settings(wish: &Wish) -> Settings {
-    let node = |zone: &str, node_type, last| NodeInfo {
-        host_ip: [10, 0, 0, last].into(),
-        zone: zone.into(),
-        region: "cn-wulanchabu".into(),
-        vpc: "vpc".into(),
-        node_type,
-    };
-    let seconds =
-        |acs| SignedDuration::from_secs(if wish.profile == Profile::Acs { acs } else { 0 });
-    Settings {
-        nodes: HashMap::from([
-            ("acs-b".into(), node("b", NodeType::Acs, 1)),
-            ("acs-c".into(), node("c", NodeType::Acs, 2)),
-            ("ecs-b".into(), node("b", NodeType::Ecs, 3)),
-        ]),
-        lifecycle: Lifecycle {
-            profile: wish.profile,
-            creating: seconds(3),
-            running: seconds(1),
-            stop: seconds(1),
-        },
-        unsupported_class: UnsupportedClass::Refuse,
-        default_hours: 48,
-        tolerate: true,
-        writes_max: wish.writes_max,
     }
 }
 
