@@ -24,7 +24,7 @@ use holdfast_provider::ledger::Notice;
 use holdfast_provider::policy::opt_in::FixedIp;
 use jiff::{SignedDuration, Timestamp};
 
-use self::accept::created_at;
+use self::accept::created;
 pub(super) use self::accept::{asks, class, published};
 use self::elsewhere::Other;
 use self::step::Pod;
@@ -252,7 +252,7 @@ impl Agent {
         let summary = found.as_deref().zip(uid).map(|(view, uid)| Found {
             uid,
             fixed_ip: matches!(self.read_opt_in(view).0.fixed_ip, FixedIp::On { .. }),
-            created_at: created_at(view),
+            created_at: created(view).at,
         });
         if let Some(view) = &found {
             self.seen(now, view);

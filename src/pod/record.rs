@@ -302,6 +302,11 @@ impl Record {
         self.created_at
     }
 
+    /// `metadata.resourceVersion` of the newest view.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
     /// The node that it is bound to.
     pub fn node(&self) -> &NodeName {
         &self.node
@@ -343,7 +348,7 @@ impl Record {
     }
 }
 
-fn version(view: &PodView) -> Option<u64> {
+pub(in crate::pod) fn version(view: &PodView) -> Option<u64> {
     view.metadata.resource_version.as_deref()?.parse().ok()
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use holdfast_provider::cloud::sim;
-use holdfast_provider::engine::{Node, PodFacts};
+use holdfast_provider::engine::{Creation, Node, PodFacts};
 use holdfast_provider::id::{NodeType, PodKey, PodUid};
 use holdfast_provider::ledger::{Job, Ledger};
 use holdfast_provider::policy::opt_in::{FixedIp, OptIn};
@@ -41,7 +41,10 @@ pub(crate) fn facts(index: usize) -> PodFacts {
     PodFacts {
         uid: uid(index),
         key: PodKey::new("bench", &format!("web-{index}")),
-        created_at: now(),
+        created: Creation {
+            at: now(),
+            revision: 0,
+        },
         node: Node {
             name: "virtual-kubelet-cn-wulanchabu-b".into(),
             zone: "cn-wulanchabu-b".into(),

@@ -86,14 +86,25 @@ pub struct PodFacts {
     pub uid: PodUid,
     /// Namespace and name.
     pub key: PodKey,
-    /// `metadata.creationTimestamp`, whole seconds.
-    pub created_at: Timestamp,
+    /// When it was made.
+    pub created: Creation,
     /// The node it is bound to.
     pub node: Node,
     /// What its annotations and class ask for.
     pub opt_in: OptIn,
     /// `status.podIP` as the API server has it; imported when the ledger does not know the pod.
     pub published: Option<Published>,
+}
+
+/// When a pod was made. Pods of one name are made one after the other, which this orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Creation {
+    /// `metadata.creationTimestamp`, whole seconds: two pods of one name may share it.
+    pub at: Timestamp,
+    /// A revision of the API server at which the pod existed: its `metadata.resourceVersion` in any
+    /// view of it, all of which lie between those of the pods before and after it (KEP-5504,
+    /// Comparable Resource Version). 0 when it is not known.
+    pub revision: u64,
 }
 
 /// The address that the API server shows for a pod, and the ENI annotation beside it.

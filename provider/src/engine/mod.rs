@@ -30,7 +30,9 @@ use crate::engine::pods::Pod;
 use crate::id::{PodKey, PodUid};
 use crate::ledger::{EniRow, Job, Loaded, Note, Outcome};
 
-pub use face::{Assignment, Effect, Event, Found, Network, Node, PodFacts, Published, Reason};
+pub use face::{
+    Assignment, Creation, Effect, Event, Found, Network, Node, PodFacts, Published, Reason,
+};
 
 /// How often pods that wait are tried again without a reason, so that no lost wake-up lasts.
 const PERIOD: SignedDuration = SignedDuration::from_secs(30);

@@ -215,7 +215,7 @@ impl Engine {
         for uid in self.waiting_of(&newer.key) {
             let pod = self.pods.get(&uid);
             let facts = pod.and_then(|pod| pod.facts.as_ref());
-            if facts.is_some_and(|older| older.created_at <= newer.created_at) {
+            if facts.is_some_and(|older| older.created <= newer.created) {
                 self.gone(&uid);
             }
         }

@@ -4,7 +4,6 @@
 
 use std::net::Ipv4Addr;
 
-use jiff::{SignedDuration, Timestamp};
 use rusqlite::Result;
 use uuid::Uuid;
 
@@ -34,11 +33,11 @@ impl Op<'_> {
             }
             Standing::Asks(known) => known,
         };
-        self.supersede(pod, pod.created_at)?;
+        self.supersede(pod)?;
         let hours = accepted_hours(&pod.opt_in, known.as_ref());
         let asks = Asks {
             key: &pod.key,
-            created_at: pod.created_at,
+            created: pod.created,
             node: &pod.node,
             fixed_ip: hours.is_some(),
             vswitches: &pod.opt_in.vswitches,
@@ -78,12 +77,10 @@ impl Op<'_> {
     /// A fixed-IP pod on an ECS node that is not ours: its claim is forfeited once the old pod
     /// has let go; it gets nothing from us.
     pub(super) fn seen_on_ecs(&mut self, pod: &PodFacts) -> Result<()> {
-        // No row tells whether this pod is itself gone by now, so one of the same second may be
-        // the newer one.
-        self.supersede(pod, pod.created_at - SignedDuration::from_millis(1))?;
+        self.supersede(pod)?;
         let asks = Asks {
             key: &pod.key,
-            created_at: pod.created_at,
+            created: pod.created,
             node: &pod.node,
             fixed_ip: true,
             vswitches: &[],
@@ -107,10 +104,10 @@ impl Op<'_> {
         Ok(())
     }
 
-    /// What the pod's existence proves: every pod of its name that was created until `created_by`
-    /// is gone from the API. A newer one proves the contrary: this view of the pod is stale.
-    pub(super) fn supersede(&mut self, pod: &PodFacts, created_by: Timestamp) -> Result<()> {
-        for older in self.older_pods(&pod.key, &pod.uid, created_by)? {
+    /// What the pod's existence proves: every pod of its name that was made before it is
+    /// gone from the API. A newer one proves the contrary: this view of the pod is stale.
+    pub(super) fn supersede(&mut self, pod: &PodFacts) -> Result<()> {
+        for older in self.older_pods(pod)? {
             self.gone(&older.uid)?;
             self.out.superseded.push(older.uid);
         }
@@ -322,8 +319,8 @@ impl Op<'_> {
         let vswitches = serde_json::to_string(&pod.opt_in.vswitches).expect("ids are strings");
         self.tx.execute(
             "INSERT INTO pod (uid, cluster, namespace, name, node, node_type, zone, hours, \
-             vswitches, created_ms, accepted_ms, eni, instance, request_id) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
+             vswitches, created_ms, accepted_ms, eni, instance, request_id, revision) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
             rusqlite::params![
                 pod.uid.as_str(),
                 self.cluster(),
@@ -334,7 +331,7 @@ impl Op<'_> {
                 pod.node.zone.as_str(),
                 hours,
                 vswitches,
-                pod.created_at.as_millisecond(),
+                pod.created.at.as_millisecond(),
                 self.now_ms(),
                 eni,
                 self.instance(&pod.uid).as_str(),
@@ -342,6 +339,7 @@ impl Op<'_> {
                     "{:X}",
                     named_uuid(&format!("request/{}", pod.uid)).hyphenated()
                 ),
+                pod.created.revision.cast_signed(),
             ],
         )?;
         Ok(())

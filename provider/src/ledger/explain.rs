@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use rusqlite::Result;
 use serde::Serialize;
 
-use crate::engine::{Node, Reason};
+use crate::engine::{Creation, Node, Reason};
 use crate::id::{ClusterId, EniId, NodeType, PodKey, PodUid, VSwitchId, Zone};
 use crate::ledger::history;
 use crate::ledger::op::{PodRow, time};
@@ -217,7 +217,7 @@ impl Reader {
             tx.row(
                 "SELECT uid, created_ms, hours, vswitches, node, zone, node_type FROM pod \
                  WHERE cluster = ?1 AND namespace = ?2 AND name = ?3 \
-                 ORDER BY gone_ms IS NOT NULL, created_ms DESC, accepted_ms DESC LIMIT 1",
+                 ORDER BY gone_ms IS NOT NULL, created_ms DESC, revision DESC LIMIT 1",
                 (cluster.as_str(), &*key.namespace, &*key.name),
                 |row| {
                     let hours = row.get::<_, Option<u32>>(2)?;
@@ -279,10 +279,14 @@ fn outlook(rows: &Rows<'_>, subject: &Subject, place: &Place) -> Result<Outlook>
     };
     let asks = Asks {
         key: &subject.key,
-        created_at: match &standing {
-            Standing::Asks(_) => subject.created_at.unwrap_or(rows.now),
-            // What is planned is for the next one.
-            Standing::Settled(_) | Standing::LetGo => rows.now,
+        created: Creation {
+            at: match &standing {
+                Standing::Asks(_) => subject.created_at.unwrap_or(rows.now),
+                // What is planned is for the next one.
+                Standing::Settled(_) | Standing::LetGo => rows.now,
+            },
+            // No pod of its name is newer than the one that is asked about.
+            revision: i64::MAX.cast_unsigned(),
         },
         node: &place.node,
         fixed_ip: accepted_hours(&subject.opt_in, row).is_some(),

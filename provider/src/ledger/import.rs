@@ -23,7 +23,7 @@ impl Op<'_> {
             return self.report(&pod.uid);
         }
         // Whoever had the name before is gone, and holds at most what is not detached yet.
-        self.supersede(pod, pod.created_at)?;
+        self.supersede(pod)?;
         let address = published.address;
         let inside = self
             .vswitches
@@ -100,7 +100,7 @@ impl Op<'_> {
         self.tx.execute(
             "UPDATE claim SET deleted_ms = ?2, expires_ms = ?2 + retain_ms \
              WHERE id = ?1 AND expires_ms <= ?2",
-            (claim.id, pod.created_at.as_millisecond()),
+            (claim.id, pod.created.at.as_millisecond()),
         )?;
         Ok(())
     }

@@ -18,6 +18,7 @@ const RELEASED: &[(&str, &str)] = &[
     ("0002-simulator", "ec60915a-2bc5-5204-a197-f70330bb6694"),
     ("0003-history", "e69fb1a2-27f9-5ad4-bc26-c302dd5216f5"),
     ("0004-faults", "5ad40904-622a-5dfe-b57f-b8b1e9fdee15"),
+    ("0005-creation", "2b0b5f92-cabf-56dc-bf9e-f5aaa78d553f"),
 ];
 
 /// Rows as each older version may have left them: one held, one retained and one free address,
@@ -27,6 +28,7 @@ const FIXTURES: &[&str] = &[
     include_str!("fixtures/version-1.sql"),
     include_str!("fixtures/version-2.sql"),
     include_str!("fixtures/version-3.sql"),
+    include_str!("fixtures/version-4.sql"),
 ];
 
 /// The process dies here, not the machine: what is written needs no sync to be there afterwards.
@@ -55,16 +57,28 @@ fn tables(conn: &Connection) -> Vec<String> {
     names.map(Result::unwrap).collect()
 }
 
-fn rows(conn: &Connection, table: &str) -> Vec<Vec<Value>> {
-    let mut statement = conn.prepare(&format!("SELECT * FROM {table}")).unwrap();
+/// A query for every column that a table has by now: later versions add some.
+fn query(conn: &Connection, table: &str) -> String {
+    let statement = conn.prepare(&format!("SELECT * FROM {table}")).unwrap();
+    let columns: Vec<_> = statement.column_names().collect();
+    format!("SELECT {} FROM {table}", columns.join(", "))
+}
+
+fn rows(conn: &Connection, query: &str) -> Vec<Vec<Value>> {
+    let mut statement = conn.prepare(query).unwrap();
     let columns = statement.column_count();
     let read = |row: &rusqlite::Row<'_>| (0..columns).map(|column| row.get(column)).collect();
     let rows = statement.query_map([], read).unwrap();
     rows.map(Result::unwrap).collect()
 }
 
-fn all(conn: &Connection, tables: &[String]) -> Vec<Vec<Vec<Value>>> {
-    tables.iter().map(|table| rows(conn, table)).collect()
+fn queries(conn: &Connection) -> Vec<String> {
+    let tables = tables(conn);
+    tables.iter().map(|table| query(conn, table)).collect()
+}
+
+fn all(conn: &Connection, queries: &[String]) -> Vec<Vec<Vec<Value>>> {
+    queries.iter().map(|query| rows(conn, query)).collect()
 }
 
 #[track_caller]
@@ -87,11 +101,11 @@ fn rows_of_every_older_version_come_to_this_one_with_nothing_lost() {
     for at in 0..migrations().len() {
         let dir = tempfile::tempdir().unwrap();
         let mut conn = old(&dir.path().join("old.db"), at);
-        let names = tables(&conn);
-        let before = all(&conn, &names);
+        let queries = queries(&conn);
+        let before = all(&conn, &queries);
         migrate(&mut conn).unwrap();
         assert_eq!(version(&conn), migrations().len());
-        assert_eq!(all(&conn, &names), before, "from version {at}");
+        assert_eq!(all(&conn, &queries), before, "from version {at}");
         is_whole(&conn);
     }
 }
@@ -104,8 +118,8 @@ fn a_death_in_a_migration_leaves_the_old_or_the_new_version_and_the_next_start_g
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("old.db");
             let mut conn = old(&path, at);
-            let names = tables(&conn);
-            let before = all(&conn, &names);
+            let queries = queries(&conn);
+            let before = all(&conn, &queries);
             failpoint::arm(points, || {});
             let result = catch_unwind(AssertUnwindSafe(|| migrate(&mut conn)));
             failpoint::disarm();
@@ -113,7 +127,7 @@ fn a_death_in_a_migration_leaves_the_old_or_the_new_version_and_the_next_start_g
             let mut conn = open(&path);
             let is_new = version(&conn) == migrations().len();
             assert!(is_new || version(&conn) == at, "{}", version(&conn));
-            assert_eq!(all(&conn, &names), before, "from {at}, point {points}");
+            assert_eq!(all(&conn, &queries), before, "from {at}, point {points}");
             migrate(&mut conn).unwrap();
             is_whole(&conn);
             match result {

@@ -11,7 +11,7 @@ use rusqlite::{Result, Row};
 
 use crate::cloud::EniState;
 use crate::cloud::sim::Simulator;
-use crate::engine::{Assignment, Network};
+use crate::engine::{Assignment, Network, PodFacts};
 use crate::id::{EniId, InstanceId, PodKey, PodUid, VSwitchId};
 use crate::ledger::plan::Rows;
 use crate::ledger::pool::VSwitchRef;
@@ -209,25 +209,21 @@ impl<'a> Op<'a> {
         }
     }
 
-    /// The other pods of a key that were created until then, which are gone from the API once a
-    /// newer one is seen there.
-    pub(crate) fn older_pods(
-        &self,
-        key: &PodKey,
-        uid: &PodUid,
-        created_by: Timestamp,
-    ) -> Result<Vec<PodRow>> {
+    /// The pods of its name that were made before this one. Those that were made in one second and
+    /// whose revisions are not known count as older.
+    pub(crate) fn older_pods(&self, pod: &PodFacts) -> Result<Vec<PodRow>> {
         self.tx.rows(
             &format!(
                 "{POD} WHERE cluster = ?1 AND namespace = ?2 AND name = ?3 AND uid <> ?4 \
-                 AND created_ms <= ?5"
+                 AND (created_ms, revision) <= (?5, ?6)"
             ),
             (
                 self.cluster(),
-                &*key.namespace,
-                &*key.name,
-                uid.as_str(),
-                created_by.as_millisecond(),
+                &*pod.key.namespace,
+                &*pod.key.name,
+                pod.uid.as_str(),
+                pod.created.at.as_millisecond(),
+                pod.created.revision.cast_signed(),
             ),
             PodRow::read,
         )

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use rusqlite::Result;
 
-use crate::engine::Node;
+use crate::engine::{Creation, Node};
 use crate::id::{NodeType, PodKey, PodUid, VSwitchId};
 use crate::ledger::carrier;
 use crate::ledger::op::{self, PodRow, time};
@@ -41,7 +41,7 @@ pub(super) enum Standing {
 /// A pod that asks.
 pub(super) struct Asks<'a> {
     pub(super) key: &'a PodKey,
-    pub(super) created_at: Timestamp,
+    pub(super) created: Creation,
     pub(super) node: &'a Node,
     pub(super) fixed_ip: bool,
     /// The vSwitches that it names.
@@ -57,8 +57,8 @@ pub(super) struct OpenClaim {
     pub(super) address: Ipv4Addr,
     pub(super) deleted_ms: Option<i64>,
     pub(super) facts: Claim,
-    /// When the holder was created, if it holds on to nothing and was told to.
-    idle_holder: Option<Timestamp>,
+    /// When the holder was made, if it holds on to nothing and was told to.
+    idle_holder: Option<Creation>,
 }
 
 /// What is to happen, and the facts that it follows from.
@@ -123,7 +123,7 @@ impl<'a> Rows<'a> {
         };
         let mut claim = self.open_claim(asks.key)?;
         if let Some(claim) = &mut claim
-            && claim.idle_holder.is_some_and(|at| at <= asks.created_at)
+            && claim.idle_holder.is_some_and(|held| held <= asks.created)
         {
             claim.facts.holder = None;
         }
@@ -154,7 +154,7 @@ impl<'a> Rows<'a> {
     ) -> Result<Planned> {
         let applicant = Applicant {
             key: asks.key,
-            created_at: asks.created_at,
+            created_at: asks.created.at,
             node: &asks.node.name,
             node_type: asks.node.node_type,
             zone: &asks.node.zone,
@@ -190,7 +190,7 @@ impl<'a> Rows<'a> {
     pub(super) fn open_claim(&self, key: &PodKey) -> Result<Option<OpenClaim>> {
         self.tx.row(
             "SELECT c.id, a.eni, a.addr, c.deleted_ms, c.expires_ms, c.node, c.holder, e.eni_id, \
-             a.vswitch, e.state, e.target, p.created_ms \
+             a.vswitch, e.state, e.target, p.created_ms, p.revision \
              FROM claim c JOIN address a ON a.claim = c.id JOIN eni e ON e.id = a.eni \
              LEFT JOIN pod p ON p.uid = c.holder \
              WHERE c.cluster = ?1 AND c.namespace = ?2 AND c.name = ?3 AND c.closed_ms IS NULL",
@@ -206,7 +206,8 @@ impl<'a> Rows<'a> {
                 let state = State::parse(row.get::<_, Option<String>>(9)?.as_deref());
                 let target = Target::parse(&row.get::<_, String>(10)?);
                 let idle = target != Target::InUse && !state.is_attached();
-                let created_at = row.get::<_, Option<i64>>(11)?.map(time);
+                let created_ms = row.get::<_, Option<i64>>(11)?;
+                let revision = row.get::<_, Option<i64>>(12)?;
                 Ok(OpenClaim {
                     id: row.get(0)?,
                     eni: row.get(1)?,
@@ -219,7 +220,13 @@ impl<'a> Rows<'a> {
                         holder,
                         expires_at: row.get::<_, Option<i64>>(4)?.map(time),
                     },
-                    idle_holder: created_at.filter(|_| idle),
+                    idle_holder: created_ms
+                        .zip(revision)
+                        .filter(|_| idle)
+                        .map(|(ms, revision)| Creation {
+                            at: time(ms),
+                            revision: revision.cast_unsigned(),
+                        }),
                 })
             },
         )

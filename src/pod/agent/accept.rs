@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use holdfast_provider::engine::{Network, Published, Reason};
+use holdfast_provider::engine::{Creation, Network, Published, Reason};
 use holdfast_provider::id::{NodeName, PodUid};
 use holdfast_provider::policy::opt_in::{self, FixedIp, OptIn, UnsupportedClass, WarningKind};
 use holdfast_provider::policy::use_spec::{
@@ -16,7 +16,7 @@ use super::supply::Search;
 use super::{Action, Agent};
 use crate::pod::behaviour::{self, Behaviours};
 use crate::pod::core::Topic;
-use crate::pod::record::{Record, Terms};
+use crate::pod::record::{self, Record, Terms};
 use crate::pod::status::SYSTEM_ANNOTATIONS;
 use crate::pod::view::{Container, Phase, PodView};
 
@@ -130,12 +130,13 @@ pub(in crate::pod) fn published(view: &PodView) -> Option<Published> {
     })
 }
 
-pub(super) fn created_at(view: &PodView) -> Timestamp {
-    // No object from an API server lacks it; the oldest time holds the most off.
-    view.metadata
-        .creation_timestamp
-        .as_ref()
-        .map_or(Timestamp::UNIX_EPOCH, |time| time.0)
+pub(super) fn created(view: &PodView) -> Creation {
+    let stamp = view.metadata.creation_timestamp.as_ref();
+    Creation {
+        // No object from an API server lacks it; the oldest time holds the most off.
+        at: stamp.map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+        revision: record::version(view).unwrap_or(0),
+    }
 }
 
 /// The size of the pod's instance, and why it is not the one that its annotation requires. The

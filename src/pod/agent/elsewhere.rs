@@ -6,7 +6,7 @@ use holdfast_provider::policy::opt_in::FixedIp;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::NodeSelectorTerm;
 
-use super::accept::created_at;
+use super::accept::created;
 use super::{Action, Agent, ForeignNode, Refused};
 use crate::pod::api::ZONE_LABEL;
 use crate::pod::view::{Phase, PodView};
@@ -62,7 +62,7 @@ impl Agent {
             other.facts = Some(PodFacts {
                 uid: uid.clone(),
                 key,
-                created_at: created_at(view),
+                created: created(view),
                 node: Node {
                     name: node,
                     zone: "".into(),

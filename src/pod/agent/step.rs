@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use holdfast_provider::engine::{Engine, Event, Network, Node, PodFacts, Published};
+use holdfast_provider::engine::{Creation, Engine, Event, Network, Node, PodFacts, Published};
 use holdfast_provider::id::PodUid;
 use holdfast_provider::policy::opt_in::OptIn;
 use jiff::{SignedDuration, Timestamp};
@@ -198,7 +198,10 @@ fn news(pod: &mut Pod, engine: &Engine, settings: &Settings) -> Option<Event> {
         return Some(Event::Bound(PodFacts {
             uid: uid.clone(),
             key: record.key().clone(),
-            created_at: record.created_at(),
+            created: Creation {
+                at: record.created_at(),
+                revision: record.version(),
+            },
             node: Node {
                 name: record.node().clone(),
                 zone: node.zone.clone(),

@@ -10,7 +10,7 @@ fn ask(desk: &mut Desk, wish: &Wish, foreign: bool) -> Explanation {
     let subject = Subject {
         uid: None,
         key: facts.key,
-        created_at: Some(facts.created_at),
+        created_at: Some(facts.created.at),
         opt_in: facts.opt_in,
     };
     let place = Place {

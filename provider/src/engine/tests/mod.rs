@@ -26,7 +26,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::cloud::Request;
 use crate::cloud::sim::Config;
 use crate::engine::{
-    Assignment, Effect, Engine, Event, Found, Network, Node, PodFacts, Published, Reason,
+    Assignment, Creation, Effect, Engine, Event, Found, Network, Node, PodFacts, Published, Reason,
 };
 use crate::id::{NodeType, PodKey, PodUid};
 use crate::ledger::{ClaimRow, Ledger, Notice};
@@ -76,7 +76,7 @@ struct World {
     refusals: Vec<String>,
     /// The process dies after so many effects.
     fuse: Option<usize>,
-    next_uid: u32,
+    next_uid: u64,
 }
 
 /// What a test wants of a new pod.
@@ -272,7 +272,7 @@ impl World {
                 let found = self.api.get(&key).map(|pod| Found {
                     uid: pod.facts.uid.clone(),
                     fixed_ip: matches!(pod.facts.opt_in.fixed_ip, FixedIp::On { .. }),
-                    created_at: pod.facts.created_at,
+                    created_at: pod.facts.created.at,
                 });
                 Event::Looked(key, found)
             }
@@ -324,7 +324,10 @@ impl World {
         PodFacts {
             uid: format!("uid-{}", self.next_uid).into(),
             key: PodKey::new("default", wish.name),
-            created_at: Timestamp::from_second(self.now.as_second()).unwrap(),
+            created: Creation {
+                at: Timestamp::from_second(self.now.as_second()).unwrap(),
+                revision: self.next_uid,
+            },
             node: Node {
                 name: format!("node-{}-{}", wish.node_type.as_str(), wish.zone).into(),
                 zone: wish.zone.into(),

@@ -61,7 +61,7 @@ struct Facts {
     hours: Option<u32>,
     place: Place,
     vswitches: &'static [&'static str],
-    created_at: Timestamp,
+    created: Creation,
 }
 
 /// How the pool is configured.

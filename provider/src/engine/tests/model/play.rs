@@ -162,7 +162,10 @@ impl Play {
             hours: act.hours,
             place: act.place,
             vswitches: WANTED[act.wanted],
-            created_at: whole_second(self.clock.truth),
+            created: Creation {
+                at: whole_second(self.clock.truth),
+                revision: self.world.next_uid,
+            },
         };
         let object = Object {
             uid: format!("uid-{}", self.world.next_uid).into(),
@@ -470,7 +473,7 @@ impl Play {
         self.find_out();
         let fixed = |object: &Object| {
             let facts = &object.facts;
-            facts.hours.map(|_| (facts.name, facts.created_at))
+            facts.hours.map(|_| (facts.name, facts.created.at))
         };
         let seen = Seen {
             now: self.world.now,
@@ -565,7 +568,7 @@ fn pod_facts(object: &Object) -> PodFacts {
     PodFacts {
         uid: object.uid.clone(),
         key: key(facts.name),
-        created_at: facts.created_at,
+        created: facts.created,
         node: Node {
             name: format!("{:?}", facts.place).as_str().into(),
             zone: facts.place.zone().into(),

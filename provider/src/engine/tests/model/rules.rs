@@ -26,11 +26,7 @@ impl Model {
         if self.pods.contains_key(uid) {
             return;
         }
-        let older = |old: &Pod| {
-            old.name == pod.name
-                && (old.created_at < pod.created_at
-                    || pod.place != Place::Foreign && old.created_at == pod.created_at)
-        };
+        let older = |old: &Pod| old.name == pod.name && old.created < pod.created;
         let gone: Vec<PodUid> = self
             .pods
             .iter()
@@ -43,7 +39,7 @@ impl Model {
             hours: pod.hours,
             place: pod.place,
             vswitches: pod.vswitches,
-            created_at: pod.created_at,
+            created: pod.created,
             deleted: false,
             over: false,
             ended: false,
@@ -300,7 +296,7 @@ impl Model {
                 .collect();
             let too_late = claim
                 .expires
-                .is_some_and(|at| at <= seen.time && bound.iter().any(|pod| pod.created_at >= at));
+                .is_some_and(|at| at <= seen.time && bound.iter().any(|pod| pod.created.at >= at));
             let crossed = bound.iter().any(|pod| pod.place.is_ecs());
             let vswitch = self.addresses[&claim.address].vswitch;
             let moved = bound.iter().any(|pod| {
@@ -444,7 +440,7 @@ impl Model {
     ) -> Result<(), String> {
         let is_over = claim
             .expires
-            .is_some_and(|at| at <= seen.time && pod.created_at >= at);
+            .is_some_and(|at| at <= seen.time && pod.created.at >= at);
         if claim.address != row.address || claim.holder.is_some() || is_over {
             return Err(format!("{row:?} answers {claim:?} of {pod:?}"));
         }
@@ -462,7 +458,7 @@ impl Model {
         let earlier = self.pods.iter().find(|(_, other)| {
             let waits_longer = matches!((other.waits, pod.waits), (Some(a), Some(b)) if a < b);
             waits_longer
-                && other.created_at < pod.created_at
+                && other.created.at < pod.created.at
                 && self.waits_for_pool(other)
                 && self.allowed(other).iter().any(|(id, _)| *id == vswitch)
         });

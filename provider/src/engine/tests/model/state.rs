@@ -28,7 +28,7 @@ pub(super) struct Pod {
     pub(super) hours: Option<u32>,
     pub(super) place: Place,
     pub(super) vswitches: &'static [&'static str],
-    pub(super) created_at: Timestamp,
+    pub(super) created: Creation,
     pub(super) deleted: bool,
     pub(super) over: bool,
     pub(super) ended: bool,

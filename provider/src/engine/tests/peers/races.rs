@@ -256,3 +256,30 @@ fn counts_always_add_up_however_often_a_release_is_told() {
         "{told}"
     );
 }
+
+/// kubernetes/kubernetes #59848: a list that a server answers from its past shows a pod that
+/// was replaced long ago. Two pods may share a second, and then only their revisions tell them apart.
+#[test]
+fn a_late_view_of_an_older_pod_of_the_same_second_takes_nothing_from_the_newer_one() {
+    for told_before in [true, false] {
+        let mut world = World::with(settings("192.168.1.0/29", slow_cloud()));
+        let old = world.facts(&fixed("web-0"));
+        let new = world.facts(&fixed("web-0"));
+        assert_eq!(old.created.at, new.created.at);
+        if told_before {
+            world.tell(Event::Bound(old.clone()));
+        }
+        world.appear(&new);
+        world.tell(Event::Bound(new.clone()));
+        world.pass(SECOND * 5);
+        let had = world.address(&new.uid);
+        world.restart();
+        world.tell(Event::Bound(old.clone()));
+        world.pass(SECOND * 5);
+        assert_kept(&world, &new.uid, had);
+        world.tell(Event::Gone(old.uid.clone()));
+        world.pass(SECOND * 5);
+        assert_kept(&world, &new.uid, had);
+        assert_eq!(world.count("vsw-b", "in_use"), 1);
+    }
+}
