@@ -24,7 +24,7 @@ use super::life::{self, Circumstances, Plan, Stop};
 use super::needs::Supply;
 use super::record::{Deletion, Record, later, whole_seconds};
 use super::status::Wanted;
-use super::view::RestartPolicy;
+use super::view::{Phase, RestartPolicy};
 use crate::config::Profile;
 
 /// What is known beside the pod itself.
@@ -240,6 +240,9 @@ enum Stage {
 
 fn live<'a>(record: &'a Record, facts: &Facts<'a>, now: Timestamp) -> Step<'a> {
     let observed = &record.observed;
+    if !record.host_network && is_detached(record, facts) {
+        return ended_before(record, now);
+    }
     let assignment = match facts.network {
         _ if record.host_network => None,
         Network::Attached(assignment) => Some(assignment),
@@ -264,6 +267,27 @@ fn live<'a>(record: &'a Record, facts: &Facts<'a>, now: Timestamp) -> Step<'a> {
         ),
     };
     publish(record, facts, assignment, plan, now).wake_too(until)
+}
+
+/// A pod that is neither deleted nor shown as ended loses its network only by an end that was seen:
+/// a write that was under way for long has put the phase back since. An end is for good.
+fn ended_before(record: &Record, now: Timestamp) -> Step<'_> {
+    let phase = record.ended.unwrap_or(Phase::Failed);
+    let stop = Stop {
+        outcome: if phase == Phase::Succeeded {
+            Outcome::Completed
+        } else {
+            Outcome::Unknown
+        },
+        at: now,
+        apart: SignedDuration::ZERO,
+        kill_at: now,
+    };
+    let plan = Plan {
+        phase,
+        ..life::stopped(record, &stop)
+    };
+    Step::write(record, Wanted::ended(record, plan, now), None)
 }
 
 fn circumstances<'a>(record: &Record, facts: &Facts<'a>, now: Timestamp) -> Circumstances<'a> {
@@ -338,7 +362,7 @@ fn leave<'a>(
         containers_end(record, deletion, facts.lifecycle.stop)
     } else {
         Stop {
-            outcome: Outcome::NeverStarted,
+            outcome: Outcome::Unknown,
             at: now,
             apart: SignedDuration::ZERO,
             kill_at: now,

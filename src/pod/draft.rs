@@ -28,8 +28,8 @@ pub(super) enum Outcome {
     Interrupted,
     /// Did not stop in time.
     Killed,
-    /// There was none.
-    NeverStarted,
+    /// There was none, or nobody knows.
+    Unknown,
     /// Its pod lasted longer than it may.
     DeadlineExceeded,
 }
@@ -41,7 +41,7 @@ impl Outcome {
             // 128 plus the signal: SIGTERM, SIGKILL.
             Self::Interrupted | Self::DeadlineExceeded => (143, ContainerReason::Error),
             Self::Killed => (137, ContainerReason::Error),
-            Self::NeverStarted => (137, ContainerReason::ContainerStatusUnknown),
+            Self::Unknown => (137, ContainerReason::ContainerStatusUnknown),
         };
         Ended {
             exit_code,

@@ -245,7 +245,7 @@ fn end<'a>(
             status.last = None;
             last
         }
-        (State::Waiting { .. }, None) => Outcome::NeverStarted.ended(at, at),
+        (State::Waiting { .. }, None) => Outcome::Unknown.ended(at, at),
     };
     status.state = State::Terminated(ended);
     status.ready &= had_ended;

@@ -49,6 +49,8 @@ pub struct Record {
     /// When the status ContainerCreating was seen to stand in the API.
     pub(super) creating_since: Option<Timestamp>,
     pub(super) observed: Observed,
+    /// How it ended, in the last view that showed an end.
+    pub(super) ended: Option<Phase>,
     extra: Option<Box<Extra>>,
 }
 
@@ -131,6 +133,7 @@ impl Record {
             deletion: None,
             creating_since: None,
             observed: Observed::default(),
+            ended: None,
             extra: is_rare.then(|| Box::new(extra)),
         };
         record.refresh(view, names, now);
@@ -198,6 +201,10 @@ impl Record {
             self.refresh_deletion(at.0, meta.deletion_grace_period_seconds, now);
         }
         self.observed = Observed::new(view, self);
+        let phase = self.observed.phase;
+        self.ended = Some(phase)
+            .filter(|phase| phase.is_terminal())
+            .or(self.ended);
         self.refresh_rested();
         if self.observed.is_creating() {
             self.creating_since.get_or_insert(now);

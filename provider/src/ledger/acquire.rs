@@ -24,11 +24,7 @@ impl Op<'_> {
         let known = match self.rows().standing(&pod.uid)? {
             Standing::Settled(_) => return self.report(&pod.uid),
             Standing::LetGo => {
-                self.out.pods.push(PodState {
-                    uid: pod.uid.clone(),
-                    network: Network::Detached,
-                    blocked: None,
-                });
+                self.holds_nothing(&pod.uid);
                 return Ok(());
             }
             Standing::Asks(known) => known,
@@ -102,6 +98,15 @@ impl Op<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The pod has let go, and this is a view of it from before that.
+    pub(super) fn holds_nothing(&mut self, uid: &PodUid) {
+        self.out.pods.push(PodState {
+            uid: uid.clone(),
+            network: Network::Detached,
+            blocked: None,
+        });
     }
 
     /// What the pod's existence proves: every pod of its name that was made before it is

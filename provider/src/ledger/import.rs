@@ -7,7 +7,7 @@ use crate::cloud::sim::{Adoption, Failure};
 use crate::engine::{PodFacts, Reason};
 use crate::ledger::Blocked;
 use crate::ledger::op::Op;
-use crate::ledger::plan::OpenClaim;
+use crate::ledger::plan::{OpenClaim, Standing};
 use crate::policy::eni::Target;
 use crate::policy::opt_in::FixedIp;
 use crate::policy::retained::Close;
@@ -19,8 +19,13 @@ impl Op<'_> {
         let Some(published) = &pod.published else {
             return self.report(&pod.uid);
         };
-        if self.pod(&pod.uid)?.is_some() {
-            return self.report(&pod.uid);
+        match self.rows().standing(&pod.uid)? {
+            Standing::Settled(_) | Standing::Asks(Some(_)) => return self.report(&pod.uid),
+            Standing::LetGo => {
+                self.holds_nothing(&pod.uid);
+                return Ok(());
+            }
+            Standing::Asks(None) => {}
         }
         // Whoever had the name before is gone, and holds at most what is not detached yet.
         self.supersede(pod)?;

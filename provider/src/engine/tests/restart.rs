@@ -143,6 +143,31 @@ fn a_running_pod_whose_address_is_taken_or_unknown_refuses_the_start() {
 }
 
 #[test]
+fn a_list_of_the_past_with_a_running_pod_that_has_let_go_refuses_no_start() {
+    let mut world = World::with(settings("192.168.1.0/29", Config::default()));
+    for other in ["a", "b", "c"] {
+        world.create(&ordinary(other));
+    }
+    let pod = world.create(&ordinary("web-0"));
+    let address = world.address(&pod);
+    let mut past = world.api[&PodKey::new("default", "web-0")].facts.clone();
+    past.published = Some(Published { address, eni: None });
+    world.delete(&pod);
+    world.pass(SECOND * 5);
+    let holder = world.create(&ordinary("new"));
+    assert_eq!(
+        world.address(&holder),
+        address,
+        "it is another pod's by now"
+    );
+    world.appear(&past);
+    world.restart();
+    assert_eq!(world.refusals, Vec::<String>::new());
+    assert_eq!(world.network(&pod), Network::Detached);
+    assert_eq!(world.address(&holder), address);
+}
+
+#[test]
 fn nothing_is_allocated_before_the_first_list_is_complete() {
     let mut world = World::new();
     let loaded = world.ledger.load(world.now).unwrap();

@@ -219,6 +219,25 @@ fn an_ended_pod_that_is_deleted_waits_for_its_network_first() {
     assert_eq!(world.story, ["0.0s stop network", "0.0s delete object"]);
 }
 
+/// A status write that was under way for long may reach the API server after the pod's end.
+#[test]
+fn an_end_is_for_good_even_if_a_late_write_puts_the_phase_back() {
+    for end in ["Failed", "Succeeded"] {
+        let mut world = World::running(Acs, ordinary);
+        let before = world.pod()["status"].clone();
+        world.edit(|pod| pod["status"]["phase"] = end.into());
+        world.run(1);
+        world.edit(|pod| pod["status"] = before);
+        world.run(1);
+        assert_eq!(world.pod()["status"]["phase"], end);
+        world.edit(|pod| pod["status"]["phase"] = "Pending".into());
+        world.restart();
+        world.run(1);
+        let known_no_longer = "Failed";
+        assert_eq!(world.pod()["status"]["phase"], known_no_longer);
+    }
+}
+
 #[test]
 fn deleted_while_creating_goes_without_an_end() {
     for (profile, before) in [(Acs, 3), (Acs, 1), (Fast, -1)] {
