@@ -52,14 +52,27 @@ pub struct Agent {
     listing: Option<BTreeSet<PodUid>>,
     /// Pods that a list did not show, until a GET says more.
     unseen: HashSet<PodUid>,
-    /// Keys whose GET is under way, and the pods first seen since it was asked for: an answer that
-    /// may be older than a pod proves nothing of it.
-    looking: HashMap<PodKey, Vec<PodUid>>,
+    /// Keys whose GET is under way.
+    looking: HashMap<PodKey, Looking>,
+    /// How many inputs there have been.
+    turn: u64,
     timers: BTreeSet<(Timestamp, PodUid)>,
     writes: usize,
     /// Pods that have something to write once a place is free.
     queue: VecDeque<PodUid>,
     actions: Vec<Action>,
+}
+
+/// A GET that is under way.
+#[derive(Default)]
+struct Looking {
+    /// The input that asked for it.
+    turn: u64,
+    /// The pods first seen since it was asked for: an answer that may be older than a pod proves
+    /// nothing of it.
+    newer: Vec<PodUid>,
+    /// Whether another input has asked for it since.
+    again: bool,
 }
 
 impl Agent {
@@ -75,6 +88,7 @@ impl Agent {
             listing: None,
             unseen: HashSet::new(),
             looking: HashMap::new(),
+            turn: 0,
             timers: BTreeSet::new(),
             writes: 0,
             queue: VecDeque::new(),
@@ -84,6 +98,7 @@ impl Agent {
 
     /// Takes an input and says what to do about it, in order.
     pub fn handle(&mut self, now: Timestamp, input: Input) -> Vec<Action> {
+        self.turn += 1;
         match input {
             Input::ListBegan => self.listing = Some(BTreeSet::new()),
             Input::Seen(view) => self.seen(now, &view),
@@ -161,9 +176,9 @@ impl Agent {
         if ours
             && !was_known
             && let Some(key) = self.key_of(&uid).cloned()
-            && let Some(newer) = self.looking.get_mut(&key)
+            && let Some(looking) = self.looking.get_mut(&key)
         {
-            newer.push(uid.clone());
+            looking.newer.push(uid.clone());
         }
         if let Some(listing) = self.listing.as_mut().filter(|_| ours) {
             listing.insert(uid);
@@ -219,10 +234,10 @@ impl Agent {
         key: PodKey,
         result: Result<Option<Box<PodView>>, Refused>,
     ) {
-        let newer = self.looking.remove(&key).unwrap_or_default();
+        let looking = self.looking.remove(&key).unwrap_or_default();
         let Ok(found) = result else {
             self.tell(now, Event::LookFailed(key.clone()));
-            if self.unseen.iter().any(|uid| self.key_of(uid) == Some(&key)) {
+            if looking.again || self.unseen.iter().any(|uid| self.key_of(uid) == Some(&key)) {
                 self.look(key);
             }
             return;
@@ -231,7 +246,8 @@ impl Agent {
             .as_ref()
             .and_then(|view| view.metadata.uid.as_deref())
             .map(PodUid::from);
-        if newer.iter().any(|newer| Some(newer) != uid.as_ref()) {
+        let is_newer = |newer: &PodUid| Some(newer) != uid.as_ref();
+        if looking.again || looking.newer.iter().any(is_newer) {
             self.look(key);
             return;
         }
@@ -260,11 +276,21 @@ impl Agent {
         self.tell(now, Event::Looked(key, summary));
     }
 
-    /// Asks the API for the pod of this name, unless that is under way.
+    /// Asks the API for the pod of this name; once more when that is under way, for its answer may
+    /// be older than the question.
     pub(super) fn look(&mut self, key: PodKey) {
-        if let Entry::Vacant(place) = self.looking.entry(key) {
-            self.actions.push(Action::Look(place.key().clone()));
-            place.insert(Vec::new());
+        match self.looking.entry(key) {
+            Entry::Occupied(mut looking) => {
+                let looking = looking.get_mut();
+                looking.again |= looking.turn != self.turn;
+            }
+            Entry::Vacant(place) => {
+                self.actions.push(Action::Look(place.key().clone()));
+                place.insert(Looking {
+                    turn: self.turn,
+                    ..Looking::default()
+                });
+            }
         }
     }
 

@@ -219,7 +219,9 @@ impl<'h> Checker<'h> {
         };
         // One of the same millisecond came after the end: its creation has lost its fraction.
         let in_time = pods.iter().find(|pod| {
+            // One on an ECS node keeps nothing: it would have ended the claim itself.
             pod.is_fixed
+                && !pod.is_ecs
                 && pod.created_ms < expires_ms
                 // Those before were proved gone by the pod that the claim was opened for.
                 && pod.accepted_ms >= claim.opened_ms

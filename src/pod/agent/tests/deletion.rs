@@ -54,6 +54,21 @@ fn a_list_that_lacks_pods_frees_nothing() {
 }
 
 #[test]
+fn a_get_that_was_answered_before_the_list_says_nothing_about_what_the_list_lacks() {
+    let mut world = World::fast();
+    world.create(ordinary("plain"));
+    world.latency = SignedDuration::from_millis(100);
+    world.list_without(|name| name == "plain");
+    world.settle();
+    world.watching = false;
+    world.api.delete("plain", 0);
+    world.list();
+    world.settle();
+    world.pass(SECOND * 60);
+    assert_eq!(world.count("in_use"), 0);
+}
+
+#[test]
 fn a_pod_that_is_deleted_while_it_waits_goes_and_starts_the_clock_anew() {
     let mut world = World::new(&Wish {
         cidr: "192.168.1.0/29",
