@@ -18,6 +18,14 @@ impl Op<'_> {
         if !self.settings.cloud.is_instant() {
             return self.review(row);
         }
+        // A call of the time before the cloud was instant may still be on its way to it. The engine
+        // knows, and looks after that.
+        if self
+            .eni(row)?
+            .is_some_and(|facts| facts.state == State::Unsure)
+        {
+            return self.review(row);
+        }
         let mut before = None;
         while let Some(task) = self.next_task(row)? {
             // Begun while the cloud was slow: only time ends it, and the engine looks again then.
