@@ -9,6 +9,8 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde::de::DeserializeOwned;
 
+use crate::pause::Backoff;
+
 /// An API server that accepts no connection by then is down, and the caller tries again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -78,6 +80,12 @@ pub fn watch_client(config: &Config) -> Result<Client, Error> {
     let mut config = config.clone();
     config.read_timeout = Some(WATCH_SILENCE);
     Client::try_from(config).map_err(Error::Build)
+}
+
+/// The pauses between two tries of a broken watch. Two watches cannot be a burden, and new pods wait for
+/// the longest of them; kube's default grows to a minute.
+pub(crate) fn watch_backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(500), Duration::from_secs(4))
 }
 
 /// A list did not come.

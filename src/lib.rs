@@ -9,6 +9,7 @@ mod https;
 pub mod kube_client;
 pub mod kubelet;
 pub mod node;
+mod pause;
 pub mod pod;
 pub mod serve;
 pub mod webhook;

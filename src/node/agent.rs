@@ -20,10 +20,12 @@ use tracing::{debug, error, info, warn};
 
 use super::object::{NODE_TYPE_LABEL, Template};
 use super::plan::{Action, Seen, next_action};
-use super::schedule::{Backoff, Outage, Schedule, jitter};
+use super::schedule::{Outage, Schedule};
 use super::table::NodeTable;
 use super::view::NodeView;
 use crate::config::{Config, NodeSpec};
+use crate::kube_client;
+use crate::pause::{Backoff, jitter};
 
 /// As a kubelet does when nothing changes (`nodeStatusReportFrequency`).
 const STATUS_INTERVAL: Duration = Duration::from_mins(5);
@@ -174,7 +176,7 @@ impl Agent {
     fn watch(&self) -> BoxStream<'static, watcher::Result<watcher::Event<NodeView>>> {
         let config = watcher::Config::default().labels(NODE_TYPE_LABEL);
         watcher(Api::all(self.client.clone()), config)
-            .default_backoff()
+            .backoff(kube_client::watch_backoff())
             .boxed()
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use holdfast_provider::id::NodeName;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use kube::Client;
@@ -18,8 +18,9 @@ use kube::api::{Api, PostParams};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::schedule::{Backoff, Outage, Schedule, jitter};
+use super::schedule::{Outage, Schedule};
 use super::table::NodeTable;
+use crate::pause::{Backoff, jitter};
 
 /// Namespace of all node leases.
 pub(super) const NAMESPACE: &str = "kube-node-lease";
@@ -183,7 +184,11 @@ fn renewed(lease: Option<&Lease>, node: &str, uid: &str, now: Timestamp) -> Leas
     let spec = lease.spec.get_or_insert_with(LeaseSpec::default);
     spec.holder_identity = Some(node.to_owned());
     spec.lease_duration_seconds = Some(DURATION_S);
-    spec.renew_time = Some(MicroTime(now));
+    // The node controller takes only a later time for a sign of life (`tryUpdateNodeHealth` in
+    // pkg/controller/nodelifecycle), so a clock that was set back must not show.
+    let last = spec.renew_time.as_ref().map(|last| last.0);
+    let next = last.and_then(|last| last.checked_add(SignedDuration::from_micros(1)).ok());
+    spec.renew_time = Some(MicroTime(next.map_or(now, |next| next.max(now))));
     lease
 }
 
@@ -216,6 +221,16 @@ mod tests {
 
         assert_eq!(again.metadata, lease.metadata);
         assert_ne!(again.spec, lease.spec);
+    }
+
+    #[test]
+    fn a_renewal_under_a_clock_that_was_set_back_is_later_than_the_last() {
+        let last = at("2026-11-24T10:00:00Z");
+        let lease = renewed(None, "n", "uid-1", last);
+        let again = renewed(Some(&lease), "n", "uid-1", at("2026-11-24T09:00:00Z"));
+
+        let renewed = again.spec.unwrap().renew_time.unwrap().0;
+        assert_eq!(renewed.duration_since(last), SignedDuration::from_micros(1));
     }
 
     #[test]

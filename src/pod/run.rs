@@ -23,6 +23,7 @@ use super::events::Recorder;
 use super::view::PodView;
 use crate::chain::chain;
 use crate::clock::Clock;
+use crate::kube_client;
 use crate::node::NodeTable;
 
 /// How often the wall clock and the ledger file are looked at.
@@ -344,7 +345,7 @@ async fn pause_after_failure<T>(result: &Result<T, Refused>) {
 fn pods(client: Client) -> impl Stream<Item = Input> + Send {
     let api: Api<PodView> = Api::all(client);
     let config = watcher::Config::default().page_size(PAGE);
-    watcher(api, config).default_backoff().filter_map(|event| async {
+    watcher(api, config).backoff(kube_client::watch_backoff()).filter_map(|event| async {
         match event {
             Ok(watcher::Event::Init) => Some(Input::ListBegan),
             Ok(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod)) => {
