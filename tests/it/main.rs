@@ -11,6 +11,7 @@ mod cli;
 mod crossing;
 mod explain;
 mod faults;
+mod healing;
 mod keeping;
 mod kubelet;
 mod life;

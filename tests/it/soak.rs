@@ -10,14 +10,6 @@ use crate::support::*;
 const WARM_UP: Duration = Duration::from_secs(15);
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// Resident memory in kB.
-fn resident_kb(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let text = line.unwrap().trim().trim_end_matches(" kB");
-    text.parse().unwrap()
-}
-
 /// Two sets whose claims run out while others are made, and ordinary pods.
 async fn churn(scene: &Scene, round: usize) {
     let down = if round.is_multiple_of(3) { 0 } else { 4 };
@@ -49,7 +41,6 @@ async fn memory_in_the_last_tenth_is_at_most_a_twentieth_above_the_first() {
     scene
         .create_set("plain", 2, &TestPod::ordinary("plain"))
         .await;
-    let pid = scene.pid();
     let mut rounds = 0;
     let began = Instant::now();
     let mut samples_kb = Vec::new();
@@ -61,7 +52,7 @@ async fn memory_in_the_last_tenth_is_at_most_a_twentieth_above_the_first() {
             tokio::select! {
                 () = &mut work => break,
                 _ = next.tick() => if began.elapsed() >= WARM_UP {
-                    samples_kb.push(resident_kb(pid));
+                    samples_kb.push(scene.resident_kb());
                 },
             }
         }

@@ -68,7 +68,11 @@ pub(crate) struct Scene {
     pub(crate) client: Client,
     pub(crate) namespace: String,
     pub(crate) dir: TempDir,
-    holdfast: Option<Holdfast>,
+    /// By which holdfast reaches the API server.
+    pub(crate) kubeconfig: PathBuf,
+    /// More of its environment.
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) holdfast: Option<Holdfast>,
     starts: usize,
     webhook: bool,
     /// The first of a few that are free.
@@ -92,9 +96,19 @@ impl Scene {
     }
 
     async fn start_on(plane: Leased, config: &str) -> Self {
+        let mut scene = Self::prepare(plane, config).await;
+        scene.spawn(&[]).await;
+        scene.is_serving().await;
+        scene
+    }
+
+    /// All but holdfast itself.
+    pub(crate) async fn prepare(plane: Leased, config: &str) -> Self {
         let client = plane.client().await.unwrap();
         let namespace = plane.create_namespace("it").await.unwrap();
         let mut scene = Self {
+            kubeconfig: plane.kubeconfig().to_owned(),
+            env: Vec::new(),
             plane,
             client,
             namespace,
@@ -105,8 +119,6 @@ impl Scene {
             kubelet_port: free_ports_in_a_row(4),
         };
         scene.configure(config);
-        scene.spawn(&[]).await;
-        scene.is_serving().await;
         scene
     }
 
@@ -139,7 +151,9 @@ impl Scene {
         let config = self.config();
         let mut all = vec!["run", "-c", config.to_str().unwrap()];
         all.extend(args);
-        let env = [("KUBECONFIG", self.plane.kubeconfig().to_str().unwrap())];
+        let kubeconfig = ("KUBECONFIG", self.kubeconfig.to_str().unwrap());
+        let more = self.env.iter().map(|(name, value)| (&**name, &**value));
+        let env = more.chain([kubeconfig]);
         let spawned = Holdfast::spawn(program(), all, env, &self.log_path())
             .await
             .unwrap();
@@ -197,6 +211,14 @@ impl Scene {
 
     pub(crate) fn pid(&self) -> u32 {
         self.holdfast.as_ref().unwrap().pid()
+    }
+
+    /// Resident memory of holdfast in kB.
+    pub(crate) fn resident_kb(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let text = line.unwrap().trim().trim_end_matches(" kB");
+        text.parse().unwrap()
     }
 
     pub(crate) async fn kill9(&mut self) {

@@ -22,7 +22,7 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    CONTROL_PLANE, eventually, pki,
+    CONTROL_PLANE, eventually, flags, pki,
     process::{Supervised, stop_all},
     state::StateDir,
 };
@@ -32,6 +32,8 @@ pub(crate) const NAMESPACE_LABEL: &str = "holdfast.dev/testbed";
 
 /// Five seconds is usual on 2 cores; the rest is for a machine that compiles beside it.
 const READY_LIMIT: Duration = Duration::from_mins(2);
+
+pub(crate) const APISERVER: &str = "kube-apiserver";
 
 /// A lost race for a port is rare; three in a row mean something else.
 const STARTS_MAX: usize = 3;
@@ -61,7 +63,9 @@ impl Options {
 #[derive(Debug)]
 pub struct ControlPlane {
     // Empty for a cluster of KUBECONFIG.
-    components: Vec<Supervised>,
+    pub(crate) components: Vec<Supervised>,
+    /// To start it again as it was.
+    pub(crate) apiserver_flags: Vec<String>,
     kubeconfig: PathBuf,
     state: StateDir,
 }
@@ -110,6 +114,7 @@ impl ControlPlane {
         fs::write(&kubeconfig, text).context("cannot write the merged kubeconfig")?;
         Ok(Self {
             components: Vec::new(),
+            apiserver_flags: Vec::new(),
             kubeconfig,
             state,
         })
@@ -127,14 +132,12 @@ impl ControlPlane {
         let mut plane = Self {
             kubeconfig: dir.join("admin.kubeconfig"),
             components: Vec::new(),
+            apiserver_flags: Vec::new(),
             state,
         };
-        plane.spawn(&program, "etcd", &etcd_flags(client_port, peer_port))?;
-        plane.spawn(
-            &program,
-            "kube-apiserver",
-            &apiserver_flags(plane.dir(), client_port, secure_port, options)?,
-        )?;
+        plane.spawn(&program, "etcd", &flags::etcd(client_port, peer_port))?;
+        plane.apiserver_flags = flags::apiserver(plane.dir(), client_port, secure_port, options)?;
+        plane.spawn(&program, APISERVER, &plane.apiserver_flags.clone())?;
         Ok(plane)
     }
 
@@ -144,7 +147,7 @@ impl ControlPlane {
             return Ok(());
         }
         let program = CONTROL_PLANE.path()?;
-        let mut flags = client_flags("controller-manager");
+        let mut flags = flags::client("controller-manager");
         flags.extend(
             [
                 "--service-account-private-key-file=service-account.key",
@@ -157,10 +160,15 @@ impl ControlPlane {
         );
         flags.extend_from_slice(&options.controller_manager_flags);
         self.spawn(&program, "kube-controller-manager", &flags)?;
-        self.spawn(&program, "kube-scheduler", &client_flags("scheduler"))
+        self.spawn(&program, "kube-scheduler", &flags::client("scheduler"))
     }
 
-    fn spawn(&mut self, program: &Path, name: &'static str, flags: &[String]) -> Result<()> {
+    pub(crate) fn spawn(
+        &mut self,
+        program: &Path,
+        name: &'static str,
+        flags: &[String],
+    ) -> Result<()> {
         let mut command = Command::new(program);
         // In the state directory, so that flags name files without their path.
         command.arg(name).args(flags).current_dir(self.dir());
@@ -171,6 +179,17 @@ impl ControlPlane {
     }
 
     async fn wait_until_ready(&mut self, options: &Options) -> Result<()> {
+        self.wait_for_apiserver().await?;
+        self.launch_clients(options)?;
+        let client = self.client().await?;
+        self.wait_for(
+            "the controllers have made the default service account",
+            async || service_account_exists(&client, "default").await,
+        )
+        .await
+    }
+
+    pub(crate) async fn wait_for_apiserver(&mut self) -> Result<()> {
         let client = self.client().await?;
         self.wait_for("the API server is ready", async || {
             let request = http::Request::get("/readyz")
@@ -182,12 +201,6 @@ impl ControlPlane {
                 .map(drop)
                 .map_err(|e| e.to_string())
         })
-        .await?;
-        self.launch_clients(options)?;
-        self.wait_for(
-            "the controllers have made the default service account",
-            async || service_account_exists(&client, "default").await,
-        )
         .await
     }
 
@@ -405,96 +418,4 @@ fn write_kubeconfig(dir: &Path, user: &str, secure_port: u16) -> Result<()> {
     // JSON is YAML.
     fs::write(dir.join(format!("{user}.kubeconfig")), config.to_string())
         .with_context(|| format!("cannot write the kubeconfig of {user}"))
-}
-
-fn etcd_flags(client_port: u16, peer_port: u16) -> Vec<String> {
-    vec![
-        "--data-dir=etcd".to_owned(),
-        format!("--listen-client-urls=http://127.0.0.1:{client_port}"),
-        format!("--advertise-client-urls=http://127.0.0.1:{client_port}"),
-        format!("--listen-peer-urls=http://127.0.0.1:{peer_port}"),
-        "--quota-backend-bytes=8589934592".to_owned(),
-        // Nothing here survives the process anyway, and a disk shared with a compiler syncs slowly: an API server whose
-        // writes wait for it times out in places that have nothing to do with the test.
-        "--unsafe-no-fsync".to_owned(),
-    ]
-}
-
-fn apiserver_flags(
-    dir: &Path,
-    etcd_port: u16,
-    secure_port: u16,
-    options: &Options,
-) -> Result<Vec<String>> {
-    let mut flags = vec![
-        format!("--etcd-servers=http://127.0.0.1:{etcd_port}"),
-        format!("--secure-port={secure_port}"),
-    ];
-    flags.extend(
-        [
-            "--bind-address=127.0.0.1",
-            // Without it a machine that has no default route cannot start; nobody looks for the Service `kubernetes`.
-            "--advertise-address=127.0.0.1",
-            "--endpoint-reconciler-type=none",
-            "--tls-cert-file=apiserver.crt",
-            "--tls-private-key-file=apiserver.key",
-            "--client-ca-file=ca.crt",
-            "--service-account-key-file=service-account.pub",
-            "--service-account-signing-key-file=service-account.key",
-            "--service-account-issuer=https://kubernetes.default.svc",
-            "--service-cluster-ip-range=10.96.0.0/16",
-            "--authorization-mode=Node,RBAC",
-            "--allow-privileged",
-            "--kubelet-client-certificate=kubelet-client.crt",
-            "--kubelet-client-key=kubelet-client.key",
-            "--kubelet-preferred-address-types=InternalIP,Hostname",
-            "--requestheader-client-ca-file=ca.crt",
-            "--requestheader-allowed-names=front-proxy",
-            "--requestheader-username-headers=X-Remote-User",
-            "--requestheader-group-headers=X-Remote-Group",
-            "--requestheader-extra-headers-prefix=X-Remote-Extra-",
-            "--proxy-client-cert-file=front-proxy.crt",
-            "--proxy-client-key-file=front-proxy.key",
-            "--enable-aggregator-routing",
-        ]
-        .map(str::to_owned),
-    );
-    if let Some(policy) = &options.audit_policy {
-        fs::write(dir.join("audit-policy.yaml"), policy)
-            .context("cannot write the audit policy")?;
-        flags.extend(
-            [
-                "--audit-policy-file=audit-policy.yaml",
-                "--audit-log-path=audit.log",
-            ]
-            .map(str::to_owned),
-        );
-    }
-    flags.extend_from_slice(&options.apiserver_flags);
-    Ok(flags)
-}
-
-/// What the controller manager and the scheduler have in common.
-fn client_flags(user: &str) -> Vec<String> {
-    let kubeconfig = format!("{user}.kubeconfig");
-    let mut flags = [
-        "--kubeconfig",
-        "--authentication-kubeconfig",
-        "--authorization-kubeconfig",
-    ]
-    .map(|flag| format!("{flag}={kubeconfig}"))
-    .to_vec();
-    flags.extend(
-        [
-            // One of each: an election would cost its lease duration after every start.
-            "--leader-elect=false",
-            // No HTTPS of their own, so no port to lose a race for.
-            "--secure-port=0",
-            // The defaults, 20 to 50 requests/s, are what a test of hundreds of pods would measure.
-            "--kube-api-qps=5000",
-            "--kube-api-burst=10000",
-        ]
-        .map(str::to_owned),
-    );
-    flags
 }

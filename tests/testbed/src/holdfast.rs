@@ -110,6 +110,22 @@ impl Holdfast {
         self.wait(limit).await
     }
 
+    /// Stops the program without ending it, as if its machine had paused.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn freeze(&mut self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn thaw(&mut self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
     /// All that was written to the log file, by earlier programs with the same file too.
     pub fn log(&self) -> String {
         self.guard.log()

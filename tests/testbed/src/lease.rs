@@ -4,7 +4,7 @@
 //! between tests belongs to no async runtime, because each test has a runtime of its own.
 
 use std::{
-    ops::Deref,
+    ops::{Deref, DerefMut},
     sync::{Mutex, PoisonError},
 };
 
@@ -120,6 +120,12 @@ impl Deref for Leased {
 
     fn deref(&self) -> &ControlPlane {
         self.plane.as_ref().expect("it is there until drop")
+    }
+}
+
+impl DerefMut for Leased {
+    fn deref_mut(&mut self) -> &mut ControlPlane {
+        self.plane.as_mut().expect("it is there until drop")
     }
 }
 

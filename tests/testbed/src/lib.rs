@@ -12,14 +12,18 @@
 
 mod command;
 mod control_plane;
+mod flags;
 mod go_program;
 mod holdfast;
 mod lease;
+mod outage;
 mod pki;
 mod pods;
 mod process;
+mod proxy;
 mod recorder;
 mod scrub;
+mod skew;
 mod state;
 mod wait;
 
@@ -29,5 +33,7 @@ pub use go_program::{CONTROL_PLANE, GoProgram, KWOK, METRICS_SERVER, VIRTUAL_KUB
 pub use holdfast::Holdfast;
 pub use lease::{Leased, PLANES_MAX, lease, lease_alone, lease_with};
 pub use pods::{PodRow, status_column};
+pub use proxy::Proxy;
 pub use recorder::PodRecorder;
+pub use skew::Skew;
 pub use wait::eventually;

@@ -16,6 +16,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a child may take to end after its standard input did; they do so at once unless the machine is busy.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -66,6 +67,19 @@ impl Supervised {
         self.child
             .try_wait()
             .with_context(|| format!("cannot ask for the state of {}", self.name))
+    }
+
+    /// Sends a signal that does not end the child.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.name))
+    }
+
+    /// Ends the child with SIGKILL and waits until it is gone.
+    pub(crate) fn kill9(mut self) {
+        // Both fail only for a child that has been waited for, and that one is gone.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     /// The whole log; not UTF-8 clean bytes are replaced.
