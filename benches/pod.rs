@@ -133,6 +133,7 @@ fn deciding(c: &mut Criterion) {
         lifecycle: &lifecycle,
         seen_at: now(),
         supply: &supply,
+        shutdown_at: None,
     };
     c.bench_function("core/step", |b| {
         b.iter(|| {

@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::object::{NODE_TYPE_LABEL, Template};
+use super::object::{GRACEFUL, NODE_TYPE_LABEL, SHUTDOWN, Template};
 use super::plan::{Action, Seen, next_action};
 use super::schedule::{Outage, Schedule};
 use super::table::NodeTable;
@@ -256,6 +256,14 @@ impl Agent {
             );
         }
         entry.foreign_reported = foreign;
+        if let Some(word) = node.odd_shutdown()
+            && !matches!(&entry.seen, Seen::Present(known) if known.odd_shutdown() == Some(word))
+        {
+            warn!(
+                node = %entry.spec.name,
+                "annotation {SHUTDOWN} is {word:?} and means nothing: write {GRACEFUL:?}, or take it off"
+            );
+        }
         self.table
             .update(&entry.spec.name, Some(&node).filter(|_| !foreign));
         let before = std::mem::replace(&mut entry.seen, Seen::Present(Box::new(node)));

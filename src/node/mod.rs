@@ -14,6 +14,9 @@
 //!   takes a taint off an existing node has decided so.
 //! - Everything else, foreign labels, taints, annotations and conditions, a cordon, is left alone.
 //!
+//! The annotation `holdfast.dev/shutdown: graceful`, which is others', makes a node not ready, and
+//! its pods are ended as a kubelet ends them whose machine is switched off in order.
+//!
 //! A node that carries a configured name and belongs to somebody else is left alone too.
 
 mod agent;

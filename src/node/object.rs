@@ -30,6 +30,10 @@ const REGION_LABEL: &str = "topology.kubernetes.io/region";
 /// Where metrics-server finds the metrics of a node that shares its port (its README,
 /// "Configuration": annotation of the node).
 pub(super) const METRICS_PATH: &str = "metrics.k8s.io/resource-metrics-path";
+/// Annotation of a node by which somebody shuts it down, and without which it is up again.
+pub(super) const SHUTDOWN: &str = "holdfast.dev/shutdown";
+/// Its only value.
+pub(super) const GRACEFUL: &str = "graceful";
 /// A condition that route controllers own where there are some; so it is only filled in.
 const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
 /// What an ECI node in the field shows; nothing here uses storage.
@@ -63,6 +67,10 @@ const CONDITIONS: [(&str, &str, &str, &str); 5] = [
         "pods have network interfaces of their own",
     ),
 ];
+
+/// Ready of a node that shuts down (kubernetes/kubernetes, pkg/kubelet/nodestatus/setters.go).
+const SHUTTING_DOWN: (&str, &str, &str, &str) =
+    ("Ready", "False", "KubeletNotReady", "node is shutting down");
 
 /// What all nodes of the process have in common.
 #[derive(Clone, Debug)]
@@ -116,7 +124,7 @@ impl Template {
                 taints: Some(vec![taint(spec.node_type)]),
                 ..ApiSpec::default()
             }),
-            status: Some(self.status(spec, now)),
+            status: Some(self.status(spec, false, now)),
         }
     }
 
@@ -152,9 +160,9 @@ impl Template {
         due.then_some(patch)
     }
 
-    /// Whether the status of `seen` differs from a healthy node's, heartbeats aside.
+    /// Whether the status of `seen` differs from what it should be, heartbeats aside.
     pub(super) fn status_differs(seen: &NodeView) -> bool {
-        CONDITIONS
+        wanted(seen.is_shutting_down())
             .iter()
             .any(|&(kind, status, ..)| match seen.condition(kind) {
                 Some(found) => kind != NETWORK_UNAVAILABLE && found != status,
@@ -165,7 +173,7 @@ impl Template {
     /// The whole status with a new heartbeat. A strategic merge patch: conditions and addresses
     /// merge by type and resources by name, so foreign ones stay.
     pub(super) fn status_patch(&self, spec: &NodeSpec, seen: &NodeView, now: Timestamp) -> Value {
-        let mut status = self.status(spec, now);
+        let mut status = self.status(spec, seen.is_shutting_down(), now);
         let conditions = status.conditions.get_or_insert_default();
         conditions.retain_mut(|condition| {
             let found = seen.condition(&condition.type_);
@@ -201,7 +209,7 @@ impl Template {
         )
     }
 
-    fn status(&self, spec: &NodeSpec, now: Timestamp) -> NodeStatus {
+    fn status(&self, spec: &NodeSpec, shuts_down: bool, now: Timestamp) -> NodeStatus {
         let resources: BTreeMap<_, _> = [
             ("cpu", self.capacity.cpu.clone()),
             ("memory", self.capacity.memory.clone()),
@@ -221,7 +229,7 @@ impl Template {
             ]),
             allocatable: Some(resources.clone()),
             capacity: Some(resources),
-            conditions: Some(conditions(now)),
+            conditions: Some(conditions(shuts_down, now)),
             daemon_endpoints: Some(NodeDaemonEndpoints {
                 kubelet_endpoint: Some(DaemonEndpoint {
                     port: spec.kubelet_port.into(),
@@ -250,8 +258,16 @@ impl Template {
     }
 }
 
-fn conditions(now: Timestamp) -> Vec<NodeCondition> {
-    CONDITIONS
+/// Type, status, reason and message of all conditions.
+fn wanted(shuts_down: bool) -> [(&'static str, &'static str, &'static str, &'static str); 5] {
+    CONDITIONS.map(|condition| match condition {
+        ("Ready", ..) if shuts_down => SHUTTING_DOWN,
+        other => other,
+    })
+}
+
+fn conditions(shuts_down: bool, now: Timestamp) -> Vec<NodeCondition> {
+    wanted(shuts_down)
         .map(|(kind, status, reason, message)| NodeCondition {
             type_: kind.to_owned(),
             status: status.to_owned(),

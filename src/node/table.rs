@@ -27,6 +27,8 @@ pub struct NodeState {
     pub unschedulable: bool,
     /// Whether its condition Ready is True.
     pub ready: bool,
+    /// Whether it is asked to shut down gracefully, by its annotation `holdfast.dev/shutdown`.
+    pub shutting_down: bool,
 }
 
 impl NodeState {
@@ -44,6 +46,7 @@ impl NodeState {
             taints: Vec::new(),
             unschedulable: false,
             ready: false,
+            shutting_down: false,
         }
     }
 }
@@ -91,6 +94,7 @@ impl NodeTable {
             new.labels = view.labels();
             new.taints = view.taints().to_vec();
             new.unschedulable = view.unschedulable();
+            new.shutting_down = view.is_shutting_down();
             new.ready = view.condition("Ready") == Some("True");
         }
         if *old != new {

@@ -257,6 +257,54 @@ fn a_condition_that_the_node_controller_changed_is_restored_with_a_new_transitio
 }
 
 #[test]
+fn a_node_that_is_asked_to_shut_down_is_not_ready_until_it_is_asked_no_longer() {
+    let mut node = created(ACS);
+    node["metadata"]["annotations"] = json!({"holdfast.dev/shutdown": "graceful"});
+    let ready = condition(&status_patch(ACS, node.clone())["status"], "Ready").cloned();
+    let ready = ready.unwrap();
+    assert_eq!(ready["status"], "False");
+    assert_eq!(ready["reason"], "KubeletNotReady");
+    assert_eq!(ready["message"], "node is shutting down");
+    assert_eq!(ready["lastTransitionTime"], "2026-11-24T10:01:00Z");
+
+    set_condition(&mut node, "Ready", "False");
+    assert!(due(ACS, node.clone()).is_none(), "it is so already");
+    set_condition(&mut node, "Ready", "Unknown");
+    let patch = status_patch(ACS, node.clone());
+    assert_eq!(
+        condition(&patch["status"], "Ready").unwrap()["status"],
+        "False"
+    );
+
+    set_condition(&mut node, "Ready", "False");
+    node["metadata"]["annotations"] = json!({});
+    let patch = status_patch(ACS, node);
+    assert_eq!(
+        condition(&patch["status"], "Ready").unwrap()["status"],
+        "True"
+    );
+}
+
+#[test]
+fn a_node_is_shut_down_by_one_word_only() {
+    let asked = |word: &str| {
+        let mut node = created(ACS);
+        node["metadata"]["annotations"] = json!({"holdfast.dev/shutdown": word});
+        view(node)
+    };
+    assert_eq!(asked("graceful").odd_shutdown(), None);
+    assert!(
+        due(ACS, {
+            let mut node = created(ACS);
+            node["metadata"]["annotations"] = json!({"holdfast.dev/shutdown": "now"});
+            node
+        })
+        .is_none()
+    );
+    assert_eq!(asked("now").odd_shutdown(), Some("now"));
+}
+
+#[test]
 fn a_route_controller_keeps_its_condition() {
     let mut node = created(ACS);
     set_condition(&mut node, "NetworkUnavailable", "True");

@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::{Deserialize, Deserializer};
 
-use super::object::{METRICS_PATH, PROVIDER_SCHEME};
+use super::object::{GRACEFUL, METRICS_PATH, PROVIDER_SCHEME, SHUTDOWN};
 
 /// A Node as the API server showed it.
 #[derive(Clone, Debug, Deserialize)]
@@ -67,6 +67,19 @@ struct Metadata {
 struct Annotations {
     #[serde(rename = "metrics.k8s.io/resource-metrics-path")]
     metrics_path: Option<String>,
+    #[serde(rename = "holdfast.dev/shutdown")]
+    shutdown: Option<String>,
+}
+
+impl Annotations {
+    fn kept(self) -> Option<BTreeMap<String, String>> {
+        let all = [(METRICS_PATH, self.metrics_path), (SHUTDOWN, self.shutdown)];
+        let there = all
+            .into_iter()
+            .filter_map(|(key, value)| Some((key.to_owned(), value?)));
+        let kept: BTreeMap<_, _> = there.collect();
+        (!kept.is_empty()).then_some(kept)
+    }
 }
 
 fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
@@ -76,10 +89,7 @@ fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Err
         uid: slim.uid,
         resource_version: slim.resource_version,
         labels: slim.labels,
-        annotations: slim
-            .annotations
-            .metrics_path
-            .map(|path| BTreeMap::from([(METRICS_PATH.to_owned(), path)])),
+        annotations: slim.annotations.kept(),
         ..ObjectMeta::default()
     })
 }
@@ -107,6 +117,16 @@ impl NodeView {
             .as_ref()?
             .get(key)
             .map(String::as_str)
+    }
+
+    /// Whether somebody asks it to shut down as a machine does that is switched off in order.
+    pub(super) fn is_shutting_down(&self) -> bool {
+        self.annotation(SHUTDOWN) == Some(GRACEFUL)
+    }
+
+    /// What somebody asks of it that is no way to shut down.
+    pub(super) fn odd_shutdown(&self) -> Option<&str> {
+        self.annotation(SHUTDOWN).filter(|word| *word != GRACEFUL)
     }
 
     pub(super) fn provider_id(&self) -> &str {

@@ -46,6 +46,8 @@ pub struct Agent {
     pods: HashMap<PodUid, Box<Pod>>,
     /// Fixed-IP pods that are not on our nodes: unscheduled, or with somebody else.
     others: HashMap<PodUid, Other>,
+    /// Nodes that shut down, and since when.
+    shutdowns: HashMap<NodeName, Timestamp>,
     names: Names,
     objects: Objects,
     /// UIDs that the running list has shown so far.
@@ -83,6 +85,7 @@ impl Agent {
             engine,
             pods: HashMap::new(),
             others: HashMap::new(),
+            shutdowns: HashMap::new(),
             names: Names::default(),
             objects: Objects::default(),
             listing: None,
@@ -116,6 +119,7 @@ impl Agent {
             Input::Looked(key, result) => self.looked(now, key, result),
             Input::NodeLooked(name, result) => self.node_looked(now, &name, result),
             Input::ObjectLooked(key, result) => self.object_looked(now, &key, result),
+            Input::ShutDown(node, begins) => self.shut_down(now, node, begins),
             Input::Engine(event) => self.tell(now, event),
         }
         self.run_timers(now);
@@ -182,6 +186,21 @@ impl Agent {
         }
         if let Some(listing) = self.listing.as_mut().filter(|_| ours) {
             listing.insert(uid);
+        }
+    }
+
+    /// A node begins to shut down, or is up again.
+    fn shut_down(&mut self, now: Timestamp, node: NodeName, begins: bool) {
+        let on_it = |pod: &Pod| *pod.record.node() == node;
+        let pods = self.pods.iter().filter(|(_, pod)| on_it(pod));
+        let pods: Vec<PodUid> = pods.map(|(uid, _)| uid.clone()).collect();
+        if begins {
+            self.shutdowns.entry(node).or_insert(now);
+        } else {
+            self.shutdowns.remove(&node);
+        }
+        for uid in pods {
+            self.evaluate(now, &uid);
         }
     }
 

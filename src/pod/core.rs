@@ -19,7 +19,7 @@ use holdfast_provider::engine::{Assignment, Network, Reason};
 use holdfast_provider::id::{NodeType, Zone};
 use jiff::{SignedDuration, Timestamp};
 
-use super::draft::Outcome;
+use super::draft::{Cause, Outcome};
 use super::life::{self, Circumstances, Plan, Stop};
 use super::needs::Supply;
 use super::record::{Deletion, Record, later, whole_seconds};
@@ -40,6 +40,8 @@ pub struct Facts<'a> {
     pub seen_at: Timestamp,
     /// Whether the ConfigMaps and Secrets that it names are there.
     pub supply: &'a Supply,
+    /// Since when its node shuts down, if it does.
+    pub shutdown_at: Option<Timestamp>,
 }
 
 /// What an event is about.
@@ -179,9 +181,10 @@ pub fn step<'a>(record: &'a Record, facts: &Facts<'a>, now: Timestamp) -> Step<'
         }
         None => {
             let deadline = deadline(record, facts);
-            match deadline.filter(|at| *at <= now) {
-                Some(at) => overdue(record, facts, at, now),
-                None => live(record, facts, now).wake_too(deadline),
+            match (deadline.filter(|at| *at <= now), facts.shutdown_at) {
+                (Some(at), _) => overdue(record, facts, at, now),
+                (None, Some(since)) => shut_down(record, facts, since, now),
+                (None, None) => live(record, facts, now).wake_too(deadline),
             }
         }
     }
@@ -220,8 +223,49 @@ fn overdue<'a>(
     if now < last_at {
         return Step::wake(last_at);
     }
-    let wanted = Wanted::overdue(record, life::stopped(record, &stop), now);
+    let plan = life::stopped(record, &stop);
+    let wanted = Wanted::failed(record, plan, Cause::DeadlineExceeded, now);
     Step::write(record, wanted, None)
+}
+
+/// Ends a pod because its node shuts down, or lets it not begin (Kubernetes, "Node Shutdowns";
+/// kubernetes/kubernetes, pkg/kubelet/nodeshutdown). Unlike there, the grace is the pod's own.
+fn shut_down<'a>(
+    record: &'a Record,
+    facts: &Facts<'a>,
+    since: Timestamp,
+    now: Timestamp,
+) -> Step<'a> {
+    if is_rejected(record, facts.seen_at, since) {
+        let never = Stop::at_once(Outcome::Unknown, now);
+        let plan = life::stopped(record, &never);
+        let wanted = Wanted::failed(record, plan, Cause::Rejected, now);
+        let mut step = Step::write(record, wanted, None);
+        step.said.push(Cause::rejection());
+        return step;
+    }
+    let stop = if record.observed.has_started() {
+        asked_to_stop(
+            record,
+            since,
+            (record.grace, later(since, record.grace)),
+            facts.lifecycle.stop,
+        )
+    } else {
+        Stop::at_once(Outcome::Unknown, now)
+    };
+    let stops_at = stop.last_at(record);
+    if now < stops_at {
+        return Step::wake(stops_at);
+    }
+    let plan = life::stopped(record, &stop);
+    let wanted = Wanted::failed(record, plan, Cause::NodeShutdown, now);
+    Step::write(record, wanted, None)
+}
+
+/// Whether a pod came to a node that was shutting down `since` then: nothing of it was ever shown.
+pub(super) fn is_rejected(record: &Record, seen_at: Timestamp, since: Timestamp) -> bool {
+    seen_at >= since && record.observed.start_time.is_none()
 }
 
 fn is_detached(record: &Record, facts: &Facts<'_>) -> bool {
@@ -273,16 +317,12 @@ fn live<'a>(record: &'a Record, facts: &Facts<'a>, now: Timestamp) -> Step<'a> {
 /// a write that was under way for long has put the phase back since. An end is for good.
 fn ended_before(record: &Record, now: Timestamp) -> Step<'_> {
     let phase = record.ended.unwrap_or(Phase::Failed);
-    let stop = Stop {
-        outcome: if phase == Phase::Succeeded {
-            Outcome::Completed
-        } else {
-            Outcome::Unknown
-        },
-        at: now,
-        apart: SignedDuration::ZERO,
-        kill_at: now,
+    let outcome = if phase == Phase::Succeeded {
+        Outcome::Completed
+    } else {
+        Outcome::Unknown
     };
+    let stop = Stop::at_once(outcome, now);
     let plan = Plan {
         phase,
         ..life::stopped(record, &stop)
@@ -359,14 +399,10 @@ fn leave<'a>(
     let has_ended = record.observed.phase.is_terminal();
     let has_started = record.observed.has_started();
     let stop = if has_started {
-        containers_end(record, deletion, facts.lifecycle.stop)
+        let limits = (deletion.grace(), deletion.kill_at);
+        asked_to_stop(record, deletion.seen_at, limits, facts.lifecycle.stop)
     } else {
-        Stop {
-            outcome: Outcome::Unknown,
-            at: now,
-            apart: SignedDuration::ZERO,
-            kill_at: now,
-        }
+        Stop::at_once(Outcome::Unknown, now)
     };
     let stops_at = stop.last_at(record);
     if !has_ended && now < stops_at {
@@ -390,25 +426,30 @@ fn leave<'a>(
     }
 }
 
-/// When and how the running containers of a deleted pod end.
-fn containers_end(record: &Record, deletion: &Deletion, stop: SignedDuration) -> Stop {
-    let kill_at = deletion.kill_at;
+/// When and how the running containers of a pod end that are asked to stop at `asked_at`, take `stop` for
+/// it and have `grace` until they are killed.
+fn asked_to_stop(
+    record: &Record,
+    asked_at: Timestamp,
+    (grace, kill_at): (SignedDuration, Timestamp),
+    stop: SignedDuration,
+) -> Stop {
     let outcome = match record.restart_policy {
-        _ if stop > deletion.grace() => Outcome::Killed,
+        _ if stop > grace => Outcome::Killed,
         RestartPolicy::Always => Outcome::Completed,
         RestartPolicy::OnFailure | RestartPolicy::Never => Outcome::Interrupted,
     };
     let at = if outcome == Outcome::Killed {
         kill_at
     } else {
-        later(deletion.seen_at, stop)
+        later(asked_at, stop)
     };
     Stop {
         outcome,
         at,
         apart: stop,
         // A sidecar that stops as fast as it may is not killed for the fraction that the API cut.
-        kill_at: later(deletion.seen_at, deletion.grace()).max(at),
+        kill_at: later(asked_at, grace).max(at),
     }
 }
 

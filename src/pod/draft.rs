@@ -12,7 +12,7 @@ use holdfast_provider::engine::{Assignment, Reason};
 use holdfast_provider::id::NodeType;
 use jiff::Timestamp;
 
-use super::core::Facts;
+use super::core::{Facts, Topic};
 use super::life::{Plan, has_passed};
 use super::observed::{ConditionType, Ended};
 use super::record::{Record, whole_seconds};
@@ -106,39 +106,63 @@ impl<'a> Wanted<'a> {
 
     /// The end of a pod. Addresses and annotations stay as they are.
     pub(super) fn ended(record: &'a Record, plan: Plan<'a>, now: Timestamp) -> Self {
-        let succeeded = plan.phase == Phase::Succeeded;
-        let reason = if succeeded {
-            "PodCompleted"
-        } else {
-            "PodFailed"
-        };
-        let mut draft = Draft::new(record, plan.phase, now);
-        draft.fails(ConditionType::PodReadyToStartContainers, "", "");
-        if record
-            .observed
-            .condition(ConditionType::SandboxReady)
-            .is_some()
-        {
-            draft.fails(ConditionType::SandboxReady, "", "");
-        }
-        if succeeded {
-            draft.condition(ConditionType::Initialized, true, reason, "");
-        } else {
-            draft.initialized(&plan);
-        }
-        draft.fails(ConditionType::ContainersReady, reason, "");
-        draft.fails(ConditionType::Ready, reason, "");
-        draft.containers(plan);
-        draft.wanted
+        Draft::ended(record, plan, now).wanted
     }
 
-    /// The end of a pod that was stopped at its deadline.
-    pub(super) fn overdue(record: &'a Record, plan: Plan<'a>, now: Timestamp) -> Self {
-        let mut wanted = Self::ended(record, plan, now);
-        wanted.status.reason = Some("DeadlineExceeded");
-        wanted.status.message =
-            Some("Pod was active on the node longer than the specified deadline");
-        wanted
+    /// The end of a pod by its node, whatever its containers made of it.
+    pub(super) fn failed(
+        record: &'a Record,
+        mut plan: Plan<'a>,
+        cause: Cause,
+        now: Timestamp,
+    ) -> Self {
+        plan.phase = Phase::Failed;
+        let (reason, message) = cause.words();
+        let mut draft = Draft::ended(record, plan, now);
+        draft.wanted.status.reason = Some(reason);
+        draft.wanted.status.message = Some(message);
+        if cause == Cause::NodeShutdown {
+            // Job controllers tell it from a failure of the pod's own by this (Kubernetes, "Disruptions").
+            let kind = ConditionType::DisruptionTarget;
+            draft.condition(kind, true, "TerminationByKubelet", message);
+        }
+        draft.wanted
+    }
+}
+
+/// Why a node ended a pod, in the words of the kubelet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The pod lasted longer than it may.
+    DeadlineExceeded,
+    /// The node shuts down.
+    NodeShutdown,
+    /// The node was shutting down when the pod came.
+    Rejected,
+}
+
+impl Cause {
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::DeadlineExceeded => (
+                "DeadlineExceeded",
+                "Pod was active on the node longer than the specified deadline",
+            ),
+            Self::NodeShutdown => (
+                "Terminated",
+                "Pod was terminated in response to imminent node shutdown.",
+            ),
+            Self::Rejected => (
+                "NodeShutdown",
+                "Pod was rejected: Pod was rejected as the node is shutting down.",
+            ),
+        }
+    }
+
+    /// The event of a pod that came too late.
+    pub(super) fn rejection() -> (Topic, String) {
+        let note = "Pod was rejected as the node is shutting down.".to_owned();
+        (Topic::warning("NodeShutdown"), note)
     }
 }
 
@@ -219,6 +243,34 @@ impl<'a> Draft<'a> {
         {
             draft.holds(ConditionType::PodScheduled);
         }
+        draft
+    }
+
+    /// The end of a pod.
+    fn ended(record: &'a Record, plan: Plan<'a>, now: Timestamp) -> Self {
+        let succeeded = plan.phase == Phase::Succeeded;
+        let reason = if succeeded {
+            "PodCompleted"
+        } else {
+            "PodFailed"
+        };
+        let mut draft = Self::new(record, plan.phase, now);
+        draft.fails(ConditionType::PodReadyToStartContainers, "", "");
+        if record
+            .observed
+            .condition(ConditionType::SandboxReady)
+            .is_some()
+        {
+            draft.fails(ConditionType::SandboxReady, "", "");
+        }
+        if succeeded {
+            draft.condition(ConditionType::Initialized, true, reason, "");
+        } else {
+            draft.initialized(&plan);
+        }
+        draft.fails(ConditionType::ContainersReady, reason, "");
+        draft.fails(ConditionType::Ready, reason, "");
+        draft.containers(plan);
         draft
     }
 

@@ -154,6 +154,16 @@ pub(super) struct Stop {
 }
 
 impl Stop {
+    /// Whatever there is has ended by `now`, all at once.
+    pub(super) fn at_once(outcome: Outcome, now: Timestamp) -> Self {
+        Self {
+            outcome,
+            at: now,
+            apart: SignedDuration::ZERO,
+            kill_at: now,
+        }
+    }
+
     /// The end of the last container.
     pub(super) fn last_at(&self, record: &Record) -> Timestamp {
         self.sidecar(running_sidecars(record)).0
@@ -203,7 +213,7 @@ pub(super) fn stopped<'a>(record: &'a Record, stop: &Stop) -> Plan<'a> {
             .collect()
     };
     let containers = all(&record.containers, &observed.containers);
-    let succeeded = stop.outcome != Outcome::DeadlineExceeded && all_succeeded(&containers);
+    let succeeded = all_succeeded(&containers);
     Plan {
         init,
         phase: if succeeded {

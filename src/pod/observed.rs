@@ -154,10 +154,12 @@ pub(super) enum ConditionType {
     ContainersReady,
     /// The containers and the readiness gates are ready.
     Ready,
+    /// The pod was ended for no fault of its own; written here when its node shuts down.
+    DisruptionTarget,
 }
 
 impl ConditionType {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::PodScheduled,
         Self::PodReadyToStartContainers,
         Self::ContainerInstanceCreated,
@@ -165,6 +167,7 @@ impl ConditionType {
         Self::Initialized,
         Self::ContainersReady,
         Self::Ready,
+        Self::DisruptionTarget,
     ];
 
     fn as_str(self) -> &'static str {
@@ -176,6 +179,7 @@ impl ConditionType {
             Self::Initialized => "Initialized",
             Self::ContainersReady => "ContainersReady",
             Self::Ready => "Ready",
+            Self::DisruptionTarget => "DisruptionTarget",
         }
     }
 }

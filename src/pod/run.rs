@@ -88,6 +88,7 @@ pub async fn run(
         client: parts.client,
         table: parts.nodes,
         looks_around: 0,
+        shutdowns: HashSet::new(),
         agent: parts.agent,
         clock: parts.clock,
         answers,
@@ -118,6 +119,8 @@ struct Shell {
     client: Client,
     table: NodeTable,
     looks_around: u32,
+    /// Nodes of which the agent knows that they shut down.
+    shutdowns: HashSet<NodeName>,
     agent: Agent,
     clock: Clock,
     recorder: Recorder,
@@ -226,6 +229,7 @@ impl Shell {
             );
         }
         self.work.push_back(Work::Look);
+        self.look_for_shutdowns();
         self.looks_around = self.looks_around.wrapping_add(1);
         if self.looks_around.is_multiple_of(STRANDED_EVERY) {
             self.tell_stranded();
@@ -233,6 +237,20 @@ impl Shell {
         self.feed(Input::Engine(Event::Clock {
             may_expire: verdict.may_expire,
         }));
+    }
+
+    fn look_for_shutdowns(&mut self) {
+        for node in self.table.all() {
+            let name = &node.spec.name;
+            let changed = if node.shutting_down {
+                self.shutdowns.insert(name.clone())
+            } else {
+                self.shutdowns.remove(name)
+            };
+            if changed {
+                self.feed(Input::ShutDown(name.clone(), node.shutting_down));
+            }
+        }
     }
 
     /// Affinity cannot be changed on a Pending pod, so one that is pinned to a zone which has

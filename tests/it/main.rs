@@ -20,6 +20,7 @@ mod opt_in;
 mod peers;
 mod pool;
 mod restart;
+mod shutdown;
 mod soak;
 mod streams;
 mod support;

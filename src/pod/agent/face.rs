@@ -54,6 +54,8 @@ pub enum Input {
     NodeLooked(NodeName, Result<Option<ForeignNode>, Refused>),
     /// A ConfigMap or Secret was looked for: its keys, if it is there.
     ObjectLooked(ObjectKey, Result<Option<Keys>, Refused>),
+    /// One of our nodes begins to shut down, or (`false`) is up again.
+    ShutDown(NodeName, bool),
     /// For the engine.
     Engine(Event),
 }

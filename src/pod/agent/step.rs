@@ -1,9 +1,10 @@
 //! One pod on one of our nodes: what the engine is told of it, and its next write.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use holdfast_provider::engine::{Creation, Engine, Event, Network, Node, PodFacts, Published};
-use holdfast_provider::id::PodUid;
+use holdfast_provider::id::{NodeName, PodUid};
 use holdfast_provider::policy::opt_in::OptIn;
 use jiff::{SignedDuration, Timestamp};
 
@@ -54,7 +55,7 @@ impl Agent {
         if let Some(event) = self
             .pods
             .get_mut(uid)
-            .and_then(|pod| news(pod, &self.engine, &self.settings))
+            .and_then(|pod| news(pod, &self.engine, &self.settings, &self.shutdowns))
         {
             // Whatever the engine makes of it ends in another evaluation, or in this one.
             self.tell(now, event);
@@ -81,6 +82,7 @@ impl Agent {
                 .search
                 .as_ref()
                 .map_or(&COMPLETE, |search| &search.supply),
+            shutdown_at: self.shutdowns.get(pod.record.node()).copied(),
         };
         let step = core::step(&pod.record, &facts, now);
         let look_at = pod.search.as_ref().and_then(|search| search.look_at);
@@ -181,9 +183,18 @@ impl Agent {
 }
 
 /// The next thing that the engine has to know of a pod, each told once.
-fn news(pod: &mut Pod, engine: &Engine, settings: &Settings) -> Option<Event> {
+fn news(
+    pod: &mut Pod,
+    engine: &Engine,
+    settings: &Settings,
+    shutdowns: &HashMap<NodeName, Timestamp>,
+) -> Option<Event> {
     let record = &pod.record;
-    if record.host_network() || pod.refused.is_some() {
+    let shutdown_at = shutdowns.get(record.node());
+    let is_rejected = shutdown_at.is_some_and(|at| core::is_rejected(record, pod.seen_at, *at));
+    // One that was made known before needs to be told of as ever.
+    let is_unknown = !pod.told.bound && engine.network(record.uid()).is_none();
+    if record.host_network() || pod.refused.is_some() || is_rejected && is_unknown {
         return None;
     }
     let uid = record.uid();

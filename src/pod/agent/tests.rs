@@ -10,6 +10,7 @@ mod api_server;
 mod deletion;
 mod play;
 mod refusals;
+mod shutdown;
 mod simulation;
 mod supply;
 mod wish;

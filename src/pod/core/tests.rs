@@ -1,6 +1,7 @@
 mod any_order;
 mod deletion;
 mod life;
+mod shutdown;
 mod world;
 
 use holdfast_provider::engine::Network;

@@ -30,6 +30,8 @@ enum Event {
     Fail,
     Restart,
     RemoveFinalizers,
+    /// The node shuts down, or is up again.
+    ShutDown(bool),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -45,6 +47,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Fail),
         1 => Just(Event::Restart),
         1 => Just(Event::RemoveFinalizers),
+        1 => any::<bool>().prop_map(Event::ShutDown),
     ]
 }
 
@@ -65,6 +68,7 @@ fn happen(world: &mut World, event: Event) {
         Event::Delete(_) | Event::Fail => {}
         Event::Restart => world.restart(),
         Event::RemoveFinalizers => world.remove_finalizers(),
+        Event::ShutDown(begins) => world.shutdown_at = begins.then_some(world.now),
     }
 }
 

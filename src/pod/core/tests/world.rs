@@ -31,6 +31,7 @@ pub(super) struct World {
     /// The events, as reason and note.
     pub(super) said: Vec<String>,
     pub(super) supply: Supply,
+    pub(super) shutdown_at: Option<Timestamp>,
     /// The last patch sent.
     pub(super) patch: Value,
     names: Names,
@@ -75,6 +76,7 @@ impl World {
             story: Vec::new(),
             said: Vec::new(),
             supply: Supply::Complete,
+            shutdown_at: None,
             patch: Value::Null,
             names,
             seen_at: now,
@@ -144,6 +146,7 @@ impl World {
             lifecycle: &self.lifecycle,
             seen_at: self.seen_at,
             supply: &self.supply,
+            shutdown_at: self.shutdown_at,
         };
         let step = step(&self.record, &facts, self.now);
         let acts = step.action.is_some();
