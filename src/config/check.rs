@@ -368,6 +368,7 @@ impl Checks {
             port: self.port(raw.port.as_ref(), "webhook.port", 0, 0),
             bind: raw.bind.unwrap_or(true),
             zone_pin: raw.zone_pin.unwrap_or(true),
+            surplus: raw.surplus.unwrap_or(true),
             failure_policy: raw.failure_policy,
             service: raw.service.as_ref().map(|service| self.service(service)),
         }

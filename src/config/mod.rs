@@ -122,6 +122,8 @@ pub struct WebhookConfig {
     pub bind: bool,
     /// Whether a pod with a kept address is pinned to its zone.
     pub zone_pin: bool,
+    /// Whether the first container of a CPU pod gets what its instance has beyond the requests.
+    pub surplus: bool,
     /// What the API server does with an opted-in pod when the webhook is away.
     pub failure_policy: FailurePolicy,
     /// How the API server reaches it inside the cluster; `None`: by URL.

@@ -162,6 +162,7 @@ pub(super) struct Webhook {
     pub(super) port: Option<Text>,
     pub(super) bind: Option<bool>,
     pub(super) zone_pin: Option<bool>,
+    pub(super) surplus: Option<bool>,
     #[serde(default)]
     pub(super) failure_policy: FailurePolicy,
     pub(super) service: Option<Service>,

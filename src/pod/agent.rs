@@ -32,7 +32,7 @@ use self::supply::Objects;
 use super::record::Names;
 use super::view::PodView;
 
-pub(crate) use accept::required_size;
+pub(crate) use accept::instance_size;
 pub use face::{Action, ForeignNode, Input, ObjectKey, Refused, Settings};
 
 /// How long an accepted DELETE may stay without effect before it is sent again.

@@ -10,6 +10,25 @@ pub(crate) fn bytes(quantity: &str) -> Option<u64> {
     scaled(quantity, 1)
 }
 
+/// CPU in thousandths, as people write it.
+pub(crate) fn of_milli(milli: u64) -> String {
+    if milli.is_multiple_of(1000) {
+        (milli / 1000).to_string()
+    } else {
+        format!("{milli}m")
+    }
+}
+
+/// Memory in bytes, as people write it.
+pub(crate) fn of_bytes(bytes: u64) -> String {
+    let units = [(1_u64 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki")];
+    let whole = units
+        .into_iter()
+        .find(|(unit, _)| bytes.is_multiple_of(*unit));
+    let (unit, suffix) = whole.unwrap_or((1, ""));
+    format!("{}{suffix}", bytes / unit)
+}
+
 /// The value times `scale`, exactly. Numbers beyond u64 end at its largest: a simulated pod that
 /// asks for that much is not worth an error.
 fn scaled(quantity: &str, scale: u128) -> Option<u64> {
@@ -80,6 +99,12 @@ mod tests {
             ("1Qi", None),
         ] {
             assert_eq!(milli(text), want, "{text}");
+        }
+        for text in ["2", "1500m", "1m"] {
+            assert_eq!(milli(text).map(of_milli).as_deref(), Some(text));
+        }
+        for text in ["4Gi", "3584Mi", "3Ki", "1000"] {
+            assert_eq!(bytes(text).map(of_bytes).as_deref(), Some(text));
         }
         for (text, want) in [
             ("1Gi", Some(1 << 30)),

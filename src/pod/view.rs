@@ -169,18 +169,9 @@ impl Container {
         self.restart_policy.as_deref() == Some("Always")
     }
 
-    /// CPU and memory that it requests and that limit it. What is no quantity counts as absent.
+    /// CPU and memory that it requests and that limit it.
     pub fn asks(&self) -> use_spec::Resources {
-        let of = |list: &BTreeMap<String, String>, name: &str, read: fn(&str) -> Option<u64>| {
-            list.get(name).and_then(|quantity| read(quantity))
-        };
-        let Resources { requests, limits } = &self.resources;
-        use_spec::Resources {
-            cpu_request_milli: of(requests, "cpu", quantity::milli),
-            cpu_limit_milli: of(limits, "cpu", quantity::milli),
-            memory_request_bytes: of(requests, "memory", quantity::bytes),
-            memory_limit_bytes: of(limits, "memory", quantity::bytes),
-        }
+        self.resources.numbers()
     }
 }
 
@@ -278,6 +269,22 @@ pub struct Resources {
     pub requests: BTreeMap<String, String>,
     /// What must not be exceeded.
     pub limits: BTreeMap<String, String>,
+}
+
+impl Resources {
+    /// CPU and memory as numbers. What is no quantity counts as absent.
+    pub fn numbers(&self) -> use_spec::Resources {
+        let of = |list: &BTreeMap<String, String>, name: &str, read: fn(&str) -> Option<u64>| {
+            list.get(name).and_then(|quantity| read(quantity))
+        };
+        let Self { requests, limits } = self;
+        use_spec::Resources {
+            cpu_request_milli: of(requests, "cpu", quantity::milli),
+            cpu_limit_milli: of(limits, "cpu", quantity::milli),
+            memory_request_bytes: of(requests, "memory", quantity::bytes),
+            memory_limit_bytes: of(limits, "memory", quantity::bytes),
+        }
+    }
 }
 
 /// One entry of `spec.readinessGates`.

@@ -39,9 +39,13 @@ mod probe;
 mod register;
 mod review;
 pub mod selector;
+mod surplus;
 
 pub use certificate::Error as CertificateError;
-pub use mutate::{Affinity, PodForAdmission, PodSpec, mutate, opted_in, taint, toleration_patch};
+pub use mutate::{
+    Affinity, ContainerForAdmission, PodForAdmission, PodSpec, mutate, opted_in, taint,
+    toleration_patch,
+};
 pub use register::{Error as RegisterError, NAME, WEBHOOK, unregister};
 
 /// The API server opens one HTTP/1.1 connection for each call in flight, and by default handles

@@ -1,5 +1,6 @@
 //! What the webhook changes in a pod: the toleration of the virtual nodes' taint, the affinity
-//! that attracts it to them, and the zone pin. Pure: pod and facts in, JSON patch out.
+//! that attracts it to them, the zone pin, and the surplus of its instance. Pure: pod and facts in,
+//! JSON patch out.
 //!
 //! Applied to its own result it changes nothing, so the API server may call twice.
 
@@ -12,15 +13,16 @@ use k8s_openapi::api::core::v1::{
 };
 use kube::core::{NotUsed, Object};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 
 use holdfast_provider::policy::opt_in::{COMPUTE_CLASS, ENABLE_FIXED_IP};
-use holdfast_provider::policy::use_spec::InvalidSpec;
+use holdfast_provider::policy::use_spec::{self, InvalidSpec};
 
-use super::{Candidate, ClaimPlace, pin, selector};
+use super::{Candidate, ClaimPlace, pin, selector, surplus};
 use crate::config::WebhookConfig;
-use crate::pod::agent::required_size;
-use crate::pod::view::Container;
+use crate::pod::agent::instance_size;
+use crate::pod::view::Resources;
 
 /// Label that sends a pod of an ACK cluster to ACS when it is `"true"`
 /// (ACK, "Configure computing resources for the Argo workflow: ACS pods").
@@ -50,7 +52,16 @@ pub struct PodSpec {
     pub tolerations: Option<Vec<Toleration>>,
     /// What its containers request.
     #[serde(default)]
-    pub containers: Vec<Container>,
+    pub containers: Vec<ContainerForAdmission>,
+    /// What the pod requests as a whole.
+    pub resources: Option<IgnoredAny>,
+}
+
+/// A container as the webhook sees it.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct ContainerForAdmission {
+    /// What it requests and what limits it.
+    pub resources: Option<Resources>,
 }
 
 /// The affinity to nodes; affinity to other pods is left out.
@@ -66,6 +77,13 @@ impl PodSpec {
         self.node_name
             .as_deref()
             .is_some_and(|node| !node.is_empty())
+    }
+
+    /// What each of its containers requests.
+    pub(super) fn asks(&self) -> Vec<use_spec::Resources> {
+        let numbers = |one: &ContainerForAdmission| one.resources.as_ref().map(Resources::numbers);
+        let all = self.containers.iter().map(numbers);
+        all.map(Option::unwrap_or_default).collect()
     }
 
     fn has_node_selector(&self) -> bool {
@@ -106,8 +124,7 @@ pub(super) fn misfit(pod: &PodForAdmission) -> Option<InvalidSpec> {
     if !opted_in(labels, annotations) {
         return None;
     }
-    let containers: Vec<_> = pod.spec.containers.iter().map(Container::asks).collect();
-    required_size(labels, annotations, &containers)?.err()
+    instance_size(labels, annotations, &pod.spec.asks()).err()
 }
 
 /// The taint of the virtual nodes, which keeps pods away that did not opt in.
@@ -156,6 +173,9 @@ pub fn mutate(
         claim.and_then(|claim| pin::pinned(pod, &tolerations, terms, claim, candidates, settings));
     if let Some(terms) = pinned.or(attracted) {
         steps.extend(affinity_steps(&pod.spec, &terms));
+    }
+    if settings.surplus {
+        steps.extend(surplus::steps(pod));
     }
     Patch(steps)
 }
@@ -218,7 +238,10 @@ fn affinity_steps(spec: &PodSpec, wanted: &[NodeSelectorTerm]) -> Vec<PatchOpera
     }]
 }
 
-fn add<'a>(path: impl IntoIterator<Item: Into<Token<'a>>>, value: Value) -> PatchOperation {
+pub(super) fn add<'a>(
+    path: impl IntoIterator<Item: Into<Token<'a>>>,
+    value: Value,
+) -> PatchOperation {
     PatchOperation::Add(AddOperation {
         path: PointerBuf::from_tokens(path),
         value,

@@ -134,6 +134,7 @@ fn settings() -> WebhookConfig {
         service: None,
         bind: true,
         zone_pin: true,
+        surplus: false,
         failure_policy: FailurePolicy::Fail,
     }
 }

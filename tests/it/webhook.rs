@@ -262,3 +262,32 @@ async fn a_webhook_configuration_deleted_by_hand_is_put_back() {
     .await
     .unwrap();
 }
+
+#[tokio::test]
+async fn the_first_container_of_a_cpu_pod_gets_what_its_instance_has_beyond_the_requests() {
+    let scene = Scene::start(&two_zones("profile: fast")).await;
+    let asks = |cpu: &str, memory: &str| json!({ "requests": { "cpu": cpu, "memory": memory } });
+    let containers = json!({ "containers": [
+        { "name": "a", "image": "nginx", "resources": asks("1500m", "3Gi") },
+        { "name": "b", "image": "nginx", "resources": asks("500m", "512Mi") },
+    ] });
+    scene
+        .create(&TestPod::ordinary("sized").with(&containers))
+        .await;
+    scene.create(&TestPod::ordinary("plain")).await;
+    for (pod, first) in [
+        ("sized", asks("1500m", "3584Mi")),
+        (
+            "plain",
+            merged(
+                &asks("2", "4Gi"),
+                &json!({ "limits": { "cpu": "2", "memory": "4Gi" } }),
+            ),
+        ),
+    ] {
+        let pod = serde_json::to_value(scene.running(pod).await).unwrap();
+        assert_eq!(pod["spec"]["containers"][0]["resources"], first);
+        let size = &pod["metadata"]["annotations"]["alibabacloud.com/pod-use-spec"];
+        assert_eq!(size, "2-4Gi");
+    }
+}

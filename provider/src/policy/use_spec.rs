@@ -1,6 +1,6 @@
 //! The size of instance that ACS runs a pod on: annotation `alibabacloud.com/pod-use-spec`.
 //!
-//! Names the size only. That ACS gives the surplus to the first container is not imitated.
+//! Names the size, and what of it is left for the pod's first container. Changes no pod.
 
 /// The annotation that tells the size (ACS, pod annotations that the system writes).
 pub const POD_USE_SPEC: &str = "alibabacloud.com/pod-use-spec";
@@ -123,6 +123,32 @@ pub fn use_spec(containers: &[Resources]) -> String {
     fitting
         .unwrap_or_else(|| asked.in_whole_units())
         .to_string()
+}
+
+/// What an instance has beyond the sums of its containers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Surplus {
+    /// In thousandths of a vCPU.
+    pub cpu_milli: u64,
+    /// In bytes.
+    pub memory_bytes: u64,
+}
+
+/// What an instance of size `spec` has beyond the larger of the summed requests and the summed
+/// limits. ACS gives it to the first container (ACS, "ACS pod overview"). Nothing for a size that
+/// is none, or beyond the largest.
+pub fn surplus(spec: &str, containers: &[Resources]) -> Surplus {
+    let Some(spec) = parsed(spec) else {
+        return Surplus::default();
+    };
+    let cpu_milli = larger_sum(containers, |of| (of.cpu_request_milli, of.cpu_limit_milli));
+    let memory_bytes = larger_sum(containers, |of| {
+        (of.memory_request_bytes, of.memory_limit_bytes)
+    });
+    Surplus {
+        cpu_milli: (spec.cpu_quarters * 250).saturating_sub(cpu_milli),
+        memory_bytes: (spec.memory_halves << 29).saturating_sub(memory_bytes),
+    }
 }
 
 fn larger_sum(
@@ -348,6 +374,20 @@ mod tests {
             "annotation alibabacloud.com/pod-required-spec is \"2-4Gi\", which is less than the \
              containers request, 2.5-2Gi: ask for more, or request less"
         );
+    }
+
+    #[test]
+    fn the_surplus_is_what_the_larger_sums_leave_of_the_size() {
+        let of = |spec: &str, containers: &[Resources]| {
+            let surplus = surplus(spec, containers);
+            (surplus.cpu_milli, surplus.memory_bytes)
+        };
+        assert_eq!(of("2-4Gi", &[]), (2000, 4 * GIB));
+        assert_eq!(of("2-4Gi", &[requests(2000, 3584 * MIB)]), (0, 512 * MIB));
+        let mixed = [requests(500, GIB), limits(700, GIB / 2)];
+        assert_eq!(of("1-1Gi", &mixed), (300, 0));
+        assert_eq!(of("1-1Gi", &[limits(1500, 2 * GIB)]), (0, 0));
+        assert_eq!(of("nonsense", &[]), (0, 0));
     }
 
     #[test]

@@ -144,16 +144,24 @@ pub(super) fn created(view: &PodView) -> Creation {
 fn size(view: &PodView) -> (String, Option<InvalidSpec>) {
     let containers: Vec<_> = view.spec.containers.iter().map(Container::asks).collect();
     let meta = &view.metadata;
-    let required = required_size(meta.labels.as_ref(), meta.annotations.as_ref(), &containers);
-    match required {
-        Some(Ok(spec)) => (spec, None),
-        Some(Err(error)) => (use_spec(&containers), Some(error)),
-        None => (use_spec(&containers), None),
+    match instance_size(meta.labels.as_ref(), meta.annotations.as_ref(), &containers) {
+        Ok(spec) => (spec, None),
+        Err(error) => (use_spec(&containers), Some(error)),
     }
 }
 
+/// The size of a pod's instance: the one it requires, or the one that its containers need.
+pub(crate) fn instance_size(
+    labels: Option<&BTreeMap<String, String>>,
+    annotations: Option<&BTreeMap<String, String>>,
+    containers: &[Resources],
+) -> Result<String, InvalidSpec> {
+    let required = required_size(labels, annotations, containers);
+    required.unwrap_or_else(|| Ok(use_spec(containers)))
+}
+
 /// The size that a pod requires by annotation, which counts for the two CPU classes only.
-pub(crate) fn required_size(
+fn required_size(
     labels: Option<&BTreeMap<String, String>>,
     annotations: Option<&BTreeMap<String, String>>,
     containers: &[Resources],
