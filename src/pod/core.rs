@@ -22,6 +22,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::draft::{Cause, Outcome};
 use super::life::{self, Circumstances, Plan, Stop};
 use super::needs::Supply;
+use super::observed::ConditionType;
 use super::record::{Deletion, Record, later, whole_seconds};
 use super::status::Wanted;
 use super::view::{Phase, RestartPolicy};
@@ -51,6 +52,8 @@ pub struct Topic {
     pub reason: &'static str,
     /// Whether the event is of type Warning (or else Normal).
     pub is_warning: bool,
+    /// Whether it tells what always happens, and gives way to others when there is much to tell.
+    pub is_routine: bool,
 }
 
 impl Topic {
@@ -59,6 +62,7 @@ impl Topic {
         Self {
             reason,
             is_warning: true,
+            is_routine: false,
         }
     }
 
@@ -67,6 +71,16 @@ impl Topic {
         Self {
             reason,
             is_warning: false,
+            is_routine: false,
+        }
+    }
+
+    /// What happens to every pod.
+    pub const fn routine(reason: &'static str) -> Self {
+        Self {
+            reason,
+            is_warning: false,
+            is_routine: true,
         }
     }
 }
@@ -76,6 +90,7 @@ impl From<Reason> for Topic {
         Self {
             reason: reason.as_str(),
             is_warning: reason.is_warning(),
+            is_routine: false,
         }
     }
 }
@@ -294,10 +309,16 @@ fn live<'a>(record: &'a Record, facts: &Facts<'a>, now: Timestamp) -> Step<'a> {
             let wanted = Wanted::waiting(record, facts, (*reason, note), now);
             return Step::write(record, wanted, None);
         }
+        Network::Pending if announces(record, facts) => {
+            return Step::write(record, Wanted::announced(record, facts, now), None);
+        }
         // Whatever is shown was true when it was written; the provider is still finding out.
         Network::Pending | Network::Waiting { .. } | Network::Detached => return Step::default(),
     };
     let (plan, until) = match stage(record, facts, now) {
+        Stage::Bound { until } if announces(record, facts) => {
+            return Step::write(record, Wanted::announced(record, facts, now), Some(until));
+        }
         Stage::Bound { until } => return Step::wake(until),
         Stage::Creating { until } => (life::waiting(record), until),
         // The answer wakes.
@@ -330,11 +351,22 @@ fn ended_before(record: &Record, now: Timestamp) -> Step<'_> {
     Step::write(record, Wanted::ended(record, plan, now), None)
 }
 
+/// Whether it is yet to be told that the container instance of a pod is being created. Once told, or once
+/// something else was told of it, nothing is said until there is more to say.
+fn announces(record: &Record, facts: &Facts<'_>) -> bool {
+    let kind = ConditionType::ContainerInstanceCreated;
+    facts.lifecycle.profile == Profile::Acs
+        && facts.node.node_type == NodeType::Acs
+        && !record.observed.has_started()
+        && record.observed.condition(kind).is_none()
+}
+
 fn circumstances<'a>(record: &Record, facts: &Facts<'a>, now: Timestamp) -> Circumstances<'a> {
     Circumstances {
         bound_at: bound_at(record, facts),
         stop: facts.lifecycle.stop,
         supply: facts.supply,
+        tells_routine: facts.lifecycle.profile == Profile::Acs,
         now,
     }
 }

@@ -65,8 +65,21 @@ impl<'a> Wanted<'a> {
             NodeType::Acs => ConditionType::ContainerInstanceCreated,
             NodeType::Ecs => ConditionType::PodReadyToStartContainers,
         };
+        let (reason, message) = match kind {
+            ConditionType::ContainerInstanceCreated => acs_words(reason, note),
+            _ => (reason.as_str(), note.into()),
+        };
         let mut draft = Draft::new(record, Phase::Pending, now);
-        draft.fails(kind, reason.as_str(), note);
+        draft.fails(kind, reason, message);
+        draft.host(facts);
+        draft.wanted
+    }
+
+    /// The container instance is being created: shown as `Pending` too.
+    pub(super) fn announced(record: &'a Record, facts: &Facts<'a>, now: Timestamp) -> Self {
+        let mut draft = Draft::new(record, Phase::Pending, now);
+        let kind = ConditionType::ContainerInstanceCreated;
+        draft.fails(kind, "Creating", "Creating");
         draft.host(facts);
         draft.wanted
     }
@@ -163,6 +176,24 @@ impl Cause {
     pub(super) fn rejection() -> (Topic, String) {
         let note = "Pod was rejected as the node is shutting down.".to_owned();
         (Topic::warning("NodeShutdown"), note)
+    }
+}
+
+/// Reason and message of why a container instance is not created, in the words of ACS where it has some
+/// (ACS, "Custom conditions of ACS pods"). It has none for addresses and claims; events tell all of them
+/// in words of our own.
+fn acs_words(reason: Reason, note: &str) -> (&'static str, Cow<'_, str>) {
+    match reason {
+        Reason::CloudCallThrottled => (
+            "Throttling",
+            "The request was denied due to system flow control, please wait and try again later"
+                .into(),
+        ),
+        Reason::CloudCallFailed => (
+            "UnknownError",
+            format!("An unknown error occurred for {note}").into(),
+        ),
+        _ => (reason.as_str(), note.into()),
     }
 }
 

@@ -55,6 +55,10 @@ impl Recorder {
 
     /// Queues an event.
     pub(super) fn record(&self, uid: Arc<PodUid>, key: PodKey, topic: Topic, note: String) {
+        // What is told of every pod must not crowd out what is told of one.
+        if topic.is_routine && self.queue.capacity() < QUEUE / 2 {
+            return;
+        }
         let said = Said {
             uid,
             key,
@@ -124,6 +128,7 @@ fn event(said: &Said, instance: &str) -> Event {
     // Tools pick the events of ACS itself by their source (ACS, "Pod events").
     let component = match said.topic.reason {
         OOM_KILLED => "AcsService",
+        _ if said.topic.is_routine => "kubelet",
         _ => "holdfast",
     };
     let at = Time(said.at);

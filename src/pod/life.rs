@@ -69,6 +69,8 @@ pub(super) struct Circumstances<'a> {
     /// From the stop signal to the end of a container.
     pub(super) stop: SignedDuration,
     pub(super) supply: &'a Supply,
+    /// Whether events tell what always happens.
+    pub(super) tells_routine: bool,
     pub(super) now: Timestamp,
 }
 
@@ -318,7 +320,7 @@ impl<'a> Life<'a> {
             }
         }
         if !status.state.is_like(was) {
-            self.tell(&status);
+            self.tell(&status, was);
         }
         status
     }
@@ -547,8 +549,25 @@ impl<'a> Life<'a> {
     }
 
     /// The events of what a container has come to.
-    fn tell(&mut self, status: &ContainerStatus<'_>) {
+    fn tell(&mut self, status: &ContainerStatus<'_>, was: State) {
         let Container { name, image, .. } = status.container;
+        let ran = !matches!(status.state, State::Waiting { .. });
+        if self.around.tells_routine && ran && !matches!(was, State::Running { .. }) {
+            let is_first = status.last.is_none();
+            let pulled = [
+                ("Pulling", format!("pulling image {image:?}")),
+                ("Pulled", format!("Successfully pulled image {image:?}")),
+            ];
+            let started = [
+                ("Created", "Created container".to_owned()),
+                ("Started", "Started container".to_owned()),
+            ];
+            // As ECI tells them (Alibaba Cloud, ACK, "Run Jobs on virtual nodes"); ACS is not known to
+            // tell others.
+            let all = pulled.into_iter().filter(|_| is_first).chain(started);
+            let all = all.map(|(reason, note)| (Topic::routine(reason), note));
+            self.said.extend(all);
+        }
         let message = status.message.as_deref().unwrap_or_default();
         let said = &mut self.said;
         let mut say = |topic, note: String| said.push((topic, note));

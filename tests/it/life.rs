@@ -55,7 +55,14 @@ async fn the_spec_s_two_tables_appear_in_their_order() {
     for pod in ["web-0", "web-1"] {
         assert_eq!(story(&recorder.rows_of(pod)), born, "{pod}");
     }
-    let before: Vec<Identity> = scene.all_pods().await.iter().map(identity).collect();
+    let pods = scene.all_pods().await;
+    for reason in ["Pulling", "Pulled", "Created", "Started"] {
+        let event = scene.event(&pods[0], reason).await;
+        assert_eq!(event.type_.as_deref(), Some("Normal"), "{reason}");
+        let component = event.source.unwrap().component;
+        assert_eq!(component.as_deref(), Some("kubelet"), "{reason}");
+    }
+    let before: Vec<Identity> = pods.iter().map(identity).collect();
     let restart = [
         "-n",
         &scene.namespace,

@@ -7,7 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::cloud::sim::Transition;
 use crate::cloud::{self, Request, Response};
-use crate::engine::{Context, Effect, Engine, Timer};
+use crate::engine::{Context, Effect, Engine, Reason, Timer};
 use crate::id::{ClientToken, PodUid};
 use crate::ledger::{EniRow, Job, Task};
 use crate::policy::eni::Step;
@@ -171,7 +171,13 @@ impl Engine {
     fn say_call_failed(&mut self, uid: &PodUid, action: &str, tries: u32, error: &cloud::Error) {
         tracing::warn!(%uid, action, tries, code = %error.code, "a cloud call failed");
         let note = format!("{action} failed and is tried again until it succeeds: {error}");
-        self.say_failing(uid, note);
+        // `Throttling`, `Throttling.User` and `Throttling.Api` mean the same.
+        let reason = if error.code.starts_with("Throttling") {
+            Reason::CloudCallThrottled
+        } else {
+            Reason::CloudCallFailed
+        };
+        self.say_failing(uid, reason, note);
     }
 
     /// Plans a look at an ENI of which nobody knows what happened to it.

@@ -190,6 +190,8 @@ pub enum Reason {
     NoAllowedVSwitch,
     /// A cloud call failed and is being retried.
     CloudCallFailed,
+    /// The same, because there were too many of them. One event reason tells both.
+    CloudCallThrottled,
 }
 
 impl Reason {
@@ -206,7 +208,7 @@ impl Reason {
             Self::FixedIPInvalidReleaseAfter => "FixedIPInvalidReleaseAfter",
             Self::IPPoolExhausted => "IPPoolExhausted",
             Self::NoAllowedVSwitch => "NoAllowedVSwitch",
-            Self::CloudCallFailed => "CloudCallFailed",
+            Self::CloudCallFailed | Self::CloudCallThrottled => "CloudCallFailed",
         }
     }
 

@@ -395,7 +395,7 @@ impl Engine {
     }
 
     /// Tells the pod that a cloud call fails, once for each reason: it is tried again without end.
-    pub(super) fn say_failing(&mut self, uid: &PodUid, note: String) {
+    pub(super) fn say_failing(&mut self, uid: &PodUid, reason: Reason, note: String) {
         // Whatever is wrong with an ENI that a pod has let go of is no matter of the pod's.
         let pod = self.pods.get_mut(uid);
         let Some(pod) = pod.filter(|pod| pod.network != Network::Detached) else {
@@ -403,10 +403,9 @@ impl Engine {
         };
         if pod.failing.as_deref() != Some(&*note) {
             pod.failing = Some(note.as_str().into());
-            self.say(uid, Reason::CloudCallFailed, note);
+            self.say(uid, reason, note);
             return;
         }
-        let reason = Reason::CloudCallFailed;
         pod.network = Network::Waiting { reason, note };
         self.effects.push(Effect::Publish(uid.clone()));
     }

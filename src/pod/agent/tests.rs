@@ -40,6 +40,8 @@ fn the_spec_s_sequence_is_shown_and_the_address_comes_back() {
     world.pass(SECOND * 10);
     let created = [
         "0.0s web-0 0/1 Pending <none>",
+        // The condition that says so.
+        "0.0s web-0 0/1 Pending <none>",
         "3.0s web-0 0/1 ContainerCreating 192.168.1.1",
         "4.0s web-0 1/1 Running 192.168.1.1",
     ];
@@ -53,6 +55,7 @@ fn the_spec_s_sequence_is_shown_and_the_address_comes_back() {
         "20.0s web-0 1/1 Terminating 192.168.1.1",
         "22.0s web-0 0/1 Completed 192.168.1.1",
         "22.0s web-0 gone",
+        "30.0s web-0 0/1 Pending <none>",
         "30.0s web-0 0/1 Pending <none>",
         "33.0s web-0 0/1 ContainerCreating 192.168.1.1",
         "34.0s web-0 1/1 Running 192.168.1.1",

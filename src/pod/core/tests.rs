@@ -4,7 +4,7 @@ mod life;
 mod shutdown;
 mod world;
 
-use holdfast_provider::engine::Network;
+use holdfast_provider::engine::{Network, Reason};
 use holdfast_provider::id::NodeType;
 use serde_json::{Value, json};
 
@@ -28,10 +28,65 @@ fn spec_create_sequence() {
     assert_eq!(
         world.story,
         [
+            "0.0s write: 0/1 Pending <none>",
             "3.0s write: 0/1 ContainerCreating 192.168.1.8",
             "4.0s write: 1/1 Running 192.168.1.8"
         ]
     );
+}
+
+#[test]
+fn acs_tells_that_an_instance_is_being_created_and_then_of_its_container() {
+    let mut world = World::new(Acs);
+    world.run(1);
+    let creating = world.condition("ContainerInstanceCreated").unwrap();
+    assert_eq!(
+        [
+            &creating["status"],
+            &creating["reason"],
+            &creating["message"]
+        ],
+        ["False", "Creating", "Creating"]
+    );
+    assert_eq!(world.pod()["status"]["containerStatuses"], Value::Null);
+    world.restart();
+    assert_eq!(world.act(), Next::Idle);
+    world.attach("192.168.1.8");
+    world.run(10);
+    let created = world.condition("ContainerInstanceCreated").unwrap();
+    assert_eq!(created["status"], "True");
+    assert_eq!(
+        world.said,
+        [
+            "Pulling pulling image \"nginx:1.14.1-8.6\"",
+            "Pulled Successfully pulled image \"nginx:1.14.1-8.6\"",
+            "Created Created container",
+            "Started Started container",
+        ]
+    );
+}
+
+#[test]
+fn a_failing_cloud_is_told_in_the_words_of_acs() {
+    let told = |reason| {
+        let mut world = World::new(Acs);
+        world.network = Network::Waiting {
+            reason,
+            note: "AttachNetworkInterface failed".to_owned(),
+        };
+        world.run(1);
+        let condition = world.condition("ContainerInstanceCreated").unwrap();
+        (condition["reason"].clone(), condition["message"].clone())
+    };
+    let (reason, message) = told(Reason::CloudCallThrottled);
+    assert_eq!(reason, "Throttling");
+    let words =
+        "The request was denied due to system flow control, please wait and try again later";
+    assert_eq!(message, words);
+    let (reason, message) = told(Reason::CloudCallFailed);
+    assert_eq!(reason, "UnknownError");
+    let words = "An unknown error occurred for AttachNetworkInterface failed";
+    assert_eq!(message, words);
 }
 
 #[test]
@@ -43,6 +98,7 @@ fn the_network_may_be_later_than_the_delay() {
     assert_eq!(
         world.story,
         [
+            "0.0s write: 0/1 Pending <none>",
             "7.0s write: 0/1 ContainerCreating 192.168.1.8",
             "8.0s write: 1/1 Running 192.168.1.8"
         ]
@@ -169,6 +225,7 @@ fn a_restart_between_two_stages_goes_on_where_it_was() {
     assert_eq!(
         world.story,
         [
+            "0.0s write: 0/1 Pending <none>",
             "3.0s write: 0/1 ContainerCreating 192.168.1.8",
             // The condition's time is cut to whole seconds.
             "3.6s write: 1/1 Running 192.168.1.8"
@@ -324,6 +381,7 @@ fn init_containers_come_first_and_sidecars_stay() {
     assert_eq!(
         world.story,
         [
+            "0.0s write: 0/1 Pending <none>",
             "3.0s write: 0/1 Init:0/2 192.168.1.8",
             "4.0s write: 1/1 Running 192.168.1.8"
         ]
@@ -344,7 +402,7 @@ fn init_containers_come_first_and_sidecars_stay() {
     assert_eq!(world.act(), Next::Idle);
     world.delete(30);
     world.run(2);
-    assert_eq!(world.story[3], "6.0s write: 0/1 Completed 192.168.1.8");
+    assert_eq!(world.story[4], "6.0s write: 0/1 Completed 192.168.1.8");
 }
 
 #[test]

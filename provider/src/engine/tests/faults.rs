@@ -92,7 +92,12 @@ fn a_pod_shows_the_code_of_the_fault_and_runs_once_it_is_cleared() {
             // A lost answer is found out by the next look.
             if name != "lost_answer/create" {
                 bench.world.pass(HOUR);
-                let note = bench.world.is_waiting(&pod, Reason::CloudCallFailed);
+                let want = if name == "throttle" {
+                    Reason::CloudCallThrottled
+                } else {
+                    Reason::CloudCallFailed
+                };
+                let note = bench.world.is_waiting(&pod, want);
                 assert!(note.contains(code), "{name}: {note}");
             }
             bench.clear(name).unwrap();
