@@ -59,6 +59,8 @@ string_id! {
     VSwitchId;
     /// An ENI, `eni-` and 20 characters of `[a-z0-9]`. The cloud gives it out.
     EniId;
+    /// A security group, such as `sg-bp172wuqj4y3f98x7ptm`.
+    SecurityGroupId;
     /// An ACS container instance, `acs-` and 20 characters: what an ENI attaches to.
     InstanceId;
     /// The token that makes one creation of an ENI idempotent (ECS `ClientToken`).

@@ -257,6 +257,7 @@ impl Question<'_> {
             opt_in: OptIn {
                 fixed_ip: FixedIp::On { hours },
                 vswitches: Vec::new(),
+                security_groups: Vec::new(),
             },
         };
         Ok((Source::Assumed, plain(subject, None), None))

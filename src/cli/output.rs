@@ -91,6 +91,11 @@ pub(super) fn or_none(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "<none>".to_owned(), |value| value.to_string())
 }
 
+fn list(values: &[impl ToString]) -> String {
+    let all: Vec<String> = values.iter().map(ToString::to_string).collect();
+    or_none((!all.is_empty()).then(|| all.join(",")))
+}
+
 impl Table for Vec<VSwitchRow> {
     fn header(&self, wide: bool) -> Vec<&'static str> {
         let mut header = vec![
@@ -145,7 +150,7 @@ impl Table for Vec<AddressRow> {
             "MAC",
         ];
         header.extend(
-            wide.then_some(["UID", "SINCE", "WHY"])
+            wide.then_some(["UID", "SECURITY GROUPS", "SINCE", "WHY"])
                 .into_iter()
                 .flatten(),
         );
@@ -166,6 +171,7 @@ impl Table for Vec<AddressRow> {
                 ];
                 if wide {
                     cells.push(or_none(row.uid.as_ref()));
+                    cells.push(list(&row.security_groups));
                     cells.push(format!("{:.0}", row.since));
                     cells.push(row.why.clone());
                 }
@@ -187,9 +193,17 @@ impl Table for Timed<'_, ClaimRow> {
             "TIME LEFT",
         ];
         header.extend(
-            wide.then_some(["MAC", "VSWITCH", "NODE", "HOLDER", "DELETED", "EXPIRES"])
-                .into_iter()
-                .flatten(),
+            wide.then_some([
+                "MAC",
+                "SECURITY GROUPS",
+                "VSWITCH",
+                "NODE",
+                "HOLDER",
+                "DELETED",
+                "EXPIRES",
+            ])
+            .into_iter()
+            .flatten(),
         );
         header
     }
@@ -212,6 +226,7 @@ impl Table for Timed<'_, ClaimRow> {
                 ];
                 if wide {
                     cells.push(or_none(row.mac.as_ref()));
+                    cells.push(list(&row.security_groups));
                     cells.push(row.vswitch.to_string());
                     cells.push(row.node.to_string());
                     cells.push(or_none(row.holder.as_ref()));

@@ -3,6 +3,7 @@
 use holdfast_testbed::status_column;
 use jiff::{SignedDuration, Timestamp};
 use kube::api::DeleteParams;
+use serde_json::json;
 
 use crate::support::*;
 
@@ -123,4 +124,29 @@ async fn host_network_pods_get_the_node_s_address_and_no_eni() {
     );
     assert_eq!(scene.count("vsw-b", "in_use").await, 0);
     scene.delete("agent").await;
+}
+
+#[tokio::test]
+async fn security_groups_are_shown_with_the_eni_and_a_list_that_is_none_is_told() {
+    const GROUPS: &str = "network.alibabacloud.com/security-group-ids";
+    let scene = Scene::start(&two_zones("profile: fast\nwebhook: {enabled: false}")).await;
+    let named = TestPod::fixed("named").annotated(GROUPS, "sg-b2,sg-a1");
+    let wrong = TestPod::fixed("wrong").annotated(GROUPS, "b2");
+    scene.create(&named.on_node(NODE_B)).await;
+    let wrong = scene.create(&wrong.on_node(NODE_B)).await;
+    scene.running("named").await;
+    scene.running("wrong").await;
+    let event = scene.event(&wrong, "InvalidSecurityGroupIds").await;
+    assert!(message(&event).contains("is \"b2\""), "{}", message(&event));
+    scene.delete("named").await;
+    for command in ["addresses", "claims"] {
+        let rows = scene.ask(&[command, "-o", "json"]).await;
+        let groups: Vec<_> = rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["security_groups"].clone())
+            .collect();
+        assert_eq!(groups, [json!(["sg-b2", "sg-a1"]), json!([])], "{command}");
+    }
 }

@@ -53,6 +53,7 @@ pub(crate) fn facts(index: usize) -> PodFacts {
         opt_in: OptIn {
             fixed_ip: FixedIp::On { hours: 48 },
             vswitches: Vec::new(),
+            security_groups: Vec::new(),
         },
         published: None,
     }

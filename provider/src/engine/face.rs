@@ -184,6 +184,8 @@ pub enum Reason {
     FixedIPInvalidAnnotation,
     /// `fixed-ip-release-after` is no number of hours from 1 to 8760.
     FixedIPInvalidReleaseAfter,
+    /// `security-group-ids` is no list of security groups.
+    InvalidSecurityGroupIds,
     /// No allowed vSwitch has a free address.
     IPPoolExhausted,
     /// No configured vSwitch is allowed for the pod.
@@ -206,6 +208,7 @@ impl Reason {
             Self::FixedIPUnsupported => "FixedIPUnsupported",
             Self::FixedIPInvalidAnnotation => "FixedIPInvalidAnnotation",
             Self::FixedIPInvalidReleaseAfter => "FixedIPInvalidReleaseAfter",
+            Self::InvalidSecurityGroupIds => "InvalidSecurityGroupIds",
             Self::IPPoolExhausted => "IPPoolExhausted",
             Self::NoAllowedVSwitch => "NoAllowedVSwitch",
             Self::CloudCallFailed | Self::CloudCallThrottled => "CloudCallFailed",

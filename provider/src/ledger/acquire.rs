@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::cloud::sim::{region_code, resource_id};
 use crate::engine::{Network, PodFacts, Reason};
-use crate::id::{InstanceId, PodKey, PodUid, VSwitchId};
+use crate::id::{InstanceId, PodKey, PodUid, SecurityGroupId, VSwitchId};
 use crate::ledger::op::{Op, time};
 use crate::ledger::plan::{Asks, Fresh, OpenClaim, Plan, Planned, Standing, accepted_hours};
 use crate::ledger::{Blocked, Notice, PodState};
@@ -168,6 +168,7 @@ impl Op<'_> {
             "UPDATE eni SET target = 'InUse', instance = ?2 WHERE id = ?1",
             (claim.eni, self.instance(&pod.uid).as_str()),
         )?;
+        self.set_security_groups(claim.eni, &pod.opt_in.security_groups)?;
         self.explained.clear();
         let since = claim.deleted_ms.map(|ms| self.now.duration_since(time(ms)));
         let ago = since.map_or(String::new(), |ago| {
@@ -215,7 +216,7 @@ impl Op<'_> {
         if let Some((why, claim)) = close {
             self.end(&claim, why, &pod.uid)?;
         }
-        let eni = self.new_eni(&pod.uid, vswitch, address, Target::InUse)?;
+        let eni = self.new_eni(pod, vswitch, address, Target::InUse)?;
         self.accept(pod, known, hours, Some(eni))?;
         let claim = match hours.filter(|_| fresh.claim) {
             Some(hours) => Some(self.new_claim(pod, hours)?),
@@ -238,11 +239,12 @@ impl Op<'_> {
     /// The row's number is one that no ENI had before, so that a late answer cannot meet another.
     pub(super) fn new_eni(
         &self,
-        uid: &PodUid,
+        pod: &PodFacts,
         vswitch: i64,
         address: Ipv4Addr,
         target: Target,
     ) -> Result<i64> {
+        let uid = &pod.uid;
         let token = named_uuid(&format!("eni/{uid}/{address}/{}", self.now_ms()));
         self.tx.execute(
             "INSERT INTO eni (id, token, vswitch, addr, target, instance) VALUES (\
@@ -256,7 +258,27 @@ impl Op<'_> {
                 self.instance(uid).as_str(),
             ),
         )?;
-        Ok(self.tx.last_id())
+        let eni = self.tx.last_id();
+        if !pod.opt_in.security_groups.is_empty() {
+            self.set_security_groups(eni, &pod.opt_in.security_groups)?;
+        }
+        Ok(eni)
+    }
+
+    /// The groups of an ENI are those of the pod that has it. ECS changes them on an ENI that exists
+    /// (ModifyNetworkInterfaceAttribute); ACS does not say what becomes of those of a retained one.
+    fn set_security_groups(&self, eni: i64, groups: &[SecurityGroupId]) -> Result<()> {
+        if groups.is_empty() {
+            let sql = "DELETE FROM eni_security_groups WHERE eni = ?1";
+            self.tx.execute(sql, [eni])?;
+            return Ok(());
+        }
+        let ids = serde_json::to_string(groups).expect("ids are strings");
+        self.tx.execute(
+            "INSERT INTO eni_security_groups VALUES (?1, ?2) ON CONFLICT DO UPDATE SET ids = excluded.ids",
+            (eni, ids),
+        )?;
+        Ok(())
     }
 
     pub(super) fn new_claim(&self, pod: &PodFacts, hours: u32) -> Result<i64> {

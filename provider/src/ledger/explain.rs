@@ -240,6 +240,8 @@ impl Reader {
                             opt_in: OptIn {
                                 fixed_ip: hours.map_or(FixedIp::Off, |hours| FixedIp::On { hours }),
                                 vswitches,
+                                // They decide nothing.
+                                security_groups: Vec::new(),
                             },
                         },
                         place: Place {

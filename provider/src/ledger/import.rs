@@ -68,7 +68,7 @@ impl Op<'_> {
             ));
             return Ok(());
         }
-        let eni = self.new_eni(&pod.uid, vswitch.row, address, Target::InUse)?;
+        let eni = self.new_eni(pod, vswitch.row, address, Target::InUse)?;
         self.accept(pod, false, hours, Some(eni))?;
         let claim = hours.map(|hours| self.new_claim(pod, hours)).transpose()?;
         self.bind_address(vswitch.row, address, &pod.uid, claim, eni, "imported")?;

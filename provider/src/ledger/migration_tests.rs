@@ -19,6 +19,10 @@ const RELEASED: &[(&str, &str)] = &[
     ("0003-history", "e69fb1a2-27f9-5ad4-bc26-c302dd5216f5"),
     ("0004-faults", "5ad40904-622a-5dfe-b57f-b8b1e9fdee15"),
     ("0005-creation", "2b0b5f92-cabf-56dc-bf9e-f5aaa78d553f"),
+    (
+        "0006-security-groups",
+        "4535d3f8-c7a3-5053-9e5e-9dd48c8d6700",
+    ),
 ];
 
 /// Rows as each older version may have left them: one held, one retained and one free address,
@@ -29,6 +33,7 @@ const FIXTURES: &[&str] = &[
     include_str!("fixtures/version-2.sql"),
     include_str!("fixtures/version-3.sql"),
     include_str!("fixtures/version-4.sql"),
+    include_str!("fixtures/version-5.sql"),
 ];
 
 /// The process dies here, not the machine: what is written needs no sync to be there afterwards.

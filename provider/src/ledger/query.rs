@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::check::cluster::{Holder, Holders, Leak};
 use crate::check::{self, Violation};
-use crate::id::{ClusterId, EniId, NodeName, PodKey, PodUid, VSwitchId, Zone};
+use crate::id::{ClusterId, EniId, NodeName, PodKey, PodUid, SecurityGroupId, VSwitchId, Zone};
 use crate::ledger::faults::{self, FaultRow};
 use crate::ledger::op::time;
 use crate::ledger::{Error, open, pool};
@@ -62,6 +62,8 @@ pub struct AddressRow {
     pub mac: Option<String>,
     /// What the cloud last said about the ENI.
     pub eni_state: Option<String>,
+    /// The security groups that its pod named for it; none: the cluster's.
+    pub security_groups: Vec<SecurityGroupId>,
     /// Since when.
     pub since: Timestamp,
     /// Why.
@@ -82,6 +84,8 @@ pub struct ClaimRow {
     pub eni: Option<EniId>,
     /// The MAC of that.
     pub mac: Option<String>,
+    /// The security groups that its last pod named for it; none: the cluster's.
+    pub security_groups: Vec<SecurityGroupId>,
     /// Its vSwitch.
     pub vswitch: VSwitchId,
     /// Its zone.
@@ -258,8 +262,9 @@ impl Reader {
 pub(super) fn addresses(tx: &Tx<'_>, all: bool) -> Result<Vec<AddressRow>> {
     tx.rows(
         "SELECT a.addr, v.name, a.state, a.since_ms, a.why, a.pod, e.eni_id, e.mac, e.state, \
-         coalesce(c.namespace, p.namespace), coalesce(c.name, p.name) \
+         coalesce(c.namespace, p.namespace), coalesce(c.name, p.name), g.ids \
          FROM address a JOIN vswitch v ON v.id = a.vswitch LEFT JOIN eni e ON e.id = a.eni \
+         LEFT JOIN eni_security_groups g ON g.eni = a.eni \
          LEFT JOIN claim c ON c.id = a.claim LEFT JOIN pod p ON p.uid = a.pod \
          WHERE ?1 OR a.state <> 'free' ORDER BY v.position, a.addr",
         [all],
@@ -314,8 +319,9 @@ pub(super) fn claim(
 }
 
 const CLAIM: &str = "SELECT c.cluster, c.namespace, c.name, a.addr, e.eni_id, e.mac, v.name, v.zone, \
-     c.node, c.holder, c.deleted_ms, c.expires_ms \
+     c.node, c.holder, c.deleted_ms, c.expires_ms, g.ids \
      FROM claim c JOIN address a ON a.claim = c.id JOIN eni e ON e.id = a.eni \
+     LEFT JOIN eni_security_groups g ON g.eni = a.eni \
      JOIN vswitch v ON v.id = a.vswitch WHERE c.closed_ms IS NULL";
 
 fn claim_row(row: &Row<'_>, now: Timestamp) -> Result<ClaimRow> {
@@ -333,6 +339,7 @@ fn claim_row(row: &Row<'_>, now: Timestamp) -> Result<ClaimRow> {
         address: Ipv4Addr::from(row.get::<_, u32>(3)?),
         eni: row.get::<_, Option<String>>(4)?.map(Into::into),
         mac: row.get(5)?,
+        security_groups: security_groups(row, 12)?,
         vswitch: row.get::<_, String>(6)?.into(),
         zone: row.get::<_, String>(7)?.into(),
         node: row.get::<_, String>(8)?.into(),
@@ -340,6 +347,16 @@ fn claim_row(row: &Row<'_>, now: Timestamp) -> Result<ClaimRow> {
         holder: holder.map(Into::into),
         deleted_at: row.get::<_, Option<i64>>(10)?.map(time),
         expires_at,
+    })
+}
+
+fn security_groups(row: &Row<'_>, column: usize) -> Result<Vec<SecurityGroupId>> {
+    let Some(ids) = row.get::<_, Option<String>>(column)? else {
+        return Ok(Vec::new());
+    };
+    serde_json::from_str(&ids).map_err(|source| {
+        let kind = rusqlite::types::Type::Text;
+        rusqlite::Error::FromSqlConversionFailure(column, kind, Box::new(source))
     })
 }
 
@@ -356,6 +373,7 @@ fn address_row(row: &Row<'_>) -> Result<AddressRow> {
         eni: row.get::<_, Option<String>>(6)?.map(Into::into),
         mac: row.get(7)?,
         eni_state: row.get(8)?,
+        security_groups: security_groups(row, 11)?,
         pod: namespace
             .zip(name)
             .map(|(namespace, name)| PodKey::new(&namespace, &name)),

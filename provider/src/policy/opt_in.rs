@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::VSwitchId;
+use crate::id::{SecurityGroupId, VSwitchId};
 
 /// Annotation that turns the fixed address on (spec, "Configuration description").
 pub const ENABLE_FIXED_IP: &str = "network.alibabacloud.com/enable-fixed-ip";
@@ -14,6 +14,9 @@ pub const ENABLE_FIXED_IP: &str = "network.alibabacloud.com/enable-fixed-ip";
 pub const FIXED_IP_RELEASE_AFTER: &str = "network.alibabacloud.com/fixed-ip-release-after";
 /// Annotation with the vSwitches to try, in order (ACS, "Specify vSwitches for a pod").
 pub const VSWITCH_IDS: &str = "network.alibabacloud.com/vswitch-ids";
+/// Annotation with the security groups of the ENI, which replace the cluster's (ACS, "Specify vSwitches and
+/// security groups for a pod").
+pub const SECURITY_GROUP_IDS: &str = "network.alibabacloud.com/security-group-ids";
 /// Label with the compute class (ACS, "ACS pod overview").
 pub const COMPUTE_CLASS: &str = "alibabacloud.com/compute-class";
 
@@ -24,6 +27,9 @@ pub struct OptIn {
     pub fixed_ip: FixedIp,
     /// The vSwitches it names, in its order; empty when it names none.
     pub vswitches: Vec<VSwitchId>,
+    /// The security groups it names for its ENI, in its order; empty when it names none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub security_groups: Vec<SecurityGroupId>,
 }
 
 /// Whether a pod wants a fixed address, and may have one.
@@ -45,6 +51,10 @@ pub enum FixedIp {
 
 /// The longest retention a pod can ask for, in hours: a year.
 pub const HOURS_MAX: u32 = 8760;
+
+/// Security groups of one ENI: as many as Terway allows (pkg/controller/webhook/mutating.go). ACS names no
+/// limit.
+pub const SECURITY_GROUPS_MAX: usize = 10;
 
 /// Characters of a bad value that a warning repeats.
 const SHOWN_CHARS_MAX: usize = 40;
@@ -79,6 +89,8 @@ pub enum WarningKind {
     InvalidReleaseAfter,
     /// The compute class offers no fixed address.
     Unsupported,
+    /// [`SECURITY_GROUP_IDS`] is no list of 1 to [`SECURITY_GROUPS_MAX`] security groups.
+    InvalidSecurityGroups,
 }
 
 /// Reads what a pod asks for from its annotations and its label [`COMPUTE_CLASS`].
@@ -112,7 +124,8 @@ pub fn read<'a>(
     };
     let opt_in = OptIn {
         fixed_ip,
-        vswitches: annotation(VSWITCH_IDS).map_or_else(Vec::new, vswitches),
+        vswitches: annotation(VSWITCH_IDS).map_or_else(Vec::new, ids),
+        security_groups: security_groups(annotation(SECURITY_GROUP_IDS), &mut warnings),
     };
     (opt_in, warnings)
 }
@@ -184,13 +197,43 @@ fn unsupported_class(class: &str, unsupported: UnsupportedClass) -> Warning {
 }
 
 /// Comma-separated ids; blanks around them, empty ones and repetitions do not count.
-fn vswitches(text: &str) -> Vec<VSwitchId> {
+fn ids<'a, T: From<&'a str>>(text: &'a str) -> Vec<T> {
     let mut seen = BTreeSet::new();
     text.split(',')
         .map(str::trim)
         .filter(|id| !id.is_empty() && seen.insert(*id))
-        .map(VSwitchId::from)
+        .map(T::from)
         .collect()
+}
+
+/// All of them or none: an ENI with half of its groups is what nobody asked for. Whether they exist is not
+/// known here.
+fn security_groups(text: Option<&str>, warnings: &mut Vec<Warning>) -> Vec<SecurityGroupId> {
+    let Some(text) = text else {
+        return Vec::new();
+    };
+    let groups: Vec<SecurityGroupId> = ids(text);
+    let is_id = |group: &SecurityGroupId| {
+        let name = group.as_str().strip_prefix("sg-");
+        name.is_some_and(|name| {
+            !name.is_empty()
+                && name
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        })
+    };
+    if (1..=SECURITY_GROUPS_MAX).contains(&groups.len()) && groups.iter().all(is_id) {
+        return groups;
+    }
+    warnings.push(Warning {
+        kind: WarningKind::InvalidSecurityGroups,
+        note: format!(
+            "annotation {SECURITY_GROUP_IDS} is {}, so the pod's ENI has the cluster's security groups; \
+             write 1 to {SECURITY_GROUPS_MAX} ids such as \"sg-a1,sg-b2\" and make the pod again",
+            shown(text)
+        ),
+    });
+    Vec::new()
 }
 
 /// A value as a warning repeats it: quoted, nothing unprintable, and not long.
@@ -339,6 +382,53 @@ mod tests {
             let got: Vec<_> = opt_in.vswitches.iter().map(VSwitchId::as_str).collect();
             assert_eq!(got, want, "{text:?}");
         }
+    }
+
+    #[test]
+    fn security_groups_count_all_or_none() {
+        let read = |text: &str| {
+            let (opt_in, warnings) = read_pod(
+                &[(SECURITY_GROUP_IDS, text)],
+                None,
+                UnsupportedClass::Refuse,
+            );
+            let groups: Vec<_> = opt_in
+                .security_groups
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            (groups.join(" "), warnings)
+        };
+        assert_eq!(
+            read("sg-b2, sg-a1,sg-b2"),
+            ("sg-b2 sg-a1".to_owned(), vec![])
+        );
+        let many: Vec<String> = (0..=SECURITY_GROUPS_MAX)
+            .map(|n| format!("sg-{n}"))
+            .collect();
+        for text in [
+            "",
+            ",",
+            "sg-",
+            "sg-A",
+            "a1",
+            "sg-a1,b2",
+            "sg-a 1",
+            &many.join(","),
+        ] {
+            let (groups, warnings) = read(text);
+            assert_eq!(groups, "", "{text:?}");
+            assert_eq!(
+                warnings[0].kind,
+                WarningKind::InvalidSecurityGroups,
+                "{text:?}"
+            );
+        }
+        assert_eq!(
+            read("sg-a1;sg-b2").1[0].note,
+            "annotation network.alibabacloud.com/security-group-ids is \"sg-a1;sg-b2\", so the pod's ENI has \
+             the cluster's security groups; write 1 to 10 ids such as \"sg-a1,sg-b2\" and make the pod again"
+        );
     }
 
     #[test]

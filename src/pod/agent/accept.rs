@@ -58,6 +58,7 @@ impl Agent {
                 WarningKind::InvalidAnnotation => Reason::FixedIPInvalidAnnotation,
                 WarningKind::InvalidReleaseAfter => Reason::FixedIPInvalidReleaseAfter,
                 WarningKind::Unsupported => Reason::FixedIPUnsupported,
+                WarningKind::InvalidSecurityGroups => Reason::InvalidSecurityGroupIds,
             };
             if matches!(opt_in.fixed_ip, FixedIp::Unsupported { .. })
                 && reason == Reason::FixedIPUnsupported

@@ -269,6 +269,7 @@ fn a_class_without_fixed_addresses_is_explained_as_refused() {
                 class: "gpu".to_owned(),
             },
             vswitches: Vec::new(),
+            security_groups: Vec::new(),
         },
     };
     let place = Place {

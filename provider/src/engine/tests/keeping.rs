@@ -503,3 +503,48 @@ fn a_deleted_pod_that_waited_and_vanished_unseen_is_known_to_be_gone_when_its_cl
     assert!(world.claims().is_empty());
     assert!(world.engine.network(&waits).is_none());
 }
+
+#[test]
+fn security_groups_stay_with_the_eni_and_are_those_of_its_last_pod() {
+    for cloud in [Config::default(), slow_cloud()] {
+        let mut world = World::with(settings("192.168.1.0/24", cloud));
+        let groups = |world: &World| {
+            let claims = world.claims();
+            let of_claim: Vec<_> = claims[0].security_groups.clone();
+            let rows = world.ledger.addresses(false).unwrap();
+            let row = rows.iter().find(|row| row.state != "free").unwrap();
+            assert_eq!(row.security_groups, of_claim);
+            of_claim
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(",")
+        };
+        let with = |security_groups: &[&'static str]| Wish {
+            security_groups: security_groups.to_vec(),
+            ..fixed("web-0")
+        };
+        let pod = world.create(&with(&["sg-b2", "sg-a1"]));
+        world.pass(SECOND * 2);
+        let eni = world.assigned(&pod).eni;
+        assert_eq!(groups(&world), "sg-b2,sg-a1");
+        world.delete(&pod);
+        assert_eq!(groups(&world), "sg-b2,sg-a1", "while nobody has it");
+
+        let pod = world.create(&with(&["sg-c3"]));
+        world.pass(SECOND * 2);
+        assert_eq!(world.assigned(&pod).eni, eni);
+        assert_eq!(groups(&world), "sg-c3");
+        world.restart();
+        assert_eq!(groups(&world), "sg-c3");
+        world.delete(&pod);
+        let pod = world.create(&with(&[]));
+        world.pass(SECOND * 2);
+        assert_eq!(groups(&world), "");
+
+        world.delete(&pod);
+        world.pass(HOUR * 49);
+        let rows = "SELECT count(*) FROM eni_security_groups";
+        assert_eq!(world.ledger.number(rows), 0);
+    }
+}

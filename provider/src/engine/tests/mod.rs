@@ -87,6 +87,7 @@ struct Wish {
     node_type: NodeType,
     zone: &'static str,
     vswitches: Vec<&'static str>,
+    security_groups: Vec<&'static str>,
 }
 
 fn fixed(name: &'static str) -> Wish {
@@ -96,6 +97,7 @@ fn fixed(name: &'static str) -> Wish {
         node_type: NodeType::Acs,
         zone: "b",
         vswitches: Vec::new(),
+        security_groups: Vec::new(),
     }
 }
 
@@ -336,6 +338,7 @@ impl World {
             opt_in: OptIn {
                 fixed_ip,
                 vswitches: wish.vswitches.iter().map(|id| (*id).into()).collect(),
+                security_groups: wish.security_groups.iter().map(|id| (*id).into()).collect(),
             },
             published: None,
         }

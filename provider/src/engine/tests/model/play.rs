@@ -579,6 +579,7 @@ fn pod_facts(object: &Object) -> PodFacts {
                 .hours
                 .map_or(FixedIp::Off, |hours| FixedIp::On { hours }),
             vswitches: facts.vswitches.iter().map(|id| (*id).into()).collect(),
+            security_groups: Vec::new(),
         },
         published: None,
     }
