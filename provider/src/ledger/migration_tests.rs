@@ -23,6 +23,7 @@ const RELEASED: &[(&str, &str)] = &[
         "0006-security-groups",
         "4535d3f8-c7a3-5053-9e5e-9dd48c8d6700",
     ),
+    ("0007-checks", "ca8b187b-1be8-57d7-b23b-592af7494555"),
 ];
 
 /// Rows as each older version may have left them: one held, one retained and one free address,
@@ -34,6 +35,7 @@ const FIXTURES: &[&str] = &[
     include_str!("fixtures/version-3.sql"),
     include_str!("fixtures/version-4.sql"),
     include_str!("fixtures/version-5.sql"),
+    include_str!("fixtures/version-6.sql"),
 ];
 
 /// The process dies here, not the machine: what is written needs no sync to be there afterwards.
