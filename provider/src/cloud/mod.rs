@@ -39,6 +39,15 @@ pub enum EniState {
 }
 
 impl EniState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Available,
+        Self::Attaching,
+        Self::InUse,
+        Self::Detaching,
+        Self::Deleting,
+    ];
+
     /// The name ECS uses.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -52,15 +61,7 @@ impl EniState {
 
     /// The state with this name.
     pub(crate) fn parse(name: &str) -> Option<Self> {
-        [
-            Self::Available,
-            Self::Attaching,
-            Self::InUse,
-            Self::Detaching,
-            Self::Deleting,
-        ]
-        .into_iter()
-        .find(|state| state.as_str() == name)
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
     }
 }
 

@@ -177,6 +177,11 @@ impl Engine {
         self.pods.get(uid).map(|pod| pod.network())
     }
 
+    /// Since when the pod waits for an address that has waited longest.
+    pub fn waiting_since(&self) -> Option<Timestamp> {
+        self.waiting.keys().next().map(|(since, _)| *since)
+    }
+
     /// Whether every running pod is known and new ones are served.
     pub fn is_serving(&self) -> bool {
         self.stage == Stage::Serving

@@ -12,7 +12,7 @@ use crate::engine::{Network, PodFacts, Reason};
 use crate::id::{InstanceId, PodKey, PodUid, SecurityGroupId, VSwitchId};
 use crate::ledger::op::{Op, time};
 use crate::ledger::plan::{Asks, Fresh, OpenClaim, Plan, Planned, Standing, accepted_hours};
-use crate::ledger::{Blocked, Notice, PodState};
+use crate::ledger::{Allocated, Blocked, Notice, PodState};
 use crate::policy::eni::Target;
 use crate::policy::pool::Remaining;
 use crate::policy::retained::{Close, Lost};
@@ -170,6 +170,11 @@ impl Op<'_> {
         )?;
         self.set_security_groups(claim.eni, &pod.opt_in.security_groups)?;
         self.explained.clear();
+        self.counted().allocated.push(Allocated {
+            vswitch: claim.facts.vswitch.clone(),
+            fixed: true,
+            how: "reused",
+        });
         let since = claim.deleted_ms.map(|ms| self.now.duration_since(time(ms)));
         let ago = since.map_or(String::new(), |ago| {
             format!(", deleted {} ago", Remaining(ago))
@@ -233,7 +238,7 @@ impl Op<'_> {
         if why != Close::Expired {
             self.forfeited(claim.id, why.as_str(), uid)?;
         }
-        self.close(claim.id, claim.eni, why.as_str())
+        self.close(claim.id, claim.eni, why)
     }
 
     /// The row's number is one that no ENI had before, so that a late answer cannot meet another.
@@ -305,7 +310,7 @@ impl Op<'_> {
         uid: &PodUid,
         claim: Option<i64>,
         eni: i64,
-        why: &str,
+        why: &'static str,
     ) -> Result<()> {
         let changed = self.tx.execute(
             "UPDATE address SET state = 'in_use', claim = ?3, pod = ?4, eni = ?5, gen = gen + 1, \
@@ -321,6 +326,12 @@ impl Op<'_> {
             ),
         )?;
         self.explained.clear();
+        let allocated = Allocated {
+            vswitch: self.vswitch(vswitch).id.clone(),
+            fixed: claim.is_some(),
+            how: why,
+        };
+        self.counted().allocated.push(allocated);
         assert_eq!(changed, 1, "{address} is not in the pool it was taken from");
         Ok(())
     }

@@ -26,8 +26,11 @@ mod query;
 mod release;
 mod repair;
 mod schema;
+mod totals;
+mod turn;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use jiff::{SignedDuration, Timestamp};
@@ -35,7 +38,7 @@ use rusqlite::Connection;
 
 use crate::check::cluster::Holders;
 use crate::check::{self, Repair, Violation};
-use crate::cloud::sim::{Failure, Simulator};
+use crate::cloud::sim::{self, Failure, Simulator};
 use crate::cloud::{self, Request, Response};
 use crate::engine::{Network, PodFacts, Reason};
 use crate::id::{ClientToken, EniId, PodKey, PodUid, VSwitchId};
@@ -49,6 +52,8 @@ pub use journal::{Hold, Note};
 pub use open::is_running;
 pub use query::{AddressRow, ClaimRow, ClaimState, Reader, VSwitchRow};
 pub use repair::repair;
+pub use totals::Totals;
+pub use turn::Turn;
 pub use writer::{Done, Gone, Work, Writer};
 
 /// What went wrong below the ledger.
@@ -197,6 +202,28 @@ pub enum Job {
     Note(Timestamp, Note),
 }
 
+impl Job {
+    /// One word for what kind of job it is.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Acquire(_) => "acquire",
+            Self::Import(_) => "import",
+            Self::SeenOnEcs(_) => "seen_on_ecs",
+            Self::Deleted(..) => "deleted",
+            Self::Stopped(_) => "stopped",
+            Self::Ended(_) => "ended",
+            Self::Gone(_) => "gone",
+            Self::Record { .. } => "record",
+            Self::Due(..) => "due",
+            Self::Expire(..) => "expire",
+            Self::Open => "open",
+            Self::Repair(_) => "repair",
+            Self::Prune => "prune",
+            Self::Note(..) => "note",
+        }
+    }
+}
+
 /// The ledger's own number of an ENI, known before the cloud has named it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EniRow(pub(crate) i64);
@@ -228,6 +255,28 @@ pub struct Outcome {
     pub refusal: Option<String>,
     /// Whether a repair was still needed, and made.
     pub repaired: bool,
+    /// What is worth counting, and happens to few jobs.
+    pub counted: Option<Box<Counted>>,
+}
+
+/// What a job did that somebody may count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Addresses that pods got.
+    pub allocated: Vec<Allocated>,
+    /// Claims that have ended, and why, in the ledger's words.
+    pub closed: Vec<&'static str>,
+}
+
+/// An address that a pod got.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Allocated {
+    /// Its vSwitch.
+    pub vswitch: VSwitchId,
+    /// Whether it stays the pod's after the pod.
+    pub fixed: bool,
+    /// `allocated`, `reused` or `imported`: the ledger's word for it.
+    pub how: &'static str,
 }
 
 /// A pod's network after a job.
@@ -452,6 +501,11 @@ impl Ledger {
         }
         sql::commit(&tx).map_err(Error::sql("commit cloud calls"))?;
         Ok(results)
+    }
+
+    /// The calls that the cloud has answered since this was last asked.
+    pub(crate) fn take_calls(&mut self) -> BTreeMap<sim::Called, u64> {
+        self.simulator.take_calls()
     }
 
     /// Everything an engine needs to start.

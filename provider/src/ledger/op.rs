@@ -15,7 +15,7 @@ use crate::engine::{Assignment, Network, PodFacts};
 use crate::id::{EniId, InstanceId, PodKey, PodUid, VSwitchId};
 use crate::ledger::plan::Rows;
 use crate::ledger::pool::VSwitchRef;
-use crate::ledger::{Job, Loaded, LoadedPod, Outcome, PodState};
+use crate::ledger::{Counted, Job, Loaded, LoadedPod, Outcome, PodState};
 use crate::policy::eni::{State, Target};
 use crate::policy::pool::Counts;
 use crate::settings::Settings;
@@ -293,6 +293,10 @@ impl<'a> Op<'a> {
             });
         }
         Ok(())
+    }
+
+    pub(crate) fn counted(&mut self) -> &mut Counted {
+        self.out.counted.get_or_insert_default()
     }
 
     pub(crate) fn set_target(&self, eni: i64, target: Target) -> Result<()> {

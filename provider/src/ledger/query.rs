@@ -103,7 +103,7 @@ pub struct ClaimRow {
 }
 
 /// What a claim does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClaimState {
     /// A pod has it.
@@ -117,6 +117,19 @@ pub enum ClaimState {
 }
 
 impl ClaimState {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Held, Self::Terminating, Self::Retained, Self::Over];
+
+    /// What a claim does with this holder and this end.
+    pub(super) fn of(is_held: bool, expires_at: Option<Timestamp>, now: Timestamp) -> Self {
+        match (is_held, expires_at) {
+            (true, None) => Self::Held,
+            (true, Some(_)) => Self::Terminating,
+            (false, Some(at)) if retention::is_over(at, now, None) => Self::Over,
+            (false, _) => Self::Retained,
+        }
+    }
+
     /// The name in tables.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -162,29 +175,7 @@ impl Reader {
     /// # Errors
     /// When the file cannot be read.
     pub fn vswitches(&self) -> std::result::Result<Vec<VSwitchRow>, Error> {
-        self.read("list vSwitches", |tx| {
-            let rows = tx.rows(
-                "SELECT id, name, zone, cidr FROM vswitch WHERE active ORDER BY position",
-                [],
-                |row| {
-                    let place = (row.get::<_, String>(1)?, row.get::<_, String>(2)?);
-                    Ok((row.get::<_, i64>(0)?, place, row.get::<_, String>(3)?))
-                },
-            )?;
-            rows.into_iter()
-                .map(|(row, (id, zone), cidr)| {
-                    let counts = pool::counts(tx, row)?;
-                    Ok(VSwitchRow {
-                        id: id.into(),
-                        zone: zone.into(),
-                        cidr,
-                        usable: counts.usable(),
-                        counts,
-                        next_release: pool::next_release(tx, row)?,
-                    })
-                })
-                .collect()
-        })
+        self.read("list vSwitches", vswitches)
     }
 
     /// The addresses that somebody has or had, or with `all` the free ones too.
@@ -259,6 +250,30 @@ impl Reader {
     }
 }
 
+pub(super) fn vswitches(tx: &Tx<'_>) -> Result<Vec<VSwitchRow>> {
+    let rows = tx.rows(
+        "SELECT id, name, zone, cidr FROM vswitch WHERE active ORDER BY position",
+        [],
+        |row| {
+            let place = (row.get::<_, String>(1)?, row.get::<_, String>(2)?);
+            Ok((row.get::<_, i64>(0)?, place, row.get::<_, String>(3)?))
+        },
+    )?;
+    rows.into_iter()
+        .map(|(row, (id, zone), cidr)| {
+            let counts = pool::counts(tx, row)?;
+            Ok(VSwitchRow {
+                id: id.into(),
+                zone: zone.into(),
+                cidr,
+                usable: counts.usable(),
+                counts,
+                next_release: pool::next_release(tx, row)?,
+            })
+        })
+        .collect()
+}
+
 pub(super) fn addresses(tx: &Tx<'_>, all: bool) -> Result<Vec<AddressRow>> {
     tx.rows(
         "SELECT a.addr, v.name, a.state, a.since_ms, a.why, a.pod, e.eni_id, e.mac, e.state, \
@@ -327,12 +342,7 @@ const CLAIM: &str = "SELECT c.cluster, c.namespace, c.name, a.addr, e.eni_id, e.
 fn claim_row(row: &Row<'_>, now: Timestamp) -> Result<ClaimRow> {
     let holder: Option<String> = row.get(9)?;
     let expires_at = row.get::<_, Option<i64>>(11)?.map(time);
-    let state = match (&holder, expires_at) {
-        (Some(_), None) => ClaimState::Held,
-        (Some(_), Some(_)) => ClaimState::Terminating,
-        (None, Some(at)) if retention::is_over(at, now, None) => ClaimState::Over,
-        (None, _) => ClaimState::Retained,
-    };
+    let state = ClaimState::of(holder.is_some(), expires_at, now);
     Ok(ClaimRow {
         cluster: row.get::<_, String>(0)?.into(),
         key: PodKey::new(&row.get::<_, String>(1)?, &row.get::<_, String>(2)?),

@@ -202,8 +202,10 @@ impl Op<'_> {
     }
 
     /// Ends a claim that nobody holds; its address follows when the ENI is deleted.
-    pub(super) fn close(&mut self, claim: i64, eni: i64, why: &str) -> Result<()> {
+    pub(super) fn close(&mut self, claim: i64, eni: i64, why: Close) -> Result<()> {
+        let why = why.as_str();
         close(self.tx, self.now, claim, why)?;
+        self.counted().closed.push(why);
         self.give_up(eni, why)
     }
 
@@ -235,7 +237,7 @@ impl Op<'_> {
         )?;
         match found {
             Some((eni, end)) if retention::is_over(end, self.now.min(at), None) => {
-                self.close(claim, eni, Close::Expired.as_str())
+                self.close(claim, eni, Close::Expired)
             }
             _ => Ok(()),
         }

@@ -5,11 +5,12 @@
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use jiff::Timestamp;
 
 use crate::cloud::{self, Request, Response, sim};
-use crate::ledger::{Error, Job, Ledger, Note, Outcome};
+use crate::ledger::{Error, Job, Ledger, Note, Outcome, Turn};
 use crate::settings::Settings;
 
 /// Work that waits for the thread: enough for a burst, and a bound on memory.
@@ -44,6 +45,8 @@ pub enum Done {
     NextDeadline(Option<Timestamp>),
     /// Settings were taken over, or refused. Their cloud has the faults that are set in the file.
     Reconfigured(Result<Box<Settings>, Error>),
+    /// A turn of the thread is through, and its results are out.
+    Turn(Turn),
     /// The thread has ended, and nothing more will be done.
     Fatal(Error),
 }
@@ -165,8 +168,11 @@ fn serve(
             }
         }
     }
+    let mut turn = Turn::default();
     if !jobs.is_empty() {
+        let begin = Instant::now();
         let batch = patiently(|| ledger.commit(clock(), &jobs))?;
+        turn.committed(begin.elapsed(), &jobs, &batch.results);
         if std::mem::replace(deadline, batch.next_deadline) != batch.next_deadline {
             done(Done::NextDeadline(batch.next_deadline));
         }
@@ -179,6 +185,10 @@ fn serve(
         for (id, result) in call_ids.into_iter().zip(results) {
             done(Done::Call(id, result));
         }
+    }
+    turn.calls = ledger.take_calls();
+    if !turn.is_empty() {
+        done(Done::Turn(turn));
     }
     if look && ledger.changed()? {
         done(Done::Changed(Box::new(ledger.cloud().clone())));

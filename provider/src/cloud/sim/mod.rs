@@ -9,11 +9,13 @@ mod fault;
 mod faults;
 mod name;
 mod store;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod throttle;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 use jiff::{SignedDuration, Timestamp};
@@ -23,6 +25,8 @@ use self::faults::Faults;
 pub use self::name::region_code;
 pub(crate) use self::name::resource_id;
 use self::store::{Key, Row};
+pub use self::tally::Called;
+use self::tally::Tally;
 use self::throttle::Throttle;
 use crate::cloud::{Cloud, Eni, EniState, Error, Request, Response};
 use crate::id::{ClientToken, EniId, InstanceId, Mac, VSwitchId, Zone};
@@ -92,6 +96,7 @@ pub struct Simulator {
     seed: u64,
     faults: Faults,
     throttle: Throttle,
+    tally: Tally,
 }
 
 impl Simulator {
@@ -104,6 +109,7 @@ impl Simulator {
             region_code: region_code(region),
             seed,
             throttle: Throttle::default(),
+            tally: Tally::default(),
         }
     }
 
@@ -118,6 +124,12 @@ impl Simulator {
     pub fn set_config(&mut self, config: Config) {
         self.faults = Faults::new(&config.faults);
         self.config = config;
+    }
+
+    /// The calls that were answered since this was last asked, each kind with its number. A call
+    /// counts whatever becomes of the transaction that it was made in.
+    pub fn take_calls(&mut self) -> BTreeMap<Called, u64> {
+        self.tally.take()
     }
 
     /// Joins the cloud with an open transaction, for one call or several.
@@ -199,6 +211,16 @@ impl Cloud for Session<'_> {
 impl Session<'_> {
     /// [`Cloud::call`], for callers that tell a refusal from a broken table.
     pub(crate) fn run(&mut self, now: Timestamp, request: &Request) -> Result<Response, Failure> {
+        let result = self.answer(now, request);
+        match &result {
+            Ok(response) => self.sim.tally.count(request, Ok(response)),
+            Err(Failure::Cloud(error)) => self.sim.tally.count(request, Err(error)),
+            Err(Failure::Table(_)) => {}
+        }
+        result
+    }
+
+    fn answer(&mut self, now: Timestamp, request: &Request) -> Result<Response, Failure> {
         self.sim.admit(now)?;
         self.sim.faults.before(request)?;
         let response = match request {

@@ -1,0 +1,161 @@
+//! What is counted is what happened, and what there is.
+
+use std::time::Duration;
+
+use super::operator::Desk;
+use super::*;
+use crate::ledger::{Allocated, ClaimState, Done, Job, Turn, Work, Writer};
+
+#[test]
+fn totals_tell_every_address_claim_and_eni_once_and_states_without_any() {
+    let mut desk = Desk::with("192.168.1.0/29", slow_cloud());
+    let world = &mut desk.world;
+    let kept = world.create(&fixed("web-0"));
+    world.create(&fixed("web-1"));
+    world.create(&ordinary("once"));
+    world.pass(SECOND * 2);
+    world.delete(&kept);
+    world.pass(SECOND * 2);
+    let now = desk.world.now;
+    let totals = desk.reader().totals(now).unwrap();
+    let [b, c] = &totals.vswitches[..] else {
+        panic!("two vSwitches: {totals:?}")
+    };
+    let counts = b.counts;
+    assert_eq!((b.id.as_str(), b.zone.as_str()), ("vsw-b", "b"));
+    assert_eq!(
+        (
+            counts.free,
+            counts.in_use,
+            counts.retained,
+            counts.detaching
+        ),
+        (1, 2, 1, 0)
+    );
+    assert_eq!(
+        b.next_release.as_ref().unwrap().key,
+        PodKey::new("default", "web-0")
+    );
+    assert_eq!((c.counts.free, c.next_release.is_none()), (252, true));
+    let claims: Vec<_> = ClaimState::ALL.map(|state| totals.claims[&state]).into();
+    assert_eq!(claims, [1, 0, 1, 0], "held, terminating, retained, over");
+    assert_eq!((totals.enis["InUse"], totals.enis["Available"]), (2, 1));
+    assert_eq!((totals.enis["Attaching"], totals.enis.len()), (0, 7));
+
+    // Its time is over, and nobody has looked yet.
+    let later = desk.reader().totals(now + HOUR * 49).unwrap();
+    assert_eq!(later.claims[&ClaimState::Over], 1);
+}
+
+#[test]
+fn who_waits_longest_is_known_until_nobody_waits() {
+    let mut world = World::with(settings("192.168.1.0/29", Config::default()));
+    assert_eq!(world.engine.waiting_since(), None);
+    let holders: Vec<_> = ["a", "b", "c", "d"]
+        .map(|name| world.create(&ordinary(name)))
+        .into();
+    let begin = world.now;
+    world.create(&ordinary("e"));
+    world.pass(SECOND * 5);
+    world.create(&ordinary("f"));
+    assert_eq!(world.engine.waiting_since(), Some(begin));
+    world.delete(&holders[0]);
+    assert_eq!(world.engine.waiting_since(), Some(begin + SECOND * 5));
+    world.delete(&holders[1]);
+    assert_eq!(world.engine.waiting_since(), None);
+}
+
+/// The turns of a writer that does these jobs, each in a turn of its own.
+fn turns(cloud: Config, jobs: Vec<Job>) -> Vec<Turn> {
+    let ledger = Ledger::in_memory(settings("192.168.1.0/29", cloud), World::begin()).unwrap();
+    let (sender, done) = std::sync::mpsc::channel();
+    let tell = move |done| sender.send(done).unwrap();
+    let writer = Writer::start(ledger, World::begin, tell).unwrap();
+    let mut turns = Vec::new();
+    for (number, job) in (1..).zip(jobs) {
+        assert!(writer.submit(Work::Job(number, job)).unwrap().is_none());
+        loop {
+            match done.recv_timeout(Duration::from_mins(1)).unwrap() {
+                Done::Turn(turn) => break turns.push(turn),
+                Done::Fatal(error) => panic!("{error}"),
+                _ => {}
+            }
+        }
+    }
+    writer.stop();
+    turns
+}
+
+#[test]
+fn a_turn_tells_its_jobs_its_allocations_and_the_calls_within_them() {
+    let mut world = World::new();
+    let fixed = world.facts(&fixed("web-0"));
+    let again = PodFacts {
+        uid: "again".into(),
+        ..fixed.clone()
+    };
+    let jobs = vec![
+        Job::Acquire(fixed.clone()),
+        Job::Acquire(fixed.clone()),
+        Job::Deleted(fixed.uid.clone(), world.now),
+        Job::Gone(fixed.uid.clone()),
+        Job::Acquire(again),
+    ];
+    let turns = turns(Config::default(), jobs);
+    let allocated = |how| Allocated {
+        vswitch: "vsw-b".into(),
+        fixed: true,
+        how,
+    };
+    let told: Vec<_> = turns.iter().map(|turn| turn.allocated.clone()).collect();
+    let want = [
+        BTreeMap::from([(allocated("allocated"), 1)]),
+        BTreeMap::new(),
+        BTreeMap::new(),
+        BTreeMap::new(),
+        BTreeMap::from([(allocated("reused"), 1)]),
+    ];
+    assert_eq!(told, want, "asking twice allocates once");
+    assert_eq!(turns[0].jobs, BTreeMap::from([(("acquire", true), 1)]));
+    assert!(turns.iter().all(|turn| turn.commit.is_some()));
+    let calls = |turn: &Turn| -> Vec<_> {
+        let calls = turn.calls.iter();
+        calls
+            .map(|(called, count)| (called.action, called.code.is_empty(), *count))
+            .collect()
+    };
+    // An instant cloud is called within the job.
+    assert_eq!(
+        calls(&turns[0]),
+        [
+            ("AttachNetworkInterface", true, 1),
+            ("CreateNetworkInterface", true, 1),
+            ("DescribeNetworkInterfaces", true, 1),
+        ]
+    );
+    assert!(turns[1].calls.is_empty());
+}
+
+#[test]
+fn a_claim_that_ends_is_told_with_its_reason() {
+    let mut world = World::new();
+    let first = world.facts(&fixed("web-0"));
+    let elsewhere = PodFacts {
+        uid: "elsewhere".into(),
+        node: Node {
+            zone: "c".into(),
+            ..first.node.clone()
+        },
+        ..first.clone()
+    };
+    let jobs = vec![
+        Job::Acquire(first.clone()),
+        Job::Deleted(first.uid.clone(), world.now),
+        Job::Gone(first.uid),
+        Job::Acquire(elsewhere),
+    ];
+    let turns = turns(Config::default(), jobs);
+    let closed = BTreeMap::from([("moved to another zone or vSwitch", 1)]);
+    assert_eq!(turns[3].closed, closed);
+    assert!(turns[..3].iter().all(|turn| turn.closed.is_empty()));
+}
