@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use http::{HeaderValue, header};
 use kube::api::ListParams;
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde::de::DeserializeOwned;
 
+use crate::metrics::Requests;
 use crate::pause::Backoff;
 
 /// An API server that accepts no connection by then is down, and the caller tries again.
@@ -40,9 +42,23 @@ pub enum Error {
     Build(#[source] kube::Error),
 }
 
+/// How to reach the cluster, and a count of what all clients made of it ask there.
+#[derive(Clone, Debug)]
+pub struct Access {
+    config: Config,
+    requests: Requests,
+}
+
+impl Access {
+    /// What was asked so far.
+    pub fn requests(&self) -> &Requests {
+        &self.requests
+    }
+}
+
 /// How to reach the cluster: `kubeconfig`, or else KUBECONFIG, `~/.kube/config` or the service
 /// account of the pod.
-pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, Error> {
+pub async fn access(kubeconfig: Option<&Path>) -> Result<Access, Error> {
     let mut config = match kubeconfig {
         None => Config::infer().await.map_err(Error::NoCluster)?,
         Some(path) => {
@@ -63,23 +79,29 @@ pub async fn config(kubeconfig: Option<&Path>) -> Result<Config, Error> {
     // Audit logs and managedFields tell by it who wrote.
     let agent = HeaderValue::from_static(concat!("holdfast/", env!("CARGO_PKG_VERSION")));
     config.headers.push((header::USER_AGENT, agent));
-    Ok(config)
+    let requests = Requests::default();
+    Ok(Access { config, requests })
 }
 
 /// A client with connections of its own: what one client is waiting for delays no other.
 ///
 /// There is no read timeout, which would cut watches and idle connections alike; a request is
 /// bounded by a deadline where it is made.
-pub fn client(config: &Config) -> Result<Client, Error> {
-    Client::try_from(config.clone()).map_err(Error::Build)
+pub fn client(access: &Access) -> Result<Client, Error> {
+    build(access.config.clone(), &access.requests)
 }
 
 /// A client for watches. Its silence is noticed: the API server sends a bookmark about every
 /// minute, so a connection that brings nothing for longer is dead, and the watch starts again.
-pub fn watch_client(config: &Config) -> Result<Client, Error> {
-    let mut config = config.clone();
+pub fn watch_client(access: &Access) -> Result<Client, Error> {
+    let mut config = access.config.clone();
     config.read_timeout = Some(WATCH_SILENCE);
-    Client::try_from(config).map_err(Error::Build)
+    build(config, &access.requests)
+}
+
+fn build(config: Config, requests: &Requests) -> Result<Client, Error> {
+    let builder = ClientBuilder::try_from(config).map_err(Error::Build)?;
+    Ok(builder.with_layer(requests).build())
 }
 
 /// The pauses between two tries of a broken watch. Two watches cannot be a burden, and new pods wait for

@@ -8,6 +8,7 @@ pub mod config;
 mod https;
 pub mod kube_client;
 pub mod kubelet;
+pub mod metrics;
 pub mod node;
 mod pause;
 pub mod pod;

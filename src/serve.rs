@@ -25,10 +25,11 @@ use crate::cluster_lease::ClusterLease;
 use crate::config::Config;
 use crate::kube_client;
 use crate::kubelet::{self, Listeners};
+use crate::metrics::Metrics;
 use crate::node::{self, NodeTable};
 use crate::pod::agent::{self, Agent};
 use crate::pod::core::{Lifecycle, NodeInfo};
-use crate::pod::run::{self as pods, Parts};
+use crate::pod::run::{self as pods, Asker, Parts, Questions};
 use crate::webhook::{self, Candidate, ClaimPlace, Claims, Nodes};
 
 /// Status writes and deletions under way at once. Each holds a connection, and more than this
@@ -46,8 +47,9 @@ pub async fn run(
     kubeconfig: Option<PathBuf>,
     take_over: bool,
 ) -> anyhow::Result<()> {
-    let access = kube_client::config(kubeconfig.as_deref()).await?;
+    let access = kube_client::access(kubeconfig.as_deref()).await?;
     let client = kube_client::client(&access)?;
+    let metrics = Metrics::new(access.requests());
     let cluster = cluster_id(config.cluster.as_ref(), &client).await?;
     let settings = config.settings(cluster);
     let ledger = Ledger::open(&config.ledger, settings.clone(), clock::wall())?;
@@ -79,8 +81,10 @@ pub async fn run(
         lanes.1,
         Arc::clone(&config),
         table.clone(),
+        metrics.pods.clone(),
         shutdown.clone(),
     ));
+    let (asker, questions) = Asker::new();
     let (serving, mut is_serving) = watch::channel(false);
     let pods = tokio::spawn(pods::run(
         parts(
@@ -89,6 +93,7 @@ pub async fn run(
             ledger,
             &table,
             changed,
+            (questions, metrics.clone()),
         )?,
         serving,
         shutdown.clone(),
@@ -98,6 +103,11 @@ pub async fn run(
         kube_client::client(&access)?,
         Arc::clone(&config),
         listeners,
+        kubelet::Sources {
+            pods: asker,
+            nodes: table.clone(),
+            metrics,
+        },
         shutdown.clone(),
     ));
     let mut webhook = start_webhook(&config, &client, &settings, &table, &shutdown)?;
@@ -170,6 +180,7 @@ fn parts(
     mut ledger: Ledger,
     table: &NodeTable,
     settings: watch::Receiver<Settings>,
+    (questions, metrics): (Questions, Metrics),
 ) -> anyhow::Result<Parts> {
     let clock = Clock::new();
     let loaded = ledger.load(clock::wall())?;
@@ -220,6 +231,8 @@ fn parts(
         done,
         clock,
         settings,
+        questions,
+        metrics,
     })
 }
 

@@ -121,7 +121,7 @@ impl Subject {
         let cluster = match &args.kubeconfig {
             None => None,
             Some(kubeconfig) => {
-                let access = kube_client::config(Some(kubeconfig)).await?;
+                let access = kube_client::access(Some(kubeconfig)).await?;
                 let client = kube_client::client(&access)?;
                 let configured = match (&args.cluster, &args.query.ledger) {
                     (Some(id), _) => Some(id.as_str().into()),

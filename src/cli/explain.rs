@@ -138,7 +138,7 @@ async fn explain(args: &Args) -> anyhow::Result<()> {
     let reader = Reader::open(&config.ledger)?;
     let client = match &args.kubeconfig {
         Some(path) => {
-            let access = kube_client::config(Some(path)).await?;
+            let access = kube_client::access(Some(path)).await?;
             Some(kube_client::client(&access)?)
         }
         None => None,

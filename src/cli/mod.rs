@@ -261,11 +261,11 @@ async fn uninstall(config: &Config, kubeconfig: Option<&Path>) -> anyhow::Result
     } else {
         None
     };
-    let cluster = kube_client::config(kubeconfig).await?;
-    let client = kube_client::client(&cluster)?;
+    let access = kube_client::access(kubeconfig).await?;
+    let client = kube_client::client(&access)?;
     // Nobody else can begin to serve the cluster while its nodes go.
     let holder = known.as_deref().unwrap_or(UNINSTALL);
-    let mut lease = ClusterLease::acquire(kube_client::client(&cluster)?, holder, false)
+    let mut lease = ClusterLease::acquire(kube_client::client(&access)?, holder, false)
         .await
         .context("nothing was removed")?;
     let removed = tokio::select! {

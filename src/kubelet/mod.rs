@@ -2,8 +2,8 @@
 //! others use through it.
 //!
 //! Owns one listener for each entry of `nodes`, its certificate, who may ask for what, and the
-//! answers. Does not decide what happens to pods, and keeps none: what a caller asks for is read
-//! from the API server then. It has tasks and connections of its own, and nothing waits for it.
+//! answers. Does not decide what happens to pods, and keeps none: a whole pod is read from the API
+//! server when a caller asks for it, what runs is asked of those who know the pods. It has tasks and connections of its own, and nothing waits for it.
 
 mod auth;
 mod certificate;
@@ -15,6 +15,7 @@ pub mod hosts;
 pub mod life;
 mod listing;
 mod logs;
+mod metrics;
 pub mod objects;
 pub mod port;
 mod routes;
@@ -43,6 +44,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, NodeSpec};
 use crate::https;
+use crate::metrics::Metrics;
+use crate::node::NodeTable;
+use crate::pod::run::Asker;
 
 /// Connections of all listeners together. A `kubectl logs -f` or `exec` holds one as long as it
 /// lasts; more wait in the backlog.
@@ -132,6 +136,16 @@ async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     }
 }
 
+/// What is known beside the API server.
+pub struct Sources {
+    /// The pods.
+    pub pods: Asker,
+    /// The nodes.
+    pub nodes: NodeTable,
+    /// What was counted.
+    pub metrics: Metrics,
+}
+
 /// Serves the kubelet API of all nodes until `shutdown`. `client` should share connections with
 /// nothing that must not wait.
 ///
@@ -141,6 +155,7 @@ pub async fn run(
     client: Client,
     config: Arc<Config>,
     listeners: Listeners,
+    sources: Sources,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let auth = Arc::new(auth::Auth::new(client.clone()));
@@ -149,6 +164,7 @@ pub async fn run(
         client.clone(),
         Arc::clone(&auth),
         &config,
+        sources,
         shutdown.clone(),
     ));
     let mut tasks = JoinSet::new();

@@ -16,19 +16,18 @@ use axum::routing::{MethodRouter, get};
 use holdfast_provider::id::NodeName;
 use http::{StatusCode, header};
 use kube::Client;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::{Auth, Right, subresources, verb};
-use super::listing::{self, Listing};
+use super::listing;
+use super::metrics::Scraper;
 use super::sessions::{self, Sessions};
-use super::{logs, stats};
+use super::{Sources, logs, stats};
 use crate::chain::chain;
 use crate::config::Config;
 use crate::https::PeerCertificates;
-
-/// Lists of pods that are read for callers at a time, each a page in memory.
-const LISTINGS_MAX: usize = 2;
+use crate::metrics;
+use crate::pod::run::{Asker, NoAnswer};
 
 /// The nodes of one listener.
 #[derive(Debug)]
@@ -63,7 +62,8 @@ impl Nodes {
 /// What the listeners have in common.
 pub(super) struct Shared {
     pub(super) client: Client,
-    pub(super) listing: Listing,
+    pods: Asker,
+    scraper: Scraper,
     pub(super) counters: stats::Counters,
     pub(super) sessions: Sessions,
     pub(super) shutdown: CancellationToken,
@@ -76,14 +76,17 @@ impl Shared {
         client: Client,
         auth: Arc<Auth>,
         config: &Config,
+        sources: Sources,
         shutdown: CancellationToken,
     ) -> Self {
         Self {
-            listing: Listing::new(
-                client.clone(),
-                Semaphore::new(LISTINGS_MAX),
-                config.delays.stop,
+            scraper: Scraper::new(
+                sources.metrics,
+                config.ledger.clone(),
+                sources.nodes,
+                sources.pods.clone(),
             ),
+            pods: sources.pods,
             client,
             counters: stats::Counters::default(),
             sessions: Sessions::new(config),
@@ -112,6 +115,8 @@ pub(super) fn router(endpoint: Endpoint) -> Router {
         .route("/runningpods/", get(running_pods))
         .route("/stats/summary", get(summary))
         .route("/stats/summary/", get(summary))
+        .route("/metrics", get(all_metrics))
+        .route("/metrics/", get(all_metrics))
         .route("/metrics/resource", get(resource_metrics));
     let paths = if endpoint.nodes.shared {
         Router::new().nest("/nodes/{node}", node)
@@ -262,7 +267,7 @@ async fn pods(
     State(endpoint): State<Endpoint>,
     axum::Extension(Target(node)): axum::Extension<Target>,
 ) -> Response {
-    match endpoint.shared.listing.raw(&node).await {
+    match listing::raw(&endpoint.shared.client, &node).await {
         Ok(body) => json(body),
         Err(error) => failed(&error),
     }
@@ -272,9 +277,9 @@ async fn running_pods(
     State(endpoint): State<Endpoint>,
     axum::Extension(Target(node)): axum::Extension<Target>,
 ) -> Response {
-    match endpoint.shared.listing.running(&node).await {
+    match endpoint.shared.pods.running(&node).await {
         Ok(pods) => json(listing::pod_list(&pods).to_string().into()),
-        Err(error) => failed(&error),
+        Err(error) => unknown_pods(&error),
     }
 }
 
@@ -284,7 +289,7 @@ async fn summary(
 ) -> Response {
     match endpoint.sample(&node).await {
         Ok(sample) => json(stats::summary(node.as_str(), &sample).to_string().into()),
-        Err(error) => failed(&error),
+        Err(error) => unknown_pods(&error),
     }
 }
 
@@ -298,6 +303,16 @@ async fn resource_metrics(
             stats::resource_metrics(&sample),
         )
             .into_response(),
+        Err(error) => unknown_pods(&error),
+    }
+}
+
+async fn all_metrics(
+    State(endpoint): State<Endpoint>,
+    axum::Extension(Target(node)): axum::Extension<Target>,
+) -> Response {
+    match endpoint.shared.scraper.text(&node).await {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => failed(&error),
     }
 }
@@ -315,16 +330,19 @@ async fn container_logs(
 }
 
 impl Endpoint {
-    async fn sample(&self, node: &NodeName) -> Result<stats::Sample, listing::Error> {
-        let pods = self.shared.listing.running(node).await?;
-        Ok(self
-            .shared
-            .counters
-            .sample(node, &pods, jiff::Timestamp::now()))
+    async fn sample(&self, node: &NodeName) -> Result<stats::Sample, NoAnswer> {
+        let pods = self.shared.pods.running(node).await?;
+        let now = jiff::Timestamp::now();
+        Ok(self.shared.counters.sample(node, pods, now))
     }
 }
 
-fn failed(error: &listing::Error) -> Response {
+/// A scraper comes again.
+fn unknown_pods(error: &NoAnswer) -> Response {
+    text(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> Response {
     tracing::warn!(error = %chain(error), "cannot answer a request to the kubelet API");
     text(StatusCode::INTERNAL_SERVER_ERROR, chain(error).to_string())
 }

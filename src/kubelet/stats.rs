@@ -13,7 +13,7 @@ use holdfast_provider::id::NodeName;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::listing::{RunningContainer, RunningPod};
+use crate::pod::running::{RunningContainer, RunningPod};
 
 /// What a node uses without pods.
 const NODE: Usage = Usage {
@@ -48,8 +48,8 @@ impl std::ops::Add for Usage {
 /// What a container uses: what its pod's annotations say, else a tenth of the CPU and half of the
 /// memory that it requests, and never nothing, since metrics-server drops a pod with a zero in it.
 fn usage(container: &RunningContainer) -> Usage {
-    let milli = container.cpu_request_milli.filter(|milli| *milli > 0);
-    let bytes = container.memory_request_bytes.filter(|bytes| *bytes > 1);
+    let milli = Some(container.cpu_request_milli).filter(|milli| *milli > 0);
+    let bytes = Some(container.memory_request_bytes).filter(|bytes| *bytes > 1);
     let simulated = Usage {
         cpu_nanocores: milli
             .unwrap_or(CPU_DEFAULT_MILLI)
@@ -116,8 +116,11 @@ impl Default for Counters {
 
 impl Counters {
     /// What `node` and its running `pods` have used by `now`.
-    pub(super) fn sample(&self, node: &NodeName, pods: &[RunningPod], now: Timestamp) -> Sample {
-        let pods: Vec<_> = pods.iter().map(|pod| PodSample::new(pod, now)).collect();
+    pub(super) fn sample(&self, node: &NodeName, pods: Vec<RunningPod>, now: Timestamp) -> Sample {
+        let pods: Vec<_> = pods
+            .into_iter()
+            .map(|pod| PodSample::new(pod, now))
+            .collect();
         let usage = pods.iter().fold(NODE, |sum, pod| sum + pod.total.now);
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, counter) = nodes.entry(node.clone()).or_insert((self.since, 0));
@@ -138,7 +141,7 @@ impl Counters {
 }
 
 impl PodSample {
-    fn new(pod: &RunningPod, now: Timestamp) -> Self {
+    fn new(pod: RunningPod, now: Timestamp) -> Self {
         let containers: Vec<_> = pod
             .containers
             .iter()
@@ -157,7 +160,7 @@ impl PodSample {
             now: sum.now + one.now,
         });
         Self {
-            pod: pod.clone(),
+            pod,
             total,
             containers,
         }
@@ -195,7 +198,7 @@ pub(super) fn summary(node: &str, sample: &Sample) -> Value {
             .collect();
         json!({
             "podRef": {
-                "name": one.pod.name, "namespace": one.pod.namespace, "uid": one.pod.uid,
+                "name": one.pod.key.name, "namespace": one.pod.key.namespace, "uid": one.pod.uid,
             },
             "startTime": one.pod.started_at,
             "containers": containers,
@@ -235,7 +238,7 @@ pub(super) fn resource_metrics(sample: &Sample) -> String {
     let labels = |pod: &RunningPod, container: &RunningContainer| {
         format!(
             "container=\"{}\",pod=\"{}\",namespace=\"{}\"",
-            container.name, pod.name, pod.namespace
+            container.name, pod.key.name, pod.key.namespace
         )
     };
     family(
@@ -314,7 +317,7 @@ pub(super) fn resource_metrics(sample: &Sample) -> String {
                 let _ = writeln!(
                     text,
                     "pod_cpu_usage_seconds_total{{namespace=\"{}\",pod=\"{}\"}} {seconds} {time}",
-                    one.pod.namespace, one.pod.name
+                    one.pod.key.namespace, one.pod.key.name
                 );
             }
         },
@@ -328,7 +331,7 @@ pub(super) fn resource_metrics(sample: &Sample) -> String {
                 let _ = writeln!(
                     text,
                     "pod_memory_working_set_bytes{{namespace=\"{}\",pod=\"{}\"}} {} {time}",
-                    one.pod.namespace, one.pod.name, one.total.now.memory_bytes
+                    one.pod.key.namespace, one.pod.key.name, one.total.now.memory_bytes
                 );
             }
         },
@@ -355,24 +358,25 @@ fn seconds(nanoseconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_provider::id::PodKey;
+
     use super::*;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(2_000_000_000 + seconds).unwrap()
     }
 
-    fn pod(cpu_milli: Option<u64>) -> RunningPod {
+    fn pod(cpu_request_milli: u64) -> RunningPod {
         RunningPod {
-            namespace: "shop".to_owned(),
-            name: "web-0".to_owned(),
-            uid: "u".to_owned(),
+            key: PodKey::new("shop", "web-0"),
+            uid: "u".into(),
             started_at: at(0),
             containers: vec![RunningContainer {
                 name: "c".to_owned(),
                 image: "i".to_owned(),
                 started_at: at(0),
-                cpu_request_milli: cpu_milli,
-                memory_request_bytes: Some(1 << 20),
+                cpu_request_milli,
+                memory_request_bytes: 1 << 20,
                 cpu_milli: None,
                 memory_bytes: None,
             }],
@@ -388,7 +392,7 @@ mod tests {
 
     #[test]
     fn the_text_is_what_metrics_server_reads_with_the_pod_second_among_the_labels() {
-        let sample = counters().sample(&"n".into(), &[pod(Some(500))], at(10));
+        let sample = counters().sample(&"n".into(), vec![pod(500)], at(10));
         let text = resource_metrics(&sample);
         let values: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
@@ -416,17 +420,13 @@ mod tests {
         let ours = counters();
         let node = NodeName::from("n");
         let mut before = 0;
-        for (second, pods) in [
-            (1, vec![pod(Some(4000))]),
-            (2, vec![]),
-            (3, vec![pod(None)]),
-        ] {
-            let sample = ours.sample(&node, &pods, at(second));
+        for (second, pods) in [(1, vec![pod(4000)]), (2, vec![]), (3, vec![pod(0)])] {
+            let sample = ours.sample(&node, pods, at(second));
             assert!(sample.node.cpu_core_nanoseconds > before, "{second}");
             before = sample.node.cpu_core_nanoseconds;
         }
         let one = |counters: &Counters| {
-            let sample = counters.sample(&node, &[pod(None)], at(60));
+            let sample = counters.sample(&node, vec![pod(0)], at(60));
             sample.pods[0].total.cpu_core_nanoseconds
         };
         assert_eq!(one(&ours), one(&counters()));
@@ -435,20 +435,17 @@ mod tests {
 
     #[test]
     fn no_figure_is_zero_and_none_overflows() {
-        for milli in [None, Some(0), Some(1), Some(u64::MAX)] {
+        for milli in [0, 1, u64::MAX] {
             let usage = usage(&pod(milli).containers[0]);
-            assert!(
-                usage.cpu_nanocores > 0 && usage.memory_bytes > 0,
-                "{milli:?}"
-            );
+            assert!(usage.cpu_nanocores > 0 && usage.memory_bytes > 0, "{milli}");
             let used = used(usage, at(0), at(i64::from(u32::MAX)));
-            assert!(used > 0, "{milli:?}");
+            assert!(used > 0, "{milli}");
         }
     }
 
     #[test]
     fn figures_of_annotations_count_instead_of_those_of_requests() {
-        let mut pod = pod(Some(500));
+        let mut pod = pod(500);
         pod.containers[0].cpu_milli = Some(900);
         pod.containers[0].memory_bytes = Some(0);
         let usage = usage(&pod.containers[0]);
@@ -457,7 +454,7 @@ mod tests {
 
     #[test]
     fn the_summary_names_the_node_and_each_container() {
-        let sample = counters().sample(&"n".into(), &[pod(Some(500))], at(10));
+        let sample = counters().sample(&"n".into(), vec![pod(500)], at(10));
         let summary = summary("n", &sample);
         assert_eq!(summary["node"]["nodeName"], "n");
         let pod = &summary["pods"][0];

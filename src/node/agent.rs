@@ -25,6 +25,7 @@ use super::table::NodeTable;
 use super::view::NodeView;
 use crate::config::{Config, NodeSpec};
 use crate::kube_client;
+use crate::metrics::PodMetrics;
 use crate::pause::{Backoff, jitter};
 
 /// As a kubelet does when nothing changes (`nodeStatusReportFrequency`).
@@ -81,6 +82,7 @@ struct Agent {
     client: Client,
     template: Template,
     table: NodeTable,
+    metrics: PodMetrics,
     entries: Vec<Entry>,
     index: HashMap<NodeName, usize>,
     schedule: Schedule,
@@ -96,13 +98,20 @@ pub(super) async fn run(
     client: Client,
     config: &Config,
     table: NodeTable,
+    metrics: PodMetrics,
     shutdown: CancellationToken,
 ) {
     let version = tokio::select! {
         version = server_version(&client) => version,
         () = shutdown.cancelled() => return,
     };
-    let mut agent = Agent::new(client, Template::new(config, &version), config, table);
+    let mut agent = Agent::new(
+        client,
+        Template::new(config, &version),
+        config,
+        table,
+        metrics,
+    );
     let mut relist = tokio::time::interval(RELIST_INTERVAL);
     relist.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = agent.watch();
@@ -141,7 +150,13 @@ async fn server_version(client: &Client) -> String {
 }
 
 impl Agent {
-    fn new(client: Client, template: Template, config: &Config, table: NodeTable) -> Self {
+    fn new(
+        client: Client,
+        template: Template,
+        config: &Config,
+        table: NodeTable,
+        metrics: PodMetrics,
+    ) -> Self {
         let now = Instant::now();
         let entry = |spec: &NodeSpec| Entry {
             spec: spec.clone(),
@@ -159,6 +174,7 @@ impl Agent {
             client,
             template,
             table,
+            metrics,
             index: entries
                 .iter()
                 .map(|entry| entry.spec.name.clone())
@@ -209,7 +225,10 @@ impl Agent {
                     }
                 }
             }
-            Err(error) => self.watch_outage.failed(0, "", &error),
+            Err(error) => {
+                self.metrics.watch_broke("nodes");
+                self.watch_outage.failed(0, "", &error);
+            }
         }
     }
 

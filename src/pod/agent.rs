@@ -6,6 +6,7 @@
 //! write is tried again. Does no I/O and reads no clock; the shell in [`super::run`] does.
 
 mod accept;
+mod asked;
 mod elsewhere;
 mod face;
 mod step;
@@ -30,9 +31,10 @@ use self::elsewhere::Other;
 use self::step::Pod;
 use self::supply::Objects;
 use super::record::Names;
-use super::view::PodView;
+use super::view::{Phase, PodView};
 
 pub(crate) use accept::instance_size;
+pub use asked::Figures;
 pub use face::{Action, ForeignNode, Input, ObjectKey, Refused, Settings};
 
 /// How long an accepted DELETE may stay without effect before it is sent again.
@@ -164,8 +166,8 @@ impl Agent {
             return;
         };
         let was_known = self.key_of(&uid).is_some();
-        if let Some(pod) = self.pods.get_mut(&uid) {
-            if pod.record.observe(view, &mut self.names, now) {
+        if self.pods.contains_key(&uid) {
+            if self.observe(now, &uid, view) {
                 self.evaluate(now, &uid);
             }
         } else if let Some(node) = view.spec.node_name.as_deref().map(NodeName::from)
@@ -208,11 +210,23 @@ impl Agent {
         let Some(uid) = view.metadata.uid.as_deref().map(PodUid::from) else {
             return;
         };
-        if let Some(pod) = self.pods.get_mut(&uid) {
-            // The DELETED event of a forced deletion can be the first to carry its time.
-            pod.record.observe(view, &mut self.names, now);
-        }
+        // The DELETED event of a forced deletion can be the first to carry its time.
+        self.observe(now, &uid, view);
         self.gone(now, &uid);
+    }
+
+    /// Takes in a later view of a pod on one of our nodes; whether it was news.
+    fn observe(&mut self, now: Timestamp, uid: &PodUid, view: &PodView) -> bool {
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return false;
+        };
+        let was_pending = pod.record.phase() == Phase::Pending;
+        let is_news = pod.record.observe(view, &mut self.names, now);
+        if was_pending && pod.record.phase() == Phase::Running {
+            let after = now.duration_since(pod.seen_at);
+            self.actions.push(Action::Started(after));
+        }
+        is_news
     }
 
     /// The object is proved to be gone.

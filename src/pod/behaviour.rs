@@ -207,6 +207,23 @@ pub struct Behaviours {
 }
 
 impl Behaviours {
+    /// Takes over what others say is used, and nothing else of them.
+    pub(super) fn take_figures(&mut self, others: &Self) {
+        let take = |mine: &mut Behaviour, theirs: &Behaviour| {
+            (mine.cpu_milli, mine.memory_bytes) = (theirs.cpu_milli, theirs.memory_bytes);
+        };
+        // What is asked of all stands in the part of each container that has one.
+        for name in others.own.keys() {
+            let all = &self.all;
+            let own = self.own.entry(name.clone());
+            own.or_insert_with(|| all.clone());
+        }
+        for (name, mine) in &mut self.own {
+            take(mine, others.of(name));
+        }
+        take(&mut self.all, &others.all);
+    }
+
     /// What is asked of one container.
     pub fn of(&self, container: &str) -> &Behaviour {
         self.own.get(container).unwrap_or(&self.all)

@@ -27,6 +27,7 @@ mod observed;
 pub(crate) mod quantity;
 pub mod record;
 pub mod run;
+pub mod running;
 pub mod status;
 #[cfg(test)]
 mod testing;

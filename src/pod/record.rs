@@ -10,9 +10,10 @@ use std::sync::Arc;
 use holdfast_provider::id::{NodeName, PodKey, PodUid};
 use jiff::{SignedDuration, Timestamp};
 
-use super::behaviour::{Behaviour, Behaviours};
+use super::behaviour::{self, Behaviour, Behaviours};
 use super::needs::Needs;
-use super::observed::{ConditionType, Observed, State};
+use super::observed::{ConditionType, ContainerStatus, Observed, State};
+use super::quantity;
 use super::view::{self, ConditionStatus, Phase, PodView, RestartPolicy};
 
 /// The API cuts its timestamps to whole seconds, so a time read from it is up to this much early.
@@ -174,7 +175,7 @@ impl Record {
             .as_ref()
             .is_some_and(|list| !list.is_empty());
         self.refresh_extra(view, names);
-        // Images and resources are all that an update may change of a container.
+        // Images, resources and annotations are all that an update may change of a container.
         for (kept, seen) in [
             (&mut self.containers, &view.spec.containers),
             (&mut self.init_containers, &view.spec.init_containers),
@@ -183,6 +184,7 @@ impl Record {
                 if *kept.image != *seen.image {
                     kept.image = names.share(&seen.image);
                 }
+                (kept.cpu_request_milli, kept.memory_request_bytes) = requests(seen);
                 // A specification that was never changed need not be told back.
                 let told =
                     self.generation > Some(1) && seen.resources != view::Resources::default();
@@ -229,6 +231,7 @@ impl Record {
     }
 
     fn refresh_extra(&mut self, view: &PodView, names: &mut Names) {
+        self.refresh_figures(view);
         let spec = &view.spec;
         let ephemeral = &spec.ephemeral_containers;
         if self.extra.is_none() && ephemeral.is_empty() && spec.active_deadline_seconds.is_none() {
@@ -240,6 +243,25 @@ impl Record {
         if extra.ephemeral.len() != ephemeral.len() {
             let all = ephemeral.iter().map(|one| Container::new(one, names));
             extra.ephemeral = all.collect();
+        }
+    }
+
+    /// What containers use may change while they run, as it does on a real node.
+    fn refresh_figures(&mut self, view: &PodView) {
+        let annotations = view.metadata.annotations.as_ref();
+        let asked = annotations.and_then(|all| {
+            let is_ours = |name: &String| name.contains(behaviour::PREFIX);
+            let names = self.init_containers.iter().chain(&self.containers);
+            let names = names.map(|container| &*container.name);
+            all.keys()
+                .any(is_ours)
+                .then(|| behaviour::parse(all, names).0)
+        });
+        if let Some(asked) = asked {
+            let extra = self.extra.get_or_insert_default();
+            extra.behaviours.take_figures(&asked);
+        } else if let Some(extra) = &mut self.extra {
+            extra.behaviours.take_figures(&Behaviours::default());
         }
     }
 
@@ -339,15 +361,20 @@ impl Record {
         self.observed.pod_ip.first
     }
 
-    /// Names of the containers that run, sidecars first, and since when.
-    pub fn running_containers(&self) -> impl Iterator<Item = (&str, Timestamp)> {
-        let sidecars = self
+    /// Init containers and containers, each with what the newest view says of it.
+    pub(super) fn containers_with_status(
+        &self,
+    ) -> impl Iterator<Item = (&Container, &ContainerStatus)> {
+        let init = self
             .init_containers
             .iter()
             .zip(&self.observed.init_containers);
-        let containers = self.containers.iter().zip(&self.observed.containers);
-        sidecars
-            .chain(containers)
+        init.chain(self.containers.iter().zip(&self.observed.containers))
+    }
+
+    /// Names of the containers that run, sidecars first, and since when.
+    pub fn running_containers(&self) -> impl Iterator<Item = (&str, Timestamp)> {
+        self.containers_with_status()
             .filter_map(|(container, status)| match status.state {
                 State::Running { started_at } => Some((&*container.name, started_at)),
                 State::Waiting { .. } | State::Terminated { .. } => None,
@@ -385,6 +412,11 @@ pub struct Deletion {
 }
 
 impl Deletion {
+    /// When it was asked for at the earliest.
+    pub(super) fn asked_at(&self) -> Timestamp {
+        later(self.deleted_at, -TRUNCATION)
+    }
+
     /// How long containers may take to stop.
     pub fn grace(&self) -> SignedDuration {
         self.kill_at.duration_since(self.deleted_at) + TRUNCATION
@@ -398,19 +430,36 @@ pub(super) struct Container {
     pub(super) image: Arc<str>,
     /// An init container that keeps running.
     pub(super) sidecar: bool,
+    /// What it requests of the CPU, in thousandths of a core; 0: nothing.
+    pub(super) cpu_request_milli: u32,
+    /// What it requests of the memory; 0: nothing.
+    pub(super) memory_request_bytes: u64,
     /// What it has been given since its pod was changed.
     pub(super) resources: Option<Box<view::Resources>>,
 }
 
 impl Container {
     fn new(container: &view::Container, names: &mut Names) -> Self {
+        let (cpu_request_milli, memory_request_bytes) = requests(container);
         Self {
             name: names.share(&container.name),
             image: names.share(&container.image),
             sidecar: container.is_sidecar(),
+            cpu_request_milli,
+            memory_request_bytes,
             resources: None,
         }
     }
+}
+
+/// CPU in thousandths of a core, up to what four million cores have, and memory in bytes.
+fn requests(container: &view::Container) -> (u32, u64) {
+    let requests = &container.resources.requests;
+    let cpu = requests.get("cpu").and_then(|cpu| quantity::milli(cpu));
+    let memory = requests.get("memory");
+    let memory = memory.and_then(|memory| quantity::bytes(memory));
+    let cpu = u32::try_from(cpu.unwrap_or(0)).unwrap_or(u32::MAX);
+    (cpu, memory.unwrap_or(0))
 }
 
 /// A readiness gate and the condition of that type, which somebody else writes.

@@ -9,21 +9,24 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt as _};
 use holdfast_provider::engine::{Event, Reason};
-use holdfast_provider::id::{NodeName, PodKey};
+use holdfast_provider::id::{NodeName, PodKey, PodUid};
 use holdfast_provider::ledger::{self, Done, Work, Writer};
 use jiff::{SignedDuration, Timestamp};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::agent::{Action, Agent, ForeignNode, Input, ObjectKey, Refused};
+use super::agent::{Action, Agent, Figures, ForeignNode, Input, ObjectKey, Refused};
 use super::api;
+use super::core::Topic;
 use super::events::Recorder;
+use super::running::RunningPod;
 use super::view::PodView;
 use crate::chain::chain;
 use crate::clock::Clock;
 use crate::kube_client;
+use crate::metrics::{Metrics, PodMetrics};
 use crate::node::NodeTable;
 
 /// How often the wall clock and the ledger file are looked at.
@@ -70,6 +73,73 @@ pub struct Parts {
     pub clock: Clock,
     /// Changed settings.
     pub settings: watch::Receiver<Settings>,
+    /// What others ask.
+    pub questions: Questions,
+    /// Counts what happens.
+    pub metrics: Metrics,
+}
+
+/// Questions that wait; more callers wait for a place.
+const QUESTIONS: usize = 16;
+
+/// A question about the pods, and where the answer goes.
+#[derive(Debug)]
+enum Question {
+    Running(NodeName, oneshot::Sender<Option<Vec<RunningPod>>>),
+    Figures(NodeName, oneshot::Sender<Figures>),
+}
+
+/// What others have asked.
+#[derive(Debug)]
+pub struct Questions(mpsc::Receiver<Question>);
+
+/// Asks about the pods, and gets its answer out of memory.
+#[derive(Clone, Debug)]
+pub struct Asker(mpsc::Sender<Question>);
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAnswer {
+    /// A start is under way.
+    #[error("the pods are not known yet: the first list has not been taken in")]
+    NotServing,
+    /// The end is.
+    #[error("pods are not served any more")]
+    Ended,
+}
+
+impl Asker {
+    /// An asker, and what is to be given to [`run`].
+    pub fn new() -> (Self, Questions) {
+        let (sender, receiver) = mpsc::channel(QUESTIONS);
+        (Self(sender), Questions(receiver))
+    }
+
+    /// The pods of a node whose containers run, by namespace and name.
+    pub async fn running(&self, node: &NodeName) -> Result<Vec<RunningPod>, NoAnswer> {
+        let (answer, answered) = oneshot::channel();
+        let found = self
+            .ask(Question::Running(node.clone(), answer), answered)
+            .await?;
+        found.ok_or(NoAnswer::NotServing)
+    }
+
+    /// How many pods there are, and what runs on one node.
+    pub async fn figures(&self, node: &NodeName) -> Result<Figures, NoAnswer> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Question::Figures(node.clone(), answer), answered)
+            .await
+    }
+
+    async fn ask<T>(
+        &self,
+        question: Question,
+        answered: oneshot::Receiver<T>,
+    ) -> Result<T, NoAnswer> {
+        let asked = self.0.send(question).await;
+        asked.map_err(|_| NoAnswer::Ended)?;
+        answered.await.map_err(|_| NoAnswer::Ended)
+    }
 }
 
 /// Serves pods until `shutdown`, and then lets the ledger finish. `serving` is told once every
@@ -96,23 +166,31 @@ pub async fn run(
         nodes: HashSet::new(),
         serving,
         refusal: None,
+        metrics: parts.metrics,
     };
-    let result = shell
-        .serve(
-            &parts.writer,
-            parts.watch_client,
-            parts.done,
-            inbox,
-            parts.settings,
-            &shutdown,
-        )
-        .await;
+    let sources = Sources {
+        watch: parts.watch_client,
+        done: parts.done,
+        inbox,
+        settings: parts.settings,
+        questions: parts.questions.0,
+    };
+    let result = shell.serve(&parts.writer, sources, &shutdown).await;
     // The thread's last COMMIT must not hold up the others on this runtime.
     let stopped = tokio::task::spawn_blocking(move || parts.writer.stop()).await;
     if let Err(error) = stopped {
         tracing::error!(%error, "the ledger could not be closed in order");
     }
     result
+}
+
+/// Where things to do come from.
+struct Sources {
+    watch: Client,
+    done: mpsc::UnboundedReceiver<Done>,
+    inbox: mpsc::UnboundedReceiver<Input>,
+    settings: watch::Receiver<Settings>,
+    questions: mpsc::Receiver<Question>,
 }
 
 struct Shell {
@@ -130,19 +208,24 @@ struct Shell {
     nodes: HashSet<NodeName>,
     serving: watch::Sender<bool>,
     refusal: Option<String>,
+    metrics: Metrics,
 }
 
 impl Shell {
     async fn serve(
         &mut self,
         writer: &Writer,
-        watch_client: Client,
-        mut done: mpsc::UnboundedReceiver<Done>,
-        mut inbox: mpsc::UnboundedReceiver<Input>,
-        mut settings: watch::Receiver<Settings>,
+        sources: Sources,
         shutdown: &CancellationToken,
     ) -> Result<(), Error> {
-        let mut pods = std::pin::pin!(pods(watch_client));
+        let Sources {
+            watch,
+            mut done,
+            mut inbox,
+            mut settings,
+            mut questions,
+        } = sources;
+        let mut pods = std::pin::pin!(pods(watch, self.metrics.pods.clone()));
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -157,6 +240,7 @@ impl Shell {
                     let changed = settings.borrow_and_update().clone();
                     self.work.push_back(Work::Reconfigure(Box::new(changed)));
                 }
+                Some(question) = questions.recv() => self.reply(question),
                 Some(input) = pods.next() => self.feed(input),
                 () = tokio::time::sleep(wake) => self.feed(Input::Engine(Event::Tick)),
             }
@@ -189,6 +273,21 @@ impl Shell {
         }
     }
 
+    /// Nobody listens any more when the caller has gone; then the answer does not matter.
+    fn reply(&self, question: Question) {
+        let now = self.clock.now();
+        match question {
+            Question::Running(node, answer) if !answer.is_closed() => {
+                let found = self.agent.is_serving();
+                drop(answer.send(found.then(|| self.agent.running(&node, now))));
+            }
+            Question::Figures(node, answer) if !answer.is_closed() => {
+                drop(answer.send(self.agent.figures(&node, now)));
+            }
+            Question::Running(..) | Question::Figures(..) => {}
+        }
+    }
+
     fn answer(&mut self, input: Input) {
         if let Input::NodeLooked(name, _) = &input {
             self.nodes.remove(name);
@@ -212,6 +311,10 @@ impl Shell {
             }
             Done::Reconfigured(Err(error)) => {
                 tracing::error!(error = %chain(&error), "changed settings are refused; the old ones stay");
+                return Ok(());
+            }
+            Done::Turn(turn) => {
+                self.metrics.ledger.count(&turn);
                 return Ok(());
             }
             Done::Fatal(error) => return Err(Error::Ledger(error)),
@@ -269,10 +372,14 @@ impl Shell {
                      open the zone again, or delete the pod to let it start elsewhere with a new address"
                 );
                 let uid = Arc::new(uid.clone());
-                self.recorder
-                    .record(uid, key.clone(), Reason::FixedIPZoneClosed.into(), note);
+                self.say(uid, key.clone(), Reason::FixedIPZoneClosed.into(), note);
             }
         }
+    }
+
+    fn say(&self, uid: Arc<PodUid>, key: PodKey, topic: Topic, note: String) {
+        self.metrics.pods.said(topic);
+        self.recorder.record(uid, key, topic, note);
     }
 
     fn submit(&mut self, writer: &Writer) -> Result<(), Error> {
@@ -304,7 +411,8 @@ impl Shell {
             Action::Look(key) => self.look(key),
             Action::LookNode(name) => self.look_node(name),
             Action::LookObject(key) => self.look_object(key),
-            Action::Event(uid, key, topic, note) => self.recorder.record(uid, key, topic, note),
+            Action::Event(uid, key, topic, note) => self.say(uid, key, topic, note),
+            Action::Started(after) => self.metrics.pods.started(after.unsigned_abs()),
             Action::Refuse(why) => {
                 self.refusal.get_or_insert(why);
             }
@@ -360,11 +468,11 @@ async fn pause_after_failure<T>(result: &Result<T, Refused>) {
 
 /// One watch of all pods for the whole process: kube speaks HTTP/1.1, so one for each node would
 /// be a socket for each node.
-fn pods(client: Client) -> impl Stream<Item = Input> + Send {
+fn pods(client: Client, metrics: PodMetrics) -> impl Stream<Item = Input> + Send {
     let api: Api<PodView> = Api::all(client);
     let config = watcher::Config::default().page_size(PAGE);
-    watcher(api, config).backoff(kube_client::watch_backoff()).filter_map(|event| async {
-        match event {
+    watcher(api, config).backoff(kube_client::watch_backoff()).filter_map(move |event| {
+        std::future::ready(match event {
             Ok(watcher::Event::Init) => Some(Input::ListBegan),
             Ok(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod)) => {
                 Some(Input::Seen(Box::new(pod)))
@@ -372,9 +480,10 @@ fn pods(client: Client) -> impl Stream<Item = Input> + Send {
             Ok(watcher::Event::InitDone) => Some(Input::ListDone),
             Ok(watcher::Event::Delete(pod)) => Some(Input::Deleted(Box::new(pod))),
             Err(error) => {
+                metrics.watch_broke("pods");
                 tracing::warn!(error = %chain(&error), "the pod watch broke off and is started again");
                 None
             }
-        }
+        })
     })
 }

@@ -1,5 +1,6 @@
 //! The kubelet API of a node, asked as its clients ask it.
 
+use std::collections::BTreeMap;
 use std::process::Stdio;
 
 use holdfast_testbed::eventually;
@@ -11,11 +12,12 @@ use serde_json::Value;
 
 use crate::support::*;
 
-const PATHS: [&str; 12] = [
+const PATHS: [&str; 13] = [
     "/healthz",
     "/pods",
     "/runningpods/",
     "/stats/summary",
+    "/metrics",
     "/metrics/resource",
     "/containerLogs/default/pod/c",
     "/exec/default/pod/c?command=id&output=1",
@@ -102,9 +104,9 @@ async fn every_path_is_refused_without_identity_and_without_the_right() {
     assert_eq!(ask_as(&scene, "kubelet-client", "/nowhere").await.0, 404);
 }
 
-#[tokio::test]
-async fn a_right_on_one_subresource_opens_its_paths_and_no_others() {
-    let scene = Scene::start(&config()).await;
+/// Gives the namespace's service account the right to read metrics; its `Authorization` header,
+/// and the name of the role and its binding.
+async fn may_read_metrics(scene: &Scene) -> (String, String) {
     let namespace = scene.namespace.as_str();
     let role = format!("{namespace}-metrics");
     let kubectl = async |args: &[&str]| scene.plane.kubectl(args).await.unwrap();
@@ -128,6 +130,14 @@ async fn a_right_on_one_subresource_opens_its_paths_and_no_others() {
     .await;
     let token = kubectl(&["create", "token", "default", "-n", namespace]).await;
     let token = format!("Authorization: Bearer {}", token.trim());
+    (token, role)
+}
+
+#[tokio::test]
+async fn a_right_on_one_subresource_opens_its_paths_and_no_others() {
+    let scene = Scene::start(&config()).await;
+    let (token, role) = may_read_metrics(&scene).await;
+    let kubectl = async |args: &[&str]| scene.plane.kubectl(args).await.unwrap();
     eventually("the right counts", PATIENCE, async || {
         match ask(&scene, "/metrics/resource", &["-H", &token]).await {
             (200, _) => Ok(()),
@@ -143,6 +153,126 @@ async fn a_right_on_one_subresource_opens_its_paths_and_no_others() {
     for path in ["/pods", "/stats/summary", "/containerLogs/default/pod/c"] {
         assert_eq!(ask(&scene, path, &["-H", &token]).await.0, 403, "{path}");
     }
+    kubectl(&["delete", "clusterrole,clusterrolebinding", &role]).await;
+}
+
+/// Every sample by its name with labels.
+fn samples(text: &str) -> BTreeMap<String, f64> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let sample = |line: &str| {
+        let (name, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
+        let value = value.parse().unwrap_or_else(|_| panic!("{line}"));
+        (name.to_owned(), value)
+    };
+    lines.map(sample).collect()
+}
+
+#[tokio::test]
+async fn metrics_tell_how_many_addresses_claims_and_pods_there_are() {
+    let scene = Scene::start(&config()).await;
+    let (token, role) = may_read_metrics(&scene).await;
+    for pod in [
+        TestPod::fixed("kept").on_node(NODE_B),
+        TestPod::fixed("db-0").on_node(NODE_B),
+        TestPod::ordinary("once").on_node(NODE_B),
+    ] {
+        scene.create(&pod).await;
+    }
+    for name in ["kept", "db-0", "once"] {
+        scene.running(name).await;
+    }
+    scene.delete("kept").await;
+    scene.is_gone("kept").await;
+    let zone_b = |state: &str| {
+        let place = format!("vswitch=\"vsw-b\",zone=\"{ZONE_B}\"");
+        format!("holdfast_addresses{{{place},state=\"{state}\"}}")
+    };
+    let want: BTreeMap<String, f64> = [
+        (zone_b("free"), 249.0),
+        (zone_b("in_use"), 2.0),
+        (zone_b("retained"), 1.0),
+        (zone_b("detaching"), 0.0),
+        ("holdfast_claims{state=\"held\"}".into(), 1.0),
+        ("holdfast_claims{state=\"retained\"}".into(), 1.0),
+        ("holdfast_enis{state=\"InUse\"}".into(), 2.0),
+        ("holdfast_enis{state=\"Available\"}".into(), 1.0),
+        ("holdfast_pods{phase=\"Running\"}".into(), 2.0),
+        (
+            "holdfast_waiting_pods{reason=\"IPPoolExhausted\"}".into(),
+            0.0,
+        ),
+        ("holdfast_nodes{state=\"ready\"}".into(), 3.0),
+        ("holdfast_pod_start_duration_seconds_count".into(), 3.0),
+        (
+            "holdfast_allocations_total{vswitch=\"vsw-b\",kind=\"fixed\",how=\"allocated\"}".into(),
+            2.0,
+        ),
+        (
+            "holdfast_allocations_total{vswitch=\"vsw-b\",kind=\"ordinary\",how=\"allocated\"}"
+                .into(),
+            1.0,
+        ),
+        (
+            "holdfast_cloud_calls_total{action=\"CreateNetworkInterface\",outcome=\"ok\"}".into(),
+            3.0,
+        ),
+        (
+            "holdfast_ledger_jobs_total{job=\"acquire\",outcome=\"ok\"}".into(),
+            3.0,
+        ),
+        (
+            "holdfast_ledger_jobs_total{job=\"gone\",outcome=\"ok\"}".into(),
+            1.0,
+        ),
+        (
+            "holdfast_api_writes_total{verb=\"patch\",resource=\"pods/status\",outcome=\"ok\"}"
+                .into(),
+            3.0,
+        ),
+        (
+            "holdfast_api_writes_total{verb=\"delete\",resource=\"pods\",outcome=\"ok\"}".into(),
+            1.0,
+        ),
+        (
+            "holdfast_watch_restarts_total{resource=\"pods\"}".into(),
+            0.0,
+        ),
+        (format!("kubelet_node_name{{node=\"{NODE_B}\"}}"), 1.0),
+        ("kubelet_running_pods".into(), 2.0),
+        (
+            "kubelet_running_containers{container_state=\"running\"}".into(),
+            2.0,
+        ),
+    ]
+    .into();
+    let text = eventually("the figures are right", PATIENCE, async || {
+        let (code, text) = ask(&scene, "/metrics", &["-H", &token]).await;
+        if code != 200 {
+            return Err(format!("{code} {text}"));
+        }
+        let told = samples(&text);
+        let wrong: Vec<_> = want
+            .iter()
+            .filter(|(sample, value)| told.get(*sample) != Some(value))
+            .map(|(sample, value)| format!("{sample}: {value}, not {:?}", told.get(sample)))
+            .collect();
+        let same = wrong.is_empty().then_some(text);
+        same.ok_or_else(|| wrong.join("\n"))
+    })
+    .await
+    .unwrap();
+    let told = samples(&text);
+    for lease in ["node", "cluster"] {
+        let renewals = format!("holdfast_lease_renewals_total{{lease=\"{lease}\",outcome=\"ok\"}}");
+        assert!(told[&renewals] >= 1.0, "{text}");
+    }
+    for pod in ["kept", "db-0", "once"] {
+        assert!(
+            !text.contains(&format!("\"{pod}\"")),
+            "a pod's name: {text}"
+        );
+    }
+    let kubectl = async |args: &[&str]| scene.plane.kubectl(args).await.unwrap();
     kubectl(&["delete", "clusterrole,clusterrolebinding", &role]).await;
 }
 

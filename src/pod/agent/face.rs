@@ -9,6 +9,7 @@ use holdfast_provider::engine::Event;
 use holdfast_provider::id::{NodeName, PodKey, PodUid, Zone};
 use holdfast_provider::ledger::Job;
 use holdfast_provider::policy::opt_in::UnsupportedClass;
+use jiff::SignedDuration;
 
 use crate::pod::core::{Lifecycle, NodeInfo, Topic};
 use crate::pod::needs::{self, Keys};
@@ -124,6 +125,8 @@ pub enum Action {
     LookObject(ObjectKey),
     /// Send an event.
     Event(Arc<PodUid>, PodKey, Topic, String),
+    /// A pod's containers have been started, so long after it was first seen.
+    Started(SignedDuration),
     /// Stop, and say why.
     Refuse(String),
 }

@@ -1,5 +1,6 @@
 //! One pod on one of our nodes: what the engine is told of it, and its next write.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -163,7 +164,7 @@ impl Agent {
                 pod.attempts = 0;
                 pod.not_before = patience.map(|patience| now + patience);
                 if let Some(view) = view {
-                    pod.record.observe(&view, &mut self.names, now);
+                    self.observe(now, uid, &view);
                 }
             }
             Err(refused) => {
@@ -229,7 +230,7 @@ fn news(
     None
 }
 
-fn network_of(pod: &Pod, engine: &Engine) -> Network {
+pub(super) fn network_of<'a>(pod: &'a Pod, engine: &'a Engine) -> Cow<'a, Network> {
     let leaving = pod.record.deletion().is_some() || pod.record.phase().is_terminal();
     let unknown = if leaving {
         Network::Detached
@@ -237,9 +238,9 @@ fn network_of(pod: &Pod, engine: &Engine) -> Network {
         Network::Pending
     };
     match (&pod.refused, engine.network(pod.record.uid())) {
-        (Some(refused), _) if !leaving => Network::clone(refused),
-        (Some(_), _) | (None, None) => unknown,
-        (None, Some(network)) => network.clone(),
+        (Some(refused), _) if !leaving => Cow::Borrowed(&**refused),
+        (Some(_), _) | (None, None) => Cow::Owned(unknown),
+        (None, Some(network)) => Cow::Borrowed(network),
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod any_order;
 mod api_server;
+mod asked;
 mod deletion;
 mod play;
 mod refusals;

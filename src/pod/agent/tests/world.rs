@@ -66,6 +66,8 @@ pub(super) struct World {
     pub(super) answers: VecDeque<(Timestamp, Input)>,
     pub(super) said: Vec<(PodUid, Topic, String)>,
     pub(super) refusal: Option<String>,
+    /// How long pods took to run.
+    pub(super) starts: Vec<SignedDuration>,
     /// The most status writes and deletions that were ever under way together.
     pub(super) writes_peak: usize,
     /// Every call reaches the cloud twice; the answer is the second one's.
@@ -126,6 +128,7 @@ impl World {
             answers: VecDeque::new(),
             said: Vec::new(),
             refusal: None,
+            starts: Vec::new(),
             writes_peak: 0,
             calls_twice: false,
             latency: SignedDuration::ZERO,
@@ -248,6 +251,7 @@ impl World {
                 self.said.push((PodUid::clone(&uid), reason, note));
             }
             Action::Refuse(why) => self.refusal = Some(why),
+            Action::Started(after) => self.starts.push(after),
             request => {
                 self.requests.push_back(request);
                 let is_write =

@@ -1,0 +1,83 @@
+//! `/metrics`: what is there now, put together for one answer.
+//!
+//! Owns where the figures are looked up, and that callers together cost one look at the ledger in
+//! a while. Names and texts are in [`crate::metrics`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_provider::id::NodeName;
+use holdfast_provider::ledger::{self, Reader, Totals};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::clock;
+use crate::metrics::{Metrics, Moment};
+use crate::node::NodeTable;
+use crate::pod::run::{Asker, NoAnswer};
+
+/// How long the ledger's numbers count: with a thousand nodes there are a thousand callers.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// There is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("cannot count what the ledger holds")]
+    Ledger(#[from] ledger::Error),
+    #[error("looking at the ledger failed")]
+    Look(#[from] tokio::task::JoinError),
+    #[error("cannot count pods")]
+    Pods(#[from] NoAnswer),
+    #[error("cannot write the text")]
+    Text(#[from] std::fmt::Error),
+}
+
+/// Puts the figures together.
+pub(super) struct Scraper {
+    metrics: Metrics,
+    ledger: PathBuf,
+    nodes: NodeTable,
+    pods: Asker,
+    /// Held while somebody looks, so that the others get the same answer.
+    known: Mutex<Option<(Instant, Arc<Totals>)>>,
+}
+
+impl Scraper {
+    pub(super) fn new(metrics: Metrics, ledger: PathBuf, nodes: NodeTable, pods: Asker) -> Self {
+        Self {
+            metrics,
+            ledger,
+            nodes,
+            pods,
+            known: Mutex::new(None),
+        }
+    }
+
+    /// The text for a caller that asks this node.
+    pub(super) async fn text(&self, node: &NodeName) -> Result<String, Error> {
+        let totals = self.totals().await?;
+        let moment = Moment {
+            now: clock::wall(),
+            node: node.clone(),
+            figures: self.pods.figures(node).await?,
+            totals,
+            nodes: self.nodes.clone(),
+        };
+        Ok(self.metrics.text(&moment)?)
+    }
+
+    async fn totals(&self) -> Result<Arc<Totals>, Error> {
+        let mut known = self.known.lock().await;
+        if let Some((at, totals)) = &*known
+            && at.elapsed() < FRESH
+        {
+            return Ok(Arc::clone(totals));
+        }
+        let ledger = self.ledger.clone();
+        let look = move || Reader::open(&ledger)?.totals(clock::wall());
+        let totals = Arc::new(tokio::task::spawn_blocking(look).await??);
+        *known = Some((Instant::now(), Arc::clone(&totals)));
+        Ok(totals)
+    }
+}
