@@ -24,6 +24,7 @@ use crate::clock::{self, Clock};
 use crate::cluster_lease::ClusterLease;
 use crate::config::Config;
 use crate::kube_client;
+use crate::kubelet::scratch::ScratchStore;
 use crate::kubelet::{self, Listeners};
 use crate::metrics::Metrics;
 use crate::node::{self, NodeTable};
@@ -85,6 +86,7 @@ pub async fn run(
         shutdown.clone(),
     ));
     let (asker, questions) = Asker::new();
+    let scratch = ScratchStore::default();
     let (serving, mut is_serving) = watch::channel(false);
     let pods = tokio::spawn(pods::run(
         parts(
@@ -93,7 +95,11 @@ pub async fn run(
             ledger,
             &table,
             changed,
-            (questions, metrics.clone()),
+            Outside {
+                questions,
+                metrics: metrics.clone(),
+                scratch: scratch.clone(),
+            },
         )?,
         serving,
         shutdown.clone(),
@@ -107,6 +113,7 @@ pub async fn run(
             pods: asker,
             nodes: table.clone(),
             metrics,
+            scratch,
         },
         shutdown.clone(),
     ));
@@ -174,13 +181,20 @@ pub(crate) async fn cluster_id(
     Ok(uid.into())
 }
 
+/// What serving pods shares with other parts.
+struct Outside {
+    questions: Questions,
+    metrics: Metrics,
+    scratch: ScratchStore,
+}
+
 fn parts(
     config: &Config,
     (client, watch_client): (Client, Client),
     mut ledger: Ledger,
     table: &NodeTable,
     settings: watch::Receiver<Settings>,
-    (questions, metrics): (Questions, Metrics),
+    outside: Outside,
 ) -> anyhow::Result<Parts> {
     let clock = Clock::new();
     let loaded = ledger.load(clock::wall())?;
@@ -231,8 +245,9 @@ fn parts(
         done,
         clock,
         settings,
-        questions,
-        metrics,
+        questions: outside.questions,
+        metrics: outside.metrics,
+        forget: Box::new(move |uid| outside.scratch.forget(uid.as_str())),
     })
 }
 

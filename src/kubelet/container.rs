@@ -43,7 +43,8 @@ pub enum ContainerError {
 
 /// The world of a container, from the pod with its status and the objects that it refers to.
 ///
-/// An ephemeral container gets its own name and environment-free world: it shares what is the pod's.
+/// An ephemeral container has its own name, variables, mounts and files, like any other; address, host
+/// names and volumes are the pod's.
 pub async fn world<O: Objects>(
     pod: Arc<Pod>,
     container: &str,

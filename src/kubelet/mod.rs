@@ -42,6 +42,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::scratch::ScratchStore;
 use crate::config::{Config, NodeSpec};
 use crate::https;
 use crate::metrics::Metrics;
@@ -144,6 +145,8 @@ pub struct Sources {
     pub nodes: NodeTable,
     /// What was counted.
     pub metrics: Metrics,
+    /// What was written in containers.
+    pub scratch: ScratchStore,
 }
 
 /// Serves the kubelet API of all nodes until `shutdown`. `client` should share connections with

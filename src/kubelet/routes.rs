@@ -89,7 +89,7 @@ impl Shared {
             pods: sources.pods,
             client,
             counters: stats::Counters::default(),
-            sessions: Sessions::new(config),
+            sessions: Sessions::new(config, sources.scratch),
             shutdown,
             auth,
             anonymous: config.kubelet.anonymous.clone(),

@@ -72,7 +72,8 @@ impl ScratchStore {
         scratch
     }
 
-    /// Drops the files of a pod that is gone.
+    /// Drops the files of a pod that is gone. An exec that still runs there keeps its own until it
+    /// ends.
     pub fn forget(&self, pod_uid: &str) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.scratches.retain(|(uid, _), _| uid != pod_uid);

@@ -46,10 +46,10 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config, scratch: ScratchStore) -> Self {
         let capacity = &config.capacity;
         Self {
-            scratch: ScratchStore::default(),
+            scratch,
             ledger: config.ledger.clone(),
             allocatable: Allocatable {
                 cpu_milli: quantity::milli(&capacity.cpu).unwrap_or_default(),

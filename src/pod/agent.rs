@@ -237,6 +237,7 @@ impl Agent {
             if let Some(at) = pod.wake_at {
                 self.timers.remove(&(at, uid.clone()));
             }
+            self.actions.push(Action::Forget(uid.clone()));
             if !pod.told.deleted
                 && let Some(deletion) = pod.record.deletion()
             {

@@ -77,7 +77,12 @@ pub struct Parts {
     pub questions: Questions,
     /// Counts what happens.
     pub metrics: Metrics,
+    /// Drops what others keep for a pod that is gone. Must not wait for anything.
+    pub forget: Forget,
 }
+
+/// See [`Parts::forget`].
+pub type Forget = Box<dyn Fn(&PodUid) + Send>;
 
 /// Questions that wait; more callers wait for a place.
 const QUESTIONS: usize = 16;
@@ -167,6 +172,7 @@ pub async fn run(
         serving,
         refusal: None,
         metrics: parts.metrics,
+        forget: parts.forget,
     };
     let sources = Sources {
         watch: parts.watch_client,
@@ -209,6 +215,7 @@ struct Shell {
     serving: watch::Sender<bool>,
     refusal: Option<String>,
     metrics: Metrics,
+    forget: Forget,
 }
 
 impl Shell {
@@ -412,6 +419,7 @@ impl Shell {
             Action::LookNode(name) => self.look_node(name),
             Action::LookObject(key) => self.look_object(key),
             Action::Event(uid, key, topic, note) => self.say(uid, key, topic, note),
+            Action::Forget(uid) => (self.forget)(&uid),
             Action::Started(after) => self.metrics.pods.started(after.unsigned_abs()),
             Action::Refuse(why) => {
                 self.refusal.get_or_insert(why);

@@ -127,6 +127,8 @@ pub enum Action {
     Event(Arc<PodUid>, PodKey, Topic, String),
     /// A pod's containers have been started, so long after it was first seen.
     Started(SignedDuration),
+    /// A pod that was on one of our nodes is gone: nobody needs what is kept for it elsewhere.
+    Forget(PodUid),
     /// Stop, and say why.
     Refuse(String),
 }

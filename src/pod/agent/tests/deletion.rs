@@ -41,6 +41,26 @@ fn a_deleted_event_that_is_lost_shows_at_the_next_list_and_is_proved_by_a_get() 
 }
 
 #[test]
+fn what_is_kept_elsewhere_for_a_pod_is_dropped_when_it_is_gone_and_not_before() {
+    let mut world = World::acs();
+    let seen = world.create(fixed("web-0"));
+    let unseen = world.create(on("acs-b", ordinary("plain")));
+    world.pass(SECOND * 60);
+    world.delete("web-0");
+    world.pass(SECOND / 2);
+    assert!(world.forgotten.is_empty(), "it is being deleted");
+    world.pass(SECOND * 10);
+    assert_eq!(world.forgotten, std::slice::from_ref(&seen));
+    // By a GET.
+    world.watching = false;
+    world.api.delete("plain", 0);
+    world.watching = true;
+    world.list();
+    world.settle();
+    assert_eq!(world.forgotten, [seen, unseen]);
+}
+
+#[test]
 fn a_list_that_lacks_pods_frees_nothing() {
     let mut world = World::fast();
     for name in ["web-0", "web-1"] {

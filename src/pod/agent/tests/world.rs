@@ -66,6 +66,7 @@ pub(super) struct World {
     pub(super) answers: VecDeque<(Timestamp, Input)>,
     pub(super) said: Vec<(PodUid, Topic, String)>,
     pub(super) refusal: Option<String>,
+    pub(super) forgotten: Vec<PodUid>,
     /// How long pods took to run.
     pub(super) starts: Vec<SignedDuration>,
     /// The most status writes and deletions that were ever under way together.
@@ -128,6 +129,7 @@ impl World {
             answers: VecDeque::new(),
             said: Vec::new(),
             refusal: None,
+            forgotten: Vec::new(),
             starts: Vec::new(),
             writes_peak: 0,
             calls_twice: false,
@@ -251,6 +253,7 @@ impl World {
                 self.said.push((PodUid::clone(&uid), reason, note));
             }
             Action::Refuse(why) => self.refusal = Some(why),
+            Action::Forget(uid) => self.forgotten.push(uid),
             Action::Started(after) => self.starts.push(after),
             request => {
                 self.requests.push_back(request);
