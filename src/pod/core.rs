@@ -25,7 +25,7 @@ use super::needs::Supply;
 use super::observed::ConditionType;
 use super::record::{Deletion, Record, later, whole_seconds};
 use super::status::Wanted;
-use super::view::{Phase, RestartPolicy};
+use super::view::Phase;
 use crate::config::Profile;
 
 /// What is known beside the pod itself.
@@ -466,11 +466,7 @@ fn asked_to_stop(
     (grace, kill_at): (SignedDuration, Timestamp),
     stop: SignedDuration,
 ) -> Stop {
-    let outcome = match record.restart_policy {
-        _ if stop > grace => Outcome::Killed,
-        RestartPolicy::Always => Outcome::Completed,
-        RestartPolicy::OnFailure | RestartPolicy::Never => Outcome::Interrupted,
-    };
+    let outcome = Outcome::of_stop(record.restart_policy, stop, grace);
     let at = if outcome == Outcome::Killed {
         kill_at
     } else {

@@ -10,14 +10,14 @@ use std::fmt::Write as _;
 
 use holdfast_provider::engine::{Assignment, Reason};
 use holdfast_provider::id::NodeType;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::core::{Facts, Topic};
 use super::life::{Plan, has_passed};
 use super::observed::{ConditionType, Ended};
 use super::record::{Record, whole_seconds};
 use super::status::{Annotations, Condition, ContainerStatus, IpList, Metadata, Status, Wanted};
-use super::view::{ConditionStatus, ContainerReason, Phase};
+use super::view::{ConditionStatus, ContainerReason, Phase, RestartPolicy};
 
 /// How a container was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,19 @@ pub(super) enum Outcome {
 }
 
 impl Outcome {
+    /// How a container ends that is told to stop and takes so long, of the time that it may take.
+    pub(super) fn of_stop(
+        policy: RestartPolicy,
+        takes: SignedDuration,
+        grace: SignedDuration,
+    ) -> Self {
+        match policy {
+            _ if takes > grace => Self::Killed,
+            RestartPolicy::Always => Self::Completed,
+            RestartPolicy::OnFailure | RestartPolicy::Never => Self::Interrupted,
+        }
+    }
+
     pub(super) fn ended(self, started_at: Timestamp, finished_at: Timestamp) -> Ended {
         let (exit_code, reason) = match self {
             Self::Completed => (0, ContainerReason::Completed),

@@ -195,7 +195,7 @@ fn running_sidecars(record: &Record) -> usize {
 pub(super) fn stopped<'a>(record: &'a Record, stop: &Stop) -> Plan<'a> {
     let observed = &record.observed;
     let mut nth = running_sidecars(record) + 1;
-    let end = |container: &'a Container, seen: Option<&observed::ContainerStatus>, (at, how)| {
+    let end = |container: &'a Container, seen: Option<&'a observed::ContainerStatus>, (at, how)| {
         end(&record.uid, container, seen, at, how)
     };
     let init = pairs(&record.init_containers, &observed.init_containers)
@@ -209,7 +209,7 @@ pub(super) fn stopped<'a>(record: &'a Record, stop: &Stop) -> Plan<'a> {
             }
         })
         .collect();
-    let all = |containers: &'a [Container], seen: &[observed::ContainerStatus]| -> Vec<_> {
+    let all = |containers: &'a [Container], seen: &'a [observed::ContainerStatus]| -> Vec<_> {
         pairs(containers, seen)
             .map(|(container, seen)| end(container, seen, (stop.at, stop.outcome)))
             .collect()
@@ -242,7 +242,7 @@ pub(super) fn stopped<'a>(record: &'a Record, stop: &Stop) -> Plan<'a> {
 fn end<'a>(
     uid: &'a PodUid,
     container: &'a Container,
-    seen: Option<&observed::ContainerStatus>,
+    seen: Option<&'a observed::ContainerStatus>,
     at: Timestamp,
     how: Outcome,
 ) -> ContainerStatus<'a> {
@@ -301,13 +301,19 @@ impl<'a> Life<'a> {
         &mut self,
         role: Role,
         container: &'a Container,
-        seen: Option<&observed::ContainerStatus>,
+        seen: Option<&'a observed::ContainerStatus>,
         turn: bool,
     ) -> ContainerStatus<'a> {
         let mut status = ContainerStatus::of(&self.record.uid, container, seen);
         (status.ready, status.started) = (false, false);
-        let was = status.state;
+        let (was, image) = (status.state, status.image);
         match (status.state, status.last) {
+            (State::Running { started_at }, _)
+                if *status.image != *container.image
+                    && matches!(role, Role::Main | Role::Sidecar) =>
+            {
+                self.replace(role, &mut status, started_at);
+            }
             (State::Running { started_at }, _) => self.run(role, &mut status, started_at),
             (State::Terminated(ended), _) | (State::Waiting { .. }, Some(ended)) => {
                 self.follow(role, &mut status, ended);
@@ -319,8 +325,9 @@ impl<'a> Life<'a> {
                 };
             }
         }
-        if !status.state.is_like(was) {
-            self.tell(&status, was);
+        let replaced = status.image != image;
+        if replaced || !status.state.is_like(was) {
+            self.tell(&status, was, replaced);
         }
         status
     }
@@ -338,7 +345,8 @@ impl<'a> Life<'a> {
         let failures = status
             .restarts
             .saturating_sub(self.record.rested_at(&status.container.name));
-        let pause = if failures == 0 {
+        // Another image has no failures yet.
+        let pause = if failures == 0 || *status.image != *status.container.image {
             SignedDuration::ZERO
         } else {
             doubled(failures - 1)
@@ -377,8 +385,31 @@ impl<'a> Life<'a> {
         }
     }
 
+    /// A container that runs and whose image was changed is stopped and started anew, whatever the
+    /// restart policy says (`computePodActions` in pkg/kubelet/kuberuntime).
+    fn replace(&mut self, role: Role, status: &mut ContainerStatus<'a>, started_at: Timestamp) {
+        let (takes, grace) = (self.around.stop, self.record.grace);
+        let since = self.record.outdated_since().unwrap_or(self.around.now);
+        let at = later(since, takes.min(grace));
+        if at > self.around.now {
+            self.wake(at);
+            self.run(role, status, started_at);
+            return;
+        }
+        let how = Outcome::of_stop(self.record.restart_policy, takes, grace);
+        let at = whole_seconds(at).max(started_at);
+        let name = &status.container.name;
+        let note = match role {
+            Role::Sidecar => format!("Init container {name} definition changed"),
+            _ => format!("Container {name} definition changed, will be restarted"),
+        };
+        self.said.push((Topic::normal("Killing"), note));
+        self.start(role, status, Some(how.ended(started_at, at)));
+    }
+
     fn start(&mut self, role: Role, status: &mut ContainerStatus<'a>, last: Option<Ended>) {
         status.last = last;
+        status.image = &status.container.image;
         let name = &*status.container.name;
         if last.is_none() && self.fails_to_pull(status) {
             return;
@@ -548,12 +579,13 @@ impl<'a> Life<'a> {
         !runs
     }
 
-    /// The events of what a container has come to.
-    fn tell(&mut self, status: &ContainerStatus<'_>, was: State) {
+    /// The events of what a container has come to. `replaced`: with another image than before.
+    fn tell(&mut self, status: &ContainerStatus<'_>, was: State, replaced: bool) {
         let Container { name, image, .. } = status.container;
         let ran = !matches!(status.state, State::Waiting { .. });
-        if self.around.tells_routine && ran && !matches!(was, State::Running { .. }) {
-            let is_first = status.last.is_none();
+        let is_new = replaced || !matches!(was, State::Running { .. });
+        if self.around.tells_routine && ran && is_new {
+            let pulls = replaced || status.last.is_none();
             let pulled = [
                 ("Pulling", format!("pulling image {image:?}")),
                 ("Pulled", format!("Successfully pulled image {image:?}")),
@@ -564,7 +596,7 @@ impl<'a> Life<'a> {
             ];
             // As ECI tells them (Alibaba Cloud, ACK, "Run Jobs on virtual nodes"); ACS is not known to
             // tell others.
-            let all = pulled.into_iter().filter(|_| is_first).chain(started);
+            let all = pulled.into_iter().filter(|_| pulls).chain(started);
             let all = all.map(|(reason, note)| (Topic::routine(reason), note));
             self.said.extend(all);
         }

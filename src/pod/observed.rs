@@ -203,6 +203,8 @@ struct Rare {
     last: Option<Ended>,
     /// Digest of what it was given, 0 for nothing.
     resources: u64,
+    /// The image that it was started with, when the specification names another one.
+    image: Box<str>,
 }
 
 impl ContainerStatus {
@@ -210,15 +212,18 @@ impl ContainerStatus {
         let wanted = wanted.iter().map(Some).chain(std::iter::repeat(None));
         seen.iter()
             .zip(wanted)
-            .map(|(status, container)| Self {
-                state: State::new(&status.state),
-                ready: status.ready,
-                started: status.started.unwrap_or(false),
-                restarts: u32::try_from(status.restart_count).unwrap_or(0),
-                rare: Rare::new(status),
-                identity: container.map_or(Identity::Other, |container| {
+            .map(|(status, container)| {
+                let identity = container.map_or(Identity::Other, |container| {
                     Identity::new(status, container, uid)
-                }),
+                });
+                Self {
+                    state: State::new(&status.state),
+                    ready: status.ready,
+                    started: status.started.unwrap_or(false),
+                    restarts: u32::try_from(status.restart_count).unwrap_or(0),
+                    rare: Rare::new(status, identity),
+                    identity,
+                }
             })
             .collect()
     }
@@ -242,6 +247,12 @@ impl ContainerStatus {
         }
     }
 
+    /// The image that it was started with, when the specification names another one.
+    pub(super) fn older_image(&self) -> Option<&str> {
+        let rare = self.rare.as_ref()?;
+        (self.identity == Identity::Outdated).then_some(&*rare.image)
+    }
+
     /// Why it waits.
     pub(super) fn message(&self) -> &str {
         self.rare.as_ref().map_or("", |rare| &rare.message)
@@ -254,7 +265,7 @@ impl ContainerStatus {
 }
 
 impl Rare {
-    fn new(status: &view::ContainerStatus) -> Option<Box<Self>> {
+    fn new(status: &view::ContainerStatus, identity: Identity) -> Option<Box<Self>> {
         let waiting = status.state.waiting.as_ref();
         let message = waiting.and_then(|waiting| waiting.message.as_deref());
         let resources = status.resources.as_ref();
@@ -263,6 +274,10 @@ impl Rare {
             message: message.unwrap_or_default().into(),
             last: status.last_state.terminated.as_ref().map(Ended::new),
             resources: resources.map_or(0, digest),
+            image: match identity {
+                Identity::Outdated => status.image.as_str().into(),
+                Identity::Blank | Identity::Ours | Identity::Other => "".into(),
+            },
         };
         (rare != Self::default()).then(|| Box::new(rare))
     }
@@ -345,27 +360,28 @@ pub(super) enum Identity {
     Blank,
     /// The right name, image and id.
     Ours,
+    /// The right name and id of a run that began with another image.
+    Outdated,
     /// Anything else.
     Other,
 }
 
 impl Identity {
     fn new(status: &view::ContainerStatus, container: &Container, uid: &PodUid) -> Self {
-        if status.name != *container.name || status.image != *container.image {
+        if status.name != *container.name {
             return Self::Other;
         }
+        let is_current = status.image == *container.image;
+        let restarts = u32::try_from(status.restart_count).unwrap_or(0);
+        let ours = ContainerId::new(uid, &container.name, restarts);
         match status.container_id.as_deref().unwrap_or_default() {
-            "" if status.image_id.is_empty() => Self::Blank,
-            id if id
-                == ContainerId::new(
-                    uid,
-                    &container.name,
-                    u32::try_from(status.restart_count).unwrap_or(0),
-                )
-                .to_string()
-                && status.image_id == *container.image =>
-            {
-                Self::Ours
+            "" if status.image_id.is_empty() && is_current => Self::Blank,
+            id if status.image_id == status.image && id == ours.to_string() => {
+                if is_current {
+                    Self::Ours
+                } else {
+                    Self::Outdated
+                }
             }
             _ => Self::Other,
         }

@@ -65,6 +65,8 @@ struct Extra {
     /// Containers that have run for long, and how often they had been restarted by then: a
     /// failure after that is their first.
     rested: Vec<(Arc<str>, u32)>,
+    /// Since when a container runs whose image was changed.
+    outdated_since: Option<Timestamp>,
 }
 
 /// What a pod gets when it is accepted.
@@ -202,12 +204,14 @@ impl Record {
         if let Some(at) = &meta.deletion_timestamp {
             self.refresh_deletion(at.0, meta.deletion_grace_period_seconds, now);
         }
-        self.observed = Observed::new(view, self);
+        let observed = Observed::new(view, self);
+        let before = std::mem::replace(&mut self.observed, observed);
         let phase = self.observed.phase;
         self.ended = Some(phase)
             .filter(|phase| phase.is_terminal())
             .or(self.ended);
-        self.refresh_rested();
+        self.refresh_rested(&before);
+        self.refresh_outdated(now);
         if self.observed.is_creating() {
             self.creating_since.get_or_insert(now);
         }
@@ -265,15 +269,41 @@ impl Record {
         }
     }
 
-    fn refresh_rested(&mut self) {
+    fn refresh_outdated(&mut self, now: Timestamp) {
+        let is_outdated = self.containers_with_status().any(|(_, status)| {
+            matches!(status.state, State::Running { .. }) && status.older_image().is_some()
+        });
+        if is_outdated {
+            let extra = self.extra.get_or_insert_default();
+            extra.outdated_since.get_or_insert(now);
+        } else if let Some(extra) = &mut self.extra {
+            extra.outdated_since = None;
+        }
+    }
+
+    fn refresh_rested(&mut self, before: &Observed) {
         let all = [
-            (&self.init_containers, &self.observed.init_containers),
-            (&self.containers, &self.observed.containers),
+            (
+                &self.init_containers,
+                &self.observed.init_containers,
+                &before.init_containers,
+            ),
+            (
+                &self.containers,
+                &self.observed.containers,
+                &before.containers,
+            ),
         ];
-        for (containers, seen) in all {
-            for (container, seen) in containers.iter().zip(seen) {
+        for (containers, seen, before) in all {
+            let before = before.iter().map(Some).chain(std::iter::repeat(None));
+            for ((container, seen), before) in containers.iter().zip(seen).zip(before) {
                 let ran = seen.last_end().map(|ended| ended.ran());
-                if seen.restarts > 0 && ran.is_some_and(|ran| ran >= RESTED) {
+                let has_rested = ran.is_some_and(|ran| ran >= RESTED);
+                // The kubelet counts the failures of each image anew (pkg/kubelet/kuberuntime,
+                // `getStableKey`).
+                let is_another = before.is_some_and(|before| before.older_image().is_some())
+                    && seen.older_image().is_none();
+                if seen.restarts > 0 && (has_rested || is_another) {
                     let extra = self.extra.get_or_insert_default();
                     extra.rested.retain(|(name, _)| *name != container.name);
                     extra.rested.push((container.name.clone(), seen.restarts));
@@ -308,6 +338,11 @@ impl Record {
         let all = self.extra.as_deref().map_or(&[][..], |extra| &extra.rested);
         let found = all.iter().find(|(name, _)| **name == *container);
         found.map_or(0, |(_, restarts)| *restarts)
+    }
+
+    /// Since when a container of it runs whose image was changed.
+    pub(super) fn outdated_since(&self) -> Option<Timestamp> {
+        self.extra.as_deref()?.outdated_since
     }
 
     /// Whether all its containers have been started, so that none waits for anything.

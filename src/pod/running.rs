@@ -66,7 +66,7 @@ pub(super) fn running(record: &Record, stop: SignedDuration, now: Timestamp) -> 
             let asked = record.behaviour(&container.name);
             Some(RunningContainer {
                 name: container.name.to_string(),
-                image: container.image.to_string(),
+                image: status.older_image().unwrap_or(&container.image).to_owned(),
                 started_at,
                 cpu_request_milli: container.cpu_request_milli.into(),
                 memory_request_bytes: container.memory_request_bytes,

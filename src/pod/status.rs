@@ -213,6 +213,8 @@ pub(super) struct Condition<'a> {
 pub(super) struct ContainerStatus<'a> {
     pub(super) uid: &'a PodUid,
     pub(super) container: &'a Container,
+    /// What the run that is shown was started with.
+    pub(super) image: &'a str,
     pub(super) state: State,
     pub(super) ready: bool,
     pub(super) started: bool,
@@ -232,6 +234,7 @@ impl<'a> ContainerStatus<'a> {
         Self {
             uid,
             container,
+            image: &container.image,
             state: State::Waiting { reason },
             ready: false,
             started: false,
@@ -245,11 +248,12 @@ impl<'a> ContainerStatus<'a> {
     pub(super) fn of(
         uid: &'a PodUid,
         container: &'a Container,
-        seen: Option<&observed::ContainerStatus>,
+        seen: Option<&'a observed::ContainerStatus>,
     ) -> Self {
         let mut status = Self::waiting(uid, container, ContainerReason::ContainerCreating);
         if let Some(seen) = seen {
             status.state = seen.state;
+            status.image = seen.older_image().unwrap_or(status.image);
             (status.ready, status.started) = (seen.ready, seen.started);
             (status.restarts, status.last) = (seen.restarts, seen.last());
         }
@@ -262,6 +266,7 @@ impl<'a> ContainerStatus<'a> {
             State::Terminated(ended) if ended.reason == ContainerReason::ContainerStatusUnknown => {
                 Identity::Blank
             }
+            _ if *self.image != *self.container.image => Identity::Outdated,
             _ => Identity::Ours,
         }
     }
@@ -338,12 +343,10 @@ impl Serialize for ContainerStatus<'_> {
             allocated_resources: Option<&'a BTreeMap<String, String>>,
         }
         let Container {
-            name,
-            image,
-            resources,
-            ..
+            name, resources, ..
         } = self.container;
-        let exists = self.identity() == Identity::Ours;
+        let image = self.image;
+        let exists = matches!(self.identity(), Identity::Ours | Identity::Outdated);
         let container_id = exists.then(|| self.id(self.restarts));
         let state = match self.state {
             State::Waiting { reason } => StateBody::Waiting {

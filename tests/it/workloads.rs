@@ -302,6 +302,33 @@ async fn a_debug_container_runs_and_resources_change_in_place() {
 }
 
 #[tokio::test]
+async fn a_changed_image_restarts_its_container_within_the_pod() {
+    let scene = Scene::start(&two_zones("profile: fast\nwebhook: {enabled: false}")).await;
+    scene.create(&TestPod::fixed("web").on_node(NODE_B)).await;
+    let before = scene.running("web").await;
+    kubectl(&scene, &["set", "image", "pod/web", "main=nginx:2"]).await;
+    let after = scene
+        .pod_with("web", "has been restarted and is ready", |pod| {
+            let status = json!(pod.status.as_ref().unwrap().container_statuses);
+            status[0]["restartCount"] == 1 && is_ready(pod)
+        })
+        .await;
+    assert_eq!(identity(&before), identity(&after));
+    let status = json!(after.status.as_ref().unwrap().container_statuses);
+    assert_eq!(
+        (&status[0]["image"], &status[0]["imageID"]),
+        (&json!("nginx:2"), &json!("nginx:2"))
+    );
+    let ended = &status[0]["lastState"]["terminated"];
+    assert_eq!(ended["reason"], "Completed", "{status:#}");
+    let event = scene.event(&after, "Killing").await;
+    assert_eq!(
+        message(&event),
+        "Container main definition changed, will be restarted"
+    );
+}
+
+#[tokio::test]
 async fn a_pod_waits_for_its_config_map_and_starts_when_it_appears() {
     let scene = Scene::start(&two_zones("profile: fast")).await;
     let spec = json!({"containers": [{
