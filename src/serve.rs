@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::chain::chain;
 use crate::clock::{self, Clock};
 use crate::cluster_lease::ClusterLease;
-use crate::config::Config;
+use crate::config::{Config, PROCESS};
 use crate::kube_client;
 use crate::kubelet::scratch::ScratchStore;
 use crate::kubelet::{self, Listeners};
@@ -301,7 +301,7 @@ async fn signalled(source: &Path, running: &Config, changes: &watch::Sender<Sett
 
 /// vSwitches, retention, the simulated cloud and history are taken over; the rest at a restart.
 fn reload(source: &Path, running: &Config, changes: &watch::Sender<Settings>) {
-    let config = match Config::load(source) {
+    let config = match Config::load_with(source, PROCESS) {
         Ok(config) => config,
         Err(error) => {
             tracing::error!(error = %chain(&error), "the changed configuration is refused; the old one stays");

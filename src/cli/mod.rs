@@ -27,7 +27,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::chain::chain;
 use crate::cluster_lease::ClusterLease;
-use crate::config::{self, Config};
+use crate::config::{self, Config, PROCESS};
 use crate::{clock, kube_client, node, serve, webhook};
 
 use output::Format;
@@ -152,7 +152,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
     let done = match command {
         Command::Run(run) => {
             log_to_stderr();
-            let config = Config::load(&run.cluster.config)?;
+            let config = Config::load_with(&run.cluster.config, PROCESS)?;
             let source = run.cluster.config.clone();
             block_on(serve::run(
                 config,

@@ -13,7 +13,8 @@ use serde_saphyr::{Location, Spanned};
 
 use super::raw::{self, Profile, Raw, Text};
 use super::{
-    Capacity, Config, Delays, KubeletConfig, Refusal, ServiceRef, WebhookConfig, network, nodes,
+    Capacity, Config, Delays, Environment, KubeletConfig, Refusal, ServiceRef, WebhookConfig,
+    network, nodes,
 };
 
 /// Retention periods of ACS: 48 hours by default; a year is this project's limit.
@@ -23,8 +24,11 @@ const HOURS_MAX: u32 = 8760;
 const DELAY_MAX: SignedDuration = SignedDuration::from_hours(24);
 
 /// The whole file. All refusals, in the order of the file.
-pub(super) fn config(raw: &Raw) -> Result<Config, Vec<Refusal>> {
-    let mut checks = Checks::default();
+pub(super) fn config(raw: &Raw, environment: Environment<'_>) -> Result<Config, Vec<Refusal>> {
+    let mut checks = Checks {
+        refusals: Vec::new(),
+        environment,
+    };
     let second = |seconds| match raw.profile {
         Profile::Acs => SignedDuration::from_secs(seconds),
         Profile::Fast => SignedDuration::ZERO,
@@ -77,12 +81,12 @@ pub(super) fn config(raw: &Raw) -> Result<Config, Vec<Refusal>> {
 }
 
 /// Collects refusals; every check gives a usable value back, so that the next one can go on.
-#[derive(Default)]
-pub(super) struct Checks {
+pub(super) struct Checks<'e> {
     refusals: Vec<Refusal>,
+    environment: Environment<'e>,
 }
 
-impl Checks {
+impl Checks<'_> {
     pub(super) fn refuse(&mut self, at: Location, reason: impl Into<String>) {
         let (line, column) = (at.line(), at.column());
         self.refusals.push(Refusal {
@@ -352,13 +356,39 @@ impl Checks {
         }
     }
 
+    /// An address, or `$(NAME)`: what the environment variable says, written as in the command of a
+    /// container (Kubernetes, "Define a Command and Arguments for a Container").
     fn address(&mut self, text: Option<&Text>, key: &str) -> IpAddr {
-        self.parse(
-            text,
-            key,
-            "an IP address of this host",
-            Ipv4Addr::LOCALHOST.into(),
-        )
+        let default = Ipv4Addr::LOCALHOST.into();
+        let Some((text, name)) = text.and_then(|text| Some((text, variable(&text.value)?))) else {
+            return self.parse(
+                text,
+                key,
+                "an IP address of this host, or an environment variable such as $(POD_IP)",
+                default,
+            );
+        };
+        let Environment::Given(variables) = self.environment else {
+            return default;
+        };
+        let Some(value) = variables(name) else {
+            let reason = format!(
+                "{key} is `{}`, but the environment variable {name} is not set: set it to an IP \
+                 address of this host, in a pod from its field status.podIP",
+                text.value
+            );
+            self.refuse(text.referenced, reason);
+            return default;
+        };
+        value.trim().parse().unwrap_or_else(|_| {
+            let reason = format!(
+                "{key} is `{}`, and the environment variable {name} is `{value}`: set it to an IP \
+                 address of this host",
+                text.value
+            );
+            self.refuse(text.referenced, reason);
+            default
+        })
     }
 
     fn webhook(&mut self, raw: &raw::Webhook) -> WebhookConfig {
@@ -384,6 +414,11 @@ impl Checks {
             port: self.port(raw.port.as_ref(), "webhook.service.port", 1, 443),
         }
     }
+}
+
+/// The name in `$(NAME)`.
+fn variable(text: &str) -> Option<&str> {
+    text.strip_prefix("$(")?.strip_suffix(')')
 }
 
 /// A label value of Kubernetes that is not empty.

@@ -2,7 +2,8 @@
 //!
 //! Owns the YAML keys, their defaults and every sentence that refuses one. `raw` is the file as
 //! written, `check` turns it into a [`Config`] and collects all refusals rather than the first.
-//! Does not watch the file, read the environment or open the ledger.
+//! The environment is read only where an address asks for it. Does not watch the file or open the
+//! ledger.
 
 mod check;
 mod network;
@@ -141,18 +142,35 @@ pub struct ServiceRef {
     pub port: u16,
 }
 
+/// Where the variables come from that addresses of the file name, such as `$(POD_IP)`.
+#[derive(Clone, Copy)]
+pub enum Environment<'a> {
+    /// Whoever listens at the addresses needs them all.
+    Given(&'a dyn Fn(&str) -> Option<String>),
+    /// A command that listens nowhere runs elsewhere, without them.
+    Unused,
+}
+
+/// The environment of this process.
+pub const PROCESS: Environment<'static> = Environment::Given(&|name| std::env::var(name).ok());
+
 impl Config {
-    /// Reads and checks the file at `path`.
+    /// Reads and checks the file at `path`, for a command that listens nowhere.
     pub fn load(path: &Path) -> Result<Self, Error> {
+        Self::load_with(path, Environment::Unused)
+    }
+
+    /// Reads and checks the file at `path`, with the variables that it names.
+    pub fn load_with(path: &Path, environment: Environment<'_>) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path).map_err(|source| Error::Read {
             path: path.to_owned(),
             source,
         })?;
-        Self::parse(&text, path)
+        Self::parse(&text, path, environment)
     }
 
     /// Checks `text`; `path` only appears in the refusals.
-    pub fn parse(text: &str, path: &Path) -> Result<Self, Error> {
+    pub fn parse(text: &str, path: &Path, environment: Environment<'_>) -> Result<Self, Error> {
         let refused = |refusals| {
             Error::Refused(Refused {
                 path: path.to_owned(),
@@ -160,7 +178,7 @@ impl Config {
             })
         };
         let raw = raw::parse(text).map_err(|refusal| refused(vec![refusal]))?;
-        check::config(&raw).map_err(refused)
+        check::config(&raw, environment).map_err(refused)
     }
 
     /// What the provider needs of it.

@@ -12,7 +12,7 @@ use super::raw::{self, Text};
 const PREFIXES: std::ops::RangeInclusive<u8> = 16..=29;
 
 /// The vSwitches of the file. One with a CIDR that cannot be read is refused and left out.
-pub(super) fn vswitches(raw: &[raw::VSwitch], checks: &mut Checks) -> Vec<VSwitch> {
+pub(super) fn vswitches(raw: &[raw::VSwitch], checks: &mut Checks<'_>) -> Vec<VSwitch> {
     if raw.is_empty() {
         checks.missing("vswitches is missing: give at least one, with id, zone and cidr");
     }
@@ -64,7 +64,7 @@ fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 
-fn cidr(text: &Text, checks: &mut Checks) -> Option<Ipv4Net> {
+fn cidr(text: &Text, checks: &mut Checks<'_>) -> Option<Ipv4Net> {
     let Ok(cidr) = text.value.parse::<Ipv4Net>() else {
         checks.refuse(
             text.referenced,
@@ -96,7 +96,7 @@ fn cidr(text: &Text, checks: &mut Checks) -> Option<Ipv4Net> {
 }
 
 /// An inclusive range out of `a`, `a-b` or a CIDR.
-fn exclude(text: &Text, cidr: Ipv4Net, checks: &mut Checks) -> Option<(Ipv4Addr, Ipv4Addr)> {
+fn exclude(text: &Text, cidr: Ipv4Net, checks: &mut Checks<'_>) -> Option<(Ipv4Addr, Ipv4Addr)> {
     let Some((from, to)) = range(&text.value) else {
         checks.refuse(
             text.referenced,

@@ -17,7 +17,7 @@ pub(super) fn nodes(
     raw: &[Spanned<raw::NodeEntry>],
     vswitches: &[raw::VSwitch],
     first_port: u16,
-    checks: &mut Checks,
+    checks: &mut Checks<'_>,
 ) -> Vec<NodeSpec> {
     if raw.is_empty() {
         checks.missing("nodes is missing: give at least one, such as {zone: cn-wulanchabu-b}");
@@ -81,7 +81,7 @@ fn entry_names(
     node: &raw::NodeEntry,
     node_type: NodeType,
     entry: Location,
-    checks: &mut Checks,
+    checks: &mut Checks<'_>,
 ) -> Vec<NodeName> {
     let placeholders = node
         .name
@@ -121,7 +121,7 @@ fn entry_names(
     names.into_iter().map(NodeName::from).collect()
 }
 
-fn expand(name: &Text, count: &Text, checks: &mut Checks) -> Vec<String> {
+fn expand(name: &Text, count: &Text, checks: &mut Checks<'_>) -> Vec<String> {
     let count = checks.number(Some(count), "count", 1..=COUNT_MAX, 0);
     (0..count)
         .map(|index| name.value.replace("%d", &index.to_string()))

@@ -1,12 +1,13 @@
 //! Every refusal by its sentence, and the whole file by its values.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use holdfast_provider::cloud::sim::Fault;
 use holdfast_provider::id::NodeType;
 use jiff::SignedDuration;
 
-use super::{Config, FailurePolicy, Profile};
+use super::{Config, Environment, FailurePolicy, Profile};
 use holdfast_provider::policy::opt_in::UnsupportedClass;
 
 const WHOLE: &str = "\
@@ -43,8 +44,23 @@ nodes:
 # end
 ";
 
+/// The variables of a test's environment.
+fn variable(name: &str) -> Option<String> {
+    let value = match name {
+        "POD_IP" => "10.1.2.3",
+        "NO_IP" => "web-0",
+        "ANY_IP" => "0.0.0.0",
+        _ => return None,
+    };
+    Some(value.to_owned())
+}
+
 fn parse(text: &str) -> Result<Config, String> {
-    Config::parse(text, Path::new("holdfast.yaml")).map_err(|error| error.to_string())
+    parse_with(text, Environment::Given(&variable))
+}
+
+fn parse_with(text: &str, environment: Environment<'_>) -> Result<Config, String> {
+    Config::parse(text, Path::new("holdfast.yaml"), environment).map_err(|error| error.to_string())
 }
 
 #[track_caller]
@@ -242,7 +258,8 @@ fn a_wrong_value_is_refused_with_its_place_and_the_way_out() {
         (
             "kubelet: {address: here}",
             "here",
-            "kubelet.address is `here`: give an IP address of this host",
+            "kubelet.address is `here`: give an IP address of this host, or an environment variable \
+             such as $(POD_IP)",
         ),
         (
             "kubelet: {address: 0.0.0.0}",
@@ -481,6 +498,54 @@ fn a_node_entry_without_a_port_left_is_refused() {
 }
 
 #[test]
+fn an_address_may_come_from_an_environment_variable() {
+    let text = BASE.replace(
+        "# end",
+        "kubelet: {address: $(POD_IP)}\nwebhook: {address: $(POD_IP)}",
+    );
+    let config = accepted(&text);
+    let address: IpAddr = "10.1.2.3".parse().unwrap();
+    assert_eq!(
+        (config.kubelet.address, config.webhook.address),
+        (address, address)
+    );
+    // A command on another machine listens nowhere.
+    let elsewhere = parse_with(&text, Environment::Unused).unwrap();
+    assert!(elsewhere.kubelet.address.is_loopback());
+}
+
+#[test]
+fn a_variable_that_gives_no_address_is_refused_by_its_name() {
+    let with =
+        |key: &str, value: &str| BASE.replace("# end", &format!("{key}: {{address: {value}}}"));
+    refused(
+        &with("kubelet", "$(ABSENT)"),
+        "$(ABSENT)",
+        "kubelet.address is `$(ABSENT)`, but the environment variable ABSENT is not set: set it to \
+         an IP address of this host, in a pod from its field status.podIP",
+    );
+    refused(
+        &with("webhook", "$(NO_IP)"),
+        "$(NO_IP)",
+        "webhook.address is `$(NO_IP)`, and the environment variable NO_IP is `web-0`: set it to an \
+         IP address of this host",
+    );
+    refused(
+        &with("kubelet", "$(ANY_IP)"),
+        "$(ANY_IP)",
+        "kubelet.address is `0.0.0.0`, but the nodes publish it as theirs: give an address of this \
+         host",
+    );
+    accepted(&with("webhook", "$(ANY_IP)"));
+    refused(
+        &with("kubelet", "$POD_IP"),
+        "$POD_IP",
+        "kubelet.address is `$POD_IP`: give an IP address of this host, or an environment variable \
+         such as $(POD_IP)",
+    );
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_named() {
     let error = Config::load(Path::new("/nowhere/holdfast.yaml")).unwrap_err();
 
@@ -546,6 +611,19 @@ fn the_configuration_inside_the_in_cluster_example_fits_the_objects_around_it() 
     );
     let service = config.webhook.service.as_ref().unwrap();
     let container = &object("StatefulSet")["spec"]["template"]["spec"]["containers"][0];
+    // The nodes publish the address of the pod, at which the API server finds them.
+    assert_eq!(config.kubelet.address.to_string(), "10.1.2.3");
+    let variable = &container["env"][0];
+    assert_eq!(variable["name"], "POD_IP");
+    assert_eq!(
+        variable["valueFrom"]["fieldRef"]["fieldPath"],
+        "status.podIP"
+    );
+    let ports = container["ports"].as_array().unwrap();
+    for node in &config.nodes {
+        let is_theirs = |port: &&serde_json::Value| port["containerPort"] == node.kubelet_port;
+        assert!(ports.iter().any(|port| is_theirs(&port)), "{}", node.name);
+    }
 
     let metadata = &object("Service")["metadata"];
     assert_eq!(metadata["namespace"], *service.namespace);

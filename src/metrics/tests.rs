@@ -14,7 +14,7 @@ use kube::client::Body;
 use tower::{Layer as _, Service as _};
 
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, Environment};
 use crate::node::NodeTable;
 use crate::pod::agent::Figures;
 use crate::pod::core::Topic;
@@ -29,7 +29,7 @@ nodes:
 ";
 
 fn moment() -> Moment {
-    let config = Config::parse(CONFIG, Path::new("holdfast.yaml")).unwrap();
+    let config = Config::parse(CONFIG, Path::new("holdfast.yaml"), Environment::Unused).unwrap();
     let now = Timestamp::from_second(1_800_000_000).unwrap();
     let row = VSwitchRow {
         id: "vsw-b".into(),

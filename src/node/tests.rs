@@ -9,7 +9,7 @@ use super::object::Template;
 use super::plan::{Action, Seen, next_action};
 use super::view::NodeView;
 use super::{NodeTable, object};
-use crate::config::{Config, NodeSpec};
+use crate::config::{Config, Environment, NodeSpec};
 
 const ACS: usize = 0;
 const ECS: usize = 1;
@@ -25,7 +25,7 @@ nodes:
 - {name: ecs-1, zone: cn-wulanchabu-b, type: ecs}
 - {name: load-%d, zone: cn-wulanchabu-b, count: 2}
 ";
-    Config::parse(text, Path::new("holdfast.yaml")).unwrap()
+    Config::parse(text, Path::new("holdfast.yaml"), Environment::Unused).unwrap()
 }
 
 fn template() -> Template {

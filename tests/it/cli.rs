@@ -255,6 +255,18 @@ async fn what_is_missing_is_one_clear_sentence() {
         assert_eq!(errors(&output).lines().count(), 1);
     }
 
+    let absent = "kubelet: {address: $(HOLDFAST_ABSENT)}";
+    std::fs::write(config, two_zones(&format!("ledger: {ledger}\n{absent}"))).unwrap();
+    let output = holdfast(&["run", "-c", config]).await;
+    assert_eq!(output.status.code(), Some(2), "there is no variable");
+    let sentence = "kubelet.address is `$(HOLDFAST_ABSENT)`, but the environment variable \
+         HOLDFAST_ABSENT is not set: set it to an IP address of this host, in a pod from its field \
+         status.podIP\n";
+    assert!(errors(&output).ends_with(sentence), "{}", errors(&output));
+    let elsewhere = holdfast(&["vswitches", "-c", config]).await;
+    assert_eq!(elsewhere.status.code(), Some(1), "it needs a ledger only");
+    std::fs::write(config, two_zones(&format!("ledger: {ledger}"))).unwrap();
+
     let kubeconfig = dir.path().join("kubeconfig");
     let nobody = format!("https://{}", nobody_listens());
     let text = json!({

@@ -193,6 +193,28 @@ async fn an_acs_node_looks_like_a_virtual_kubelet_and_a_simulated_ecs_node_does_
 }
 
 #[tokio::test]
+async fn nodes_publish_and_serve_the_address_that_an_environment_variable_gives() {
+    let port = free_ports_in_a_row(4);
+    let kubelet = format!("kubelet: {{address: $({ADDRESS_VARIABLE}), port: {port}}}");
+    let scene = Scene::start(&two_zones(&format!(
+        "profile: fast\n{NO_WEBHOOK}\n{kubelet}"
+    )))
+    .await;
+    let shown = node(&scene, NODE_B).await;
+    let addresses = shown["status"]["addresses"].as_array().unwrap();
+    let internal = addresses.iter().find(|one| one["type"] == "InternalIP");
+    assert_eq!(internal.unwrap()["address"], OTHER_ADDRESS);
+    // kubectl asks the API server, which asks the node there.
+    scene
+        .create(&TestPod::ordinary("web").on_node(NODE_B))
+        .await;
+    let pod = scene.running("web").await;
+    assert_eq!(pod.status.unwrap().host_ip.as_deref(), Some(OTHER_ADDRESS));
+    let logs = ["logs", "web", "-n", &scene.namespace];
+    assert!(!scene.plane.kubectl(&logs).await.unwrap().is_empty());
+}
+
+#[tokio::test]
 async fn a_lease_belongs_to_its_node_and_is_renewed_every_ten_seconds() {
     let scene = Scene::start(&two_zones(NO_WEBHOOK)).await;
     let node = nodes(&scene).get(NODE_B).await.unwrap();

@@ -28,6 +28,10 @@ pub(crate) const ZONE_B: &str = "cn-wulanchabu-b";
 pub(crate) const ZONE_C: &str = "cn-wulanchabu-c";
 pub(crate) const NODE_B: &str = "virtual-kubelet-cn-wulanchabu-b";
 
+/// An environment variable of every holdfast, and what it says: an address that is not the default.
+pub(crate) const ADDRESS_VARIABLE: &str = "POD_IP";
+pub(crate) const OTHER_ADDRESS: &str = "127.0.0.2";
+
 /// A configuration with two zones and a simulated ECS node; `extra` is added at the end.
 pub(crate) fn two_zones(extra: &str) -> String {
     with_cidrs("192.168.1.0/24", extra)
@@ -153,7 +157,7 @@ impl Scene {
         all.extend(args);
         let kubeconfig = ("KUBECONFIG", self.kubeconfig.to_str().unwrap());
         let more = self.env.iter().map(|(name, value)| (&**name, &**value));
-        let env = more.chain([kubeconfig]);
+        let env = more.chain([kubeconfig, (ADDRESS_VARIABLE, OTHER_ADDRESS)]);
         let spawned = Holdfast::spawn(program(), all, env, &self.log_path())
             .await
             .unwrap();
