@@ -49,7 +49,8 @@ pub(super) fn runs(record: &Record, stop: SignedDuration, now: Timestamp) -> boo
     let has_stopped = record
         .deletion()
         .is_some_and(|deletion| now >= deletion.asked_at() + stop);
-    observed.phase == Phase::Running && !has_stopped && record.running_containers().next().is_some()
+    let lives = observed.phase == Phase::Running && record.ended.is_none();
+    lives && !has_stopped && record.running_containers().next().is_some()
 }
 
 /// What runs of a pod at `now`; `None`: nothing does.
