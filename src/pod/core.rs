@@ -20,11 +20,12 @@ use holdfast_provider::id::{NodeType, Zone};
 use jiff::{SignedDuration, Timestamp};
 
 use super::draft::{Cause, Outcome};
-use super::life::{self, Circumstances, Plan, Stop};
+use super::life::{self, Circumstances, Plan};
 use super::needs::Supply;
 use super::observed::ConditionType;
 use super::record::{Deletion, Record, later, whole_seconds};
 use super::status::Wanted;
+use super::stop::{self, Stop};
 use super::view::Phase;
 use crate::config::Profile;
 
@@ -238,7 +239,7 @@ fn overdue<'a>(
     if now < last_at {
         return Step::wake(last_at);
     }
-    let plan = life::stopped(record, &stop);
+    let plan = stop::stopped(record, &stop);
     let wanted = Wanted::failed(record, plan, Cause::DeadlineExceeded, now);
     Step::write(record, wanted, None)
 }
@@ -253,7 +254,7 @@ fn shut_down<'a>(
 ) -> Step<'a> {
     if is_rejected(record, facts.seen_at, since) {
         let never = Stop::at_once(Outcome::Unknown, now);
-        let plan = life::stopped(record, &never);
+        let plan = stop::stopped(record, &never);
         let wanted = Wanted::failed(record, plan, Cause::Rejected, now);
         let mut step = Step::write(record, wanted, None);
         step.said.push(Cause::rejection());
@@ -273,7 +274,7 @@ fn shut_down<'a>(
     if now < stops_at {
         return Step::wake(stops_at);
     }
-    let plan = life::stopped(record, &stop);
+    let plan = stop::stopped(record, &stop);
     let wanted = Wanted::failed(record, plan, Cause::NodeShutdown, now);
     Step::write(record, wanted, None)
 }
@@ -346,7 +347,7 @@ fn ended_before(record: &Record, now: Timestamp) -> Step<'_> {
     let stop = Stop::at_once(outcome, now);
     let plan = Plan {
         phase,
-        ..life::stopped(record, &stop)
+        ..stop::stopped(record, &stop)
     };
     Step::write(record, Wanted::ended(record, plan, now), None)
 }
@@ -447,7 +448,7 @@ fn leave<'a>(
     let is_watched =
         record.has_finalizers || (has_started && facts.lifecycle.profile == Profile::Acs);
     if !has_ended && is_watched {
-        let wanted = Wanted::ended(record, life::stopped(record, &stop), now);
+        let wanted = Wanted::ended(record, stop::stopped(record, &stop), now);
         return Step::write(record, wanted, None);
     }
     match deletion.final_at.map(|at| later(at, FINAL_PATIENCE)) {

@@ -5,7 +5,6 @@
 //! after a restart of holdfast. Times of the kubelet are those of kubernetes/kubernetes,
 //! pkg/kubelet/kuberuntime and pkg/kubelet/images. It does not know networks or conditions.
 
-use holdfast_provider::id::PodUid;
 use jiff::{SignedDuration, Timestamp};
 
 use super::back_off::{doubled, last_pull, seconds};
@@ -16,6 +15,7 @@ use super::needs::Supply;
 use super::observed::{self, Ended, State};
 use super::record::{Container, Record, later, whole_seconds};
 use super::status::ContainerStatus;
+use super::stop::{Stop, all_succeeded, end, pairs};
 use super::view::{ContainerReason, Phase, RestartPolicy};
 
 /// Reason of the event of a container that used too much memory.
@@ -143,137 +143,6 @@ pub(super) fn proceed<'a>(record: &'a Record, around: Circumstances<'a>) -> Plan
     plan
 }
 
-/// How and when running containers are stopped.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Stop {
-    pub(super) outcome: Outcome,
-    /// When the containers end.
-    pub(super) at: Timestamp,
-    /// From the end of one to that of the sidecar before it.
-    pub(super) apart: SignedDuration,
-    /// When whatever still runs is killed.
-    pub(super) kill_at: Timestamp,
-}
-
-impl Stop {
-    /// Whatever there is has ended by `now`, all at once.
-    pub(super) fn at_once(outcome: Outcome, now: Timestamp) -> Self {
-        Self {
-            outcome,
-            at: now,
-            apart: SignedDuration::ZERO,
-            kill_at: now,
-        }
-    }
-
-    /// The end of the last container.
-    pub(super) fn last_at(&self, record: &Record) -> Timestamp {
-        self.sidecar(running_sidecars(record)).0
-    }
-
-    /// When and how the sidecar ends that is stopped as the `nth`, from 1.
-    fn sidecar(&self, nth: usize) -> (Timestamp, Outcome) {
-        let nth = i32::try_from(nth).unwrap_or(i32::MAX);
-        let by = self.apart.checked_mul(nth).unwrap_or(SignedDuration::MAX);
-        let at = later(self.at, by);
-        if at > self.kill_at {
-            (self.kill_at, Outcome::Killed)
-        } else {
-            (at, self.outcome)
-        }
-    }
-}
-
-fn running_sidecars(record: &Record) -> usize {
-    let sidecars = pairs(&record.init_containers, &record.observed.init_containers)
-        .filter(|(container, _)| container.sidecar);
-    let runs = |seen: &observed::ContainerStatus| matches!(seen.state, State::Running { .. });
-    sidecars.filter(|(_, seen)| seen.is_some_and(runs)).count()
-}
-
-/// Everything that runs has been stopped.
-pub(super) fn stopped<'a>(record: &'a Record, stop: &Stop) -> Plan<'a> {
-    let observed = &record.observed;
-    let mut nth = running_sidecars(record) + 1;
-    let end = |container: &'a Container, seen: Option<&'a observed::ContainerStatus>, (at, how)| {
-        end(&record.uid, container, seen, at, how)
-    };
-    let init = pairs(&record.init_containers, &observed.init_containers)
-        .map(|(container, seen)| {
-            let runs = seen.is_some_and(|seen| matches!(seen.state, State::Running { .. }));
-            if container.sidecar && runs {
-                nth -= 1;
-                end(container, seen, stop.sidecar(nth))
-            } else {
-                end(container, seen, (stop.at, stop.outcome))
-            }
-        })
-        .collect();
-    let all = |containers: &'a [Container], seen: &'a [observed::ContainerStatus]| -> Vec<_> {
-        pairs(containers, seen)
-            .map(|(container, seen)| end(container, seen, (stop.at, stop.outcome)))
-            .collect()
-    };
-    let containers = all(&record.containers, &observed.containers);
-    let succeeded = all_succeeded(&containers);
-    Plan {
-        init,
-        phase: if succeeded {
-            Phase::Succeeded
-        } else {
-            Phase::Failed
-        },
-        initialized: record.init_containers.is_empty()
-            || observed
-                .containers
-                .iter()
-                .any(observed::ContainerStatus::has_run),
-        containers,
-        ephemeral: all(
-            record.ephemeral_containers(),
-            &observed.ephemeral_containers,
-        ),
-        wake_at: None,
-        said: Vec::new(),
-    }
-}
-
-/// The status of a container that has been stopped.
-fn end<'a>(
-    uid: &'a PodUid,
-    container: &'a Container,
-    seen: Option<&'a observed::ContainerStatus>,
-    at: Timestamp,
-    how: Outcome,
-) -> ContainerStatus<'a> {
-    let mut status = ContainerStatus::of(uid, container, seen);
-    let at = whole_seconds(at);
-    // An init container that is done stays ready.
-    let had_ended = matches!(status.state, State::Terminated(_));
-    let ended = match (status.state, status.last) {
-        (State::Terminated(ended), _) => ended,
-        (State::Running { started_at }, _) => how.ended(started_at, at.max(started_at)),
-        (State::Waiting { .. }, Some(last)) => {
-            status.last = None;
-            last
-        }
-        (State::Waiting { .. }, None) => Outcome::Unknown.ended(at, at),
-    };
-    status.state = State::Terminated(ended);
-    status.ready &= had_ended;
-    status.started = false;
-    status
-}
-
-/// Each container with what the API has of it.
-fn pairs<'a, 'o>(
-    containers: &'a [Container],
-    seen: &'o [observed::ContainerStatus],
-) -> impl Iterator<Item = (&'a Container, Option<&'o observed::ContainerStatus>)> {
-    let seen = seen.iter().map(Some).chain(std::iter::repeat(None));
-    containers.iter().zip(seen)
-}
-
 /// Whether the next init container or the containers may be started.
 pub(super) fn has_passed(status: &ContainerStatus<'_>) -> bool {
     if status.container.sidecar {
@@ -281,11 +150,6 @@ pub(super) fn has_passed(status: &ContainerStatus<'_>) -> bool {
     } else {
         matches!(status.state, State::Terminated(ended) if ended.exit_code == 0)
     }
-}
-
-fn all_succeeded(containers: &[ContainerStatus<'_>]) -> bool {
-    let ok = |one: &ContainerStatus<'_>| matches!(one.state, State::Terminated(ended) if ended.exit_code == 0);
-    !containers.is_empty() && containers.iter().all(ok)
 }
 
 struct Life<'a> {

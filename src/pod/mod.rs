@@ -7,9 +7,10 @@
 //!                  agent ⇄ provider engine ⇄ ledger, cloud
 //! ```
 //!
-//! `view` decodes, `record` remembers, `core` decides, with `life` for what containers do, `needs`
-//! for what they cannot start without and `behaviour` for what annotations ask; `draft` and
-//! `status` write it down, `agent` keeps all pods and talks to the engine, `run` does the I/O.
+//! `view` decodes, `record` remembers, `core` decides, with `life` and `stop` for what containers do,
+//! `needs` for what they cannot start without and `behaviour` for what annotations ask; `draft` and
+//! `status` write it down, `agent` keeps all pods and talks to the engine, `run` does the I/O;
+//! `running` tells others what runs.
 //! Everything but `run`, `api`, `events` and `census` is synchronous and pure. Addresses are not
 //! decided here.
 
@@ -29,6 +30,7 @@ pub mod record;
 pub mod run;
 pub mod running;
 pub mod status;
+mod stop;
 #[cfg(test)]
 mod testing;
 pub mod view;
