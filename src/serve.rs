@@ -82,7 +82,7 @@ pub async fn run(
         lanes.1,
         Arc::clone(&config),
         table.clone(),
-        metrics.pods.clone(),
+        metrics.watches.clone(),
         shutdown.clone(),
     ));
     let (asker, questions) = Asker::new();

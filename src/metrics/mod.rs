@@ -11,6 +11,7 @@ mod pods;
 mod requests;
 #[cfg(test)]
 mod tests;
+mod watches;
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ pub use gauges::Moment;
 pub use ledger::LedgerMetrics;
 pub use pods::PodMetrics;
 pub use requests::Requests;
+pub use watches::WatchMetrics;
 
 /// `Content-Type` of what [`Metrics::text`] gives.
 pub const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
@@ -42,6 +44,8 @@ pub struct Metrics {
     pub ledger: LedgerMetrics,
     /// What happens to pods.
     pub pods: PodMetrics,
+    /// What happens to watches.
+    pub watches: WatchMetrics,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -64,10 +68,12 @@ impl Metrics {
         requests.register(&mut registry);
         let ledger = LedgerMetrics::register(&mut registry);
         let pods = PodMetrics::register(&mut registry);
+        let watches = WatchMetrics::register(&mut registry);
         Self {
             registry: Arc::new(registry),
             ledger,
             pods,
+            watches,
         }
     }
 

@@ -1,4 +1,4 @@
-//! What happens to pods, and to the watches by which they are seen.
+//! What happens to pods.
 
 use std::time::Duration;
 
@@ -16,7 +16,6 @@ use crate::pod::core::Topic;
 pub struct PodMetrics {
     starts: Histogram,
     events: Family<Event, Counter>,
-    broken_watches: Family<Watched, Counter>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -25,35 +24,21 @@ struct Event {
     r#type: &'static str,
 }
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Watched {
-    resource: &'static str,
-}
-
 impl PodMetrics {
     pub(super) fn register(registry: &mut Registry) -> Self {
         let this = Self {
             starts: Histogram::new(DURATION_BUCKETS),
             events: Family::default(),
-            broken_watches: Family::default(),
         };
-        for resource in ["pods", "nodes"] {
-            drop(this.broken_watches.get_or_create(&Watched { resource }));
-        }
         registry.register(
             "holdfast_pod_start_duration_seconds",
-            "From when a pod was first seen bound to a node until the API server showed that its containers had been started",
+            "From when a pod was first seen bound to a node until the API server showed it Running",
             this.starts.clone(),
         );
         registry.register(
             "holdfast_pod_events",
             "Events about pods that there was reason for, by reason; repetitions are not sent",
             this.events.clone(),
-        );
-        registry.register(
-            "holdfast_watch_restarts",
-            "Watches of the API server that broke off with an error and were started again",
-            this.broken_watches.clone(),
         );
         this
     }
@@ -74,12 +59,5 @@ impl PodMetrics {
             },
         };
         self.events.get_or_create(&labels).inc();
-    }
-
-    /// The watch of this resource broke off.
-    pub fn watch_broke(&self, resource: &'static str) {
-        self.broken_watches
-            .get_or_create(&Watched { resource })
-            .inc();
     }
 }

@@ -109,7 +109,7 @@ async fn raised() -> Metrics {
     });
     metrics.pods.started(Duration::from_millis(40));
     metrics.pods.said(Topic::warning("IPPoolExhausted"));
-    metrics.pods.watch_broke("pods");
+    metrics.watches.broke("pods");
     metrics
 }
 

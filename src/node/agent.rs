@@ -25,7 +25,7 @@ use super::table::NodeTable;
 use super::view::NodeView;
 use crate::config::{Config, NodeSpec};
 use crate::kube_client;
-use crate::metrics::PodMetrics;
+use crate::metrics::WatchMetrics;
 use crate::pause::{Backoff, jitter};
 
 /// As a kubelet does when nothing changes (`nodeStatusReportFrequency`).
@@ -82,7 +82,7 @@ struct Agent {
     client: Client,
     template: Template,
     table: NodeTable,
-    metrics: PodMetrics,
+    watches: WatchMetrics,
     entries: Vec<Entry>,
     index: HashMap<NodeName, usize>,
     schedule: Schedule,
@@ -98,7 +98,7 @@ pub(super) async fn run(
     client: Client,
     config: &Config,
     table: NodeTable,
-    metrics: PodMetrics,
+    watches: WatchMetrics,
     shutdown: CancellationToken,
 ) {
     let version = tokio::select! {
@@ -110,7 +110,7 @@ pub(super) async fn run(
         Template::new(config, &version),
         config,
         table,
-        metrics,
+        watches,
     );
     let mut relist = tokio::time::interval(RELIST_INTERVAL);
     relist.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -155,7 +155,7 @@ impl Agent {
         template: Template,
         config: &Config,
         table: NodeTable,
-        metrics: PodMetrics,
+        watches: WatchMetrics,
     ) -> Self {
         let now = Instant::now();
         let entry = |spec: &NodeSpec| Entry {
@@ -174,7 +174,7 @@ impl Agent {
             client,
             template,
             table,
-            metrics,
+            watches,
             index: entries
                 .iter()
                 .map(|entry| entry.spec.name.clone())
@@ -226,7 +226,7 @@ impl Agent {
                 }
             }
             Err(error) => {
-                self.metrics.watch_broke("nodes");
+                self.watches.broke("nodes");
                 self.watch_outage.failed(0, "", &error);
             }
         }

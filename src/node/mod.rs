@@ -40,7 +40,7 @@ pub use table::{NodeState, NodeTable};
 pub use uninstall::{Error, Uninstalled, ours, uninstall};
 
 use crate::config::Config;
-use crate::metrics::PodMetrics;
+use crate::metrics::WatchMetrics;
 
 /// Registers the nodes of `config` and keeps them alive until `shutdown`.
 ///
@@ -52,11 +52,11 @@ pub async fn run(
     heartbeats: Client,
     config: Arc<Config>,
     table: NodeTable,
-    metrics: PodMetrics,
+    watches: WatchMetrics,
     shutdown: CancellationToken,
 ) {
     let leases = tokio::spawn(lease::run(heartbeats, table.clone(), shutdown.clone()));
-    agent::run(api, &config, table, metrics, shutdown).await;
+    agent::run(api, &config, table, watches, shutdown).await;
     if let Err(error) = leases.await
         && error.is_panic()
     {

@@ -26,7 +26,7 @@ use super::view::PodView;
 use crate::chain::chain;
 use crate::clock::Clock;
 use crate::kube_client;
-use crate::metrics::{Metrics, PodMetrics};
+use crate::metrics::{Metrics, WatchMetrics};
 use crate::node::NodeTable;
 
 /// How often the wall clock and the ledger file are looked at.
@@ -232,7 +232,7 @@ impl Shell {
             mut settings,
             mut questions,
         } = sources;
-        let mut pods = std::pin::pin!(pods(watch, self.metrics.pods.clone()));
+        let mut pods = std::pin::pin!(pods(watch, self.metrics.watches.clone()));
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -476,7 +476,7 @@ async fn pause_after_failure<T>(result: &Result<T, Refused>) {
 
 /// One watch of all pods for the whole process: kube speaks HTTP/1.1, so one for each node would
 /// be a socket for each node.
-fn pods(client: Client, metrics: PodMetrics) -> impl Stream<Item = Input> + Send {
+fn pods(client: Client, watches: WatchMetrics) -> impl Stream<Item = Input> + Send {
     let api: Api<PodView> = Api::all(client);
     let config = watcher::Config::default().page_size(PAGE);
     watcher(api, config).backoff(kube_client::watch_backoff()).filter_map(move |event| {
@@ -488,7 +488,7 @@ fn pods(client: Client, metrics: PodMetrics) -> impl Stream<Item = Input> + Send
             Ok(watcher::Event::InitDone) => Some(Input::ListDone),
             Ok(watcher::Event::Delete(pod)) => Some(Input::Deleted(Box::new(pod))),
             Err(error) => {
-                metrics.watch_broke("pods");
+                watches.broke("pods");
                 tracing::warn!(error = %chain(&error), "the pod watch broke off and is started again");
                 None
             }
