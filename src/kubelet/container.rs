@@ -174,7 +174,7 @@ mod tests {
             super::super::shell::run(
                 &world,
                 &command,
-                false,
+                None,
                 none,
                 &mut stdout,
                 Some(tokio::io::sink()),

@@ -3,6 +3,7 @@
 //! Owns the lookup, and when a session ends because its container does. Protocols are in
 //! [`super::streaming`], what a container answers in [`super::shell`] and [`super::port`].
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,8 @@ use http::StatusCode;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, Pod, Service};
 use kube::Api;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::watch;
 
 use super::container::{self, ContainerError, NodeFacts};
 use super::fields::Allocatable;
@@ -25,7 +27,7 @@ use super::objects::ApiObjects;
 use super::port;
 use super::routes::Endpoint;
 use super::scratch::ScratchStore;
-use super::shell::{self, World};
+use super::shell::{self, Terminal, World};
 use super::streaming::{
     ExecOptions, ExitStatus, OptionsError, Streams, serve_attach, serve_exec, serve_port_forward,
 };
@@ -37,6 +39,9 @@ use crate::pod::quantity;
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
 /// A process that is killed with its container (128 + SIGKILL).
 const KILLED: i32 = 137;
+
+/// `^C` and `^D`.
+const LEAVE: [u8; 2] = [0x03, 0x04];
 
 /// What all sessions share.
 pub(super) struct Sessions {
@@ -212,10 +217,29 @@ async fn execute(
     let stdout = streams
         .stdout
         .unwrap_or_else(|| Box::new(tokio::io::sink()));
-    let run = shell::run(world, command, tty, streams.stdin, stdout, streams.stderr);
+    let (newest, size) = watch::channel(None);
+    let terminal = tty.then(|| Terminal::new(size));
+    let resize = async {
+        if let Some(mut sizes) = streams.resizes {
+            while let Some(size) = sizes.recv().await {
+                newest.send_replace(Some(size));
+            }
+        }
+        drop(newest);
+        std::future::pending::<Infallible>().await
+    };
+    let run = shell::run(
+        world,
+        command,
+        terminal,
+        streams.stdin,
+        stdout,
+        streams.stderr,
+    );
     tokio::select! {
         code = run => ExitStatus::Exited(code),
         () = until => ExitStatus::Exited(KILLED),
+        never = resize => match never {},
     }
 }
 
@@ -246,7 +270,8 @@ pub(super) async fn attach(
 ) -> Response {
     match begin_attach(&endpoint, &parts, &query.unwrap_or_default()).await {
         Ok((follow, options)) => {
-            let run = async move |streams| watch(follow, streams).await;
+            let tty = options.tty;
+            let run = async move |streams| show(follow, tty, streams).await;
             serve_attach(request, options, run).await
         }
         Err(error) => error.into_response(),
@@ -267,14 +292,17 @@ async fn begin_attach(
     Ok((follow, options))
 }
 
-/// What the container writes from now on. It reads nothing: whatever is sent to it is thrown away.
-async fn watch(mut follow: Follow, streams: Streams) -> ExitStatus {
+/// What the container writes from now on. It reads nothing: whatever is sent to it is thrown away, but for the keys
+/// that end what runs in a terminal. They end the session, which nobody could leave otherwise: kubectl hands all
+/// keys on.
+async fn show(mut follow: Follow, tty: bool, streams: Streams) -> ExitStatus {
     let Streams {
         stdin,
         mut stdout,
         mut stderr,
         ..
     } = streams;
+    let line_end: &[u8] = if tty { b"\r\n" } else { b"\n" };
     let write = async {
         while let Some(lines) = follow.next().await {
             for line in lines {
@@ -284,16 +312,21 @@ async fn watch(mut follow: Follow, streams: Streams) -> ExitStatus {
                 };
                 if let Some(out) = out {
                     out.write_all(line.text.as_bytes()).await?;
-                    out.write_all(b"\n").await?;
+                    out.write_all(line_end).await?;
                 }
             }
         }
         std::io::Result::Ok(())
     };
     let read = async {
+        let mut sent = [0; 1024];
         if let Some(mut stdin) = stdin {
             // How it ends does not matter, the session goes on.
-            let _ = tokio::io::copy(&mut stdin, &mut tokio::io::sink()).await;
+            while let Ok(length @ 1..) = stdin.read(&mut sent).await {
+                if tty && sent[..length].iter().any(|key| LEAVE.contains(key)) {
+                    return;
+                }
+            }
         }
         std::future::pending::<()>().await;
     };
@@ -302,7 +335,7 @@ async fn watch(mut follow: Follow, streams: Streams) -> ExitStatus {
             Ok(()) => ExitStatus::SUCCESS,
             Err(error) => ExitStatus::Failed(error.to_string()),
         },
-        () = read => unreachable!("it never ends"),
+        () = read => ExitStatus::SUCCESS,
     }
 }
 

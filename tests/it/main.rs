@@ -24,6 +24,7 @@ mod shutdown;
 mod soak;
 mod streams;
 mod support;
+mod terminal;
 mod test_pod;
 mod webhook;
 mod workloads;

@@ -9,11 +9,15 @@ use tokio::process::{Child, ChildStdout};
 use crate::support::*;
 
 /// Lets kubectl speak SPDY only, as it did before 1.31.
-const SPDY: [(&str, &str); 2] = [
+pub(crate) const SPDY: [(&str, &str); 2] = [
     ("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false"),
     ("KUBECTL_PORT_FORWARD_WEBSOCKETS", "false"),
 ];
-const WEBSOCKET: [(&str, &str); 0] = [];
+/// Lets it begin with WebSocket, as it does by itself from 1.31 on.
+pub(crate) const WEBSOCKET: [(&str, &str); 2] = [
+    ("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "true"),
+    ("KUBECTL_PORT_FORWARD_WEBSOCKETS", "true"),
+];
 const MEGABYTE: usize = 1 << 20;
 
 async fn scene() -> Scene {

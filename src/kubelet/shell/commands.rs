@@ -5,13 +5,14 @@ use std::io;
 use std::time::Duration;
 
 use super::interpreter::{Flow, Shell};
-use super::{archive, facts, files, print, text};
+use super::{archive, facts, files, print, terminal, text};
 
 /// All commands, as the message for an unknown one lists them.
 pub(super) const NAMES: &[&str] = &[
     ":", "[", "cat", "cd", "clear", "command", "date", "echo", "env", "exec", "exit", "export",
     "false", "grep", "head", "hostname", "id", "ip", "ls", "mkdir", "printenv", "printf", "pwd",
-    "rm", "set", "sh", "sleep", "tail", "tar", "test", "touch", "true", "unset", "wc", "whoami",
+    "rm", "set", "sh", "sleep", "stty", "tail", "tar", "test", "touch", "true", "unset", "wc",
+    "whoami",
 ];
 
 /// Where a container image would have them.
@@ -81,6 +82,7 @@ pub(super) async fn call(shell: &mut Shell<'_>, name: &str, args: &[String]) -> 
         "set" => set(shell, args).await?,
         "sh" => sh(shell, args).await?,
         "sleep" => sleep(shell, args).await?,
+        "stty" => terminal::stty(shell, args).await?,
         "tail" => text::tail(shell, args).await?,
         "tar" => archive::tar(shell, args).await?,
         "touch" => files::touch(shell, args).await?,

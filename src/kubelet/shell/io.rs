@@ -11,6 +11,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::Mutex;
 
+use super::terminal::Terminal;
 use crate::kubelet::scratch::Reserved;
 
 /// Most bytes that are taken from a stream at once.
@@ -109,7 +110,7 @@ impl<'a> Output<'a> {
 #[derive(Clone)]
 pub(super) struct Input<'a> {
     source: Arc<Mutex<Source<'a>>>,
-    is_tty: bool,
+    terminal: Option<Terminal>,
 }
 
 struct Source<'a> {
@@ -137,13 +138,16 @@ impl<'a> Input<'a> {
     }
 
     /// A terminal, which shows what is typed on `echo`.
-    pub(super) fn tty(reader: Reader<'a>, echo: Output<'a>) -> Self {
+    pub(super) fn tty(reader: Reader<'a>, terminal: Terminal, echo: Output<'a>) -> Self {
         let tty = Tty {
             echo,
             keys: VecDeque::new(),
             line: Vec::new(),
         };
-        Self::new(Some(reader), Some(tty))
+        Self {
+            terminal: Some(terminal),
+            ..Self::new(Some(reader), Some(tty))
+        }
     }
 
     /// Some bytes and no more.
@@ -153,7 +157,7 @@ impl<'a> Input<'a> {
 
     fn new(reader: Option<Reader<'a>>, tty: Option<Tty<'a>>) -> Self {
         Self {
-            is_tty: tty.is_some(),
+            terminal: None,
             source: Arc::new(Mutex::new(Source {
                 reader,
                 ready: VecDeque::new(),
@@ -162,9 +166,14 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// The terminal that it is, if it is one.
+    pub(super) fn terminal(&self) -> Option<&Terminal> {
+        self.terminal.as_ref()
+    }
+
     /// Whether it is a terminal.
     pub(super) fn is_tty(&self) -> bool {
-        self.is_tty
+        self.terminal.is_some()
     }
 
     /// What there is, at most [`CHUNK`]; empty at the end of the stream.

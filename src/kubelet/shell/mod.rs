@@ -13,11 +13,13 @@ mod io;
 mod options;
 mod parse;
 mod print;
+mod terminal;
 mod text;
 mod world;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub use terminal::Terminal;
 pub use world::{Clock, World};
 
 use interpreter::Shell;
@@ -26,26 +28,27 @@ use io::{Input, Io, Output};
 /// Runs a command and returns its exit code, 0 to 255.
 ///
 /// Streams may be of any size: what is read is handed on before more is read, and slow readers are
-/// waited for. With `tty`, what is typed is echoed to `stdout`, and without `stderr` messages go there
-/// too. To stop a command, drop the future.
+/// waited for. With a `terminal`, what is typed is echoed to `stdout`, and without `stderr` messages go
+/// there too. To stop a command, drop the future.
 pub async fn run(
     world: &World,
     command: &[String],
-    tty: bool,
+    terminal: Option<Terminal>,
     stdin: Option<impl AsyncRead + Send + Unpin>,
     stdout: impl AsyncWrite + Send + Unpin,
     stderr: Option<impl AsyncWrite + Send + Unpin>,
 ) -> i32 {
+    let tty = terminal.is_some();
     let stdout = Output::stream(Box::new(stdout), tty);
     let stderr = match stderr {
         Some(stderr) => Output::stream(Box::new(stderr), tty),
         None if tty => stdout.clone(),
         None => Output::nowhere(),
     };
-    let stdin = match stdin {
-        Some(stdin) if tty => Input::tty(Box::new(stdin), stdout.clone()),
-        Some(stdin) => Input::stream(Box::new(stdin)),
-        None => Input::empty(),
+    let stdin = match (stdin, terminal) {
+        (Some(stdin), Some(terminal)) => Input::tty(Box::new(stdin), terminal, stdout.clone()),
+        (Some(stdin), None) => Input::stream(Box::new(stdin)),
+        (None, _) => Input::empty(),
     };
     let io = Io {
         stdin,

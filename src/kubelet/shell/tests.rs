@@ -9,6 +9,8 @@ use super::*;
 use crate::kubelet::scratch::ScratchStore;
 use crate::kubelet::tree::{Node, Tree, TreePath};
 
+mod terminal;
+
 fn world() -> World {
     let pod = json!({
         "metadata": {
@@ -50,15 +52,7 @@ async fn exec(world: &World, command: &[&str], stdin: &[u8]) -> (i32, Vec<u8>, S
     let command: Vec<_> = command.iter().map(|&word| word.to_owned()).collect();
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let stdin = (!stdin.is_empty()).then_some(stdin);
-    let status = run(
-        world,
-        &command,
-        false,
-        stdin,
-        &mut stdout,
-        Some(&mut stderr),
-    )
-    .await;
+    let status = run(world, &command, None, stdin, &mut stdout, Some(&mut stderr)).await;
     (status, stdout, String::from_utf8(stderr).unwrap())
 }
 
@@ -306,7 +300,7 @@ async fn a_megabyte_each_way_stays_intact_however_slowly_it_is_read() {
     let serve = run(
         &world,
         &command,
-        false,
+        None,
         Some(far_in),
         far_out,
         None::<tokio::io::Empty>,
@@ -334,7 +328,7 @@ async fn a_pipe_ends_when_its_reader_has_enough() {
     let done = run(
         &world,
         &command,
-        false,
+        None,
         Some(endless),
         &mut stdout,
         None::<tokio::io::Empty>,
@@ -356,60 +350,6 @@ async fn a_shell_reads_its_commands_from_stdin() {
         (1, 0),
         "the end of input ends it with the last status"
     );
-}
-
-#[tokio::test]
-async fn a_terminal_echoes_prompts_and_interrupts() {
-    let world = world();
-    let (mut near, far) = tokio::io::duplex(4096);
-    let (far_out, mut near_out) = tokio::io::duplex(65536);
-    let command = ["sh".to_owned()];
-    let serve = run(
-        &world,
-        &command,
-        true,
-        Some(far),
-        far_out,
-        None::<tokio::io::Empty>,
-    );
-    let type_keys = async {
-        near.write_all(b"echo hx\x7fi\r").await.unwrap();
-        near.write_all(b"nope\x03sleep 1000\r").await.unwrap();
-        // Typed only once the command runs, as people do; earlier it would end the line.
-        let mut seen = Vec::new();
-        while !seen.ends_with(b"sleep 1000\r\n") {
-            seen.push(near_out.read_u8().await.unwrap());
-        }
-        near.write_all(b"\x03echo $?\rexit 6\r").await.unwrap();
-        near_out.read_to_end(&mut seen).await.unwrap();
-        String::from_utf8(seen).unwrap()
-    };
-    let both = async { tokio::join!(serve, type_keys) };
-    let (status, seen) = tokio::time::timeout(Duration::from_secs(10), both)
-        .await
-        .unwrap();
-    assert_eq!(status, 6);
-    let want = "/srv # echo hx\u{8} \u{8}i\r\nhi\r\n/srv # nope^C\r\n/srv # sleep 1000\r\n^C\r\n\
-        /srv # echo $?\r\n130\r\n/srv # exit 6\r\n";
-    assert_eq!(seen, want);
-}
-
-#[tokio::test]
-async fn the_end_key_ends_what_reads_a_terminal() {
-    let mut stdout = Vec::new();
-    let command = ["cat".to_owned()];
-    let world = world();
-    let keys = &b"ab\r\x04never"[..];
-    let status = run(
-        &world,
-        &command,
-        true,
-        Some(keys),
-        &mut stdout,
-        None::<tokio::io::Empty>,
-    )
-    .await;
-    assert_eq!((status, &*stdout), (0, &b"ab\r\nab\r\n"[..]));
 }
 
 fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -488,7 +428,7 @@ async fn an_archive_writes_nothing_outside_and_no_more_than_fits() {
     let status = run(
         &world,
         &command,
-        false,
+        None,
         Some(endless),
         tokio::io::sink(),
         Some(&mut stderr),
@@ -516,7 +456,7 @@ async fn nesting_and_files_are_bounded() {
     let status = run(
         &world,
         &command,
-        false,
+        None,
         Some(endless),
         tokio::io::sink(),
         Some(&mut stderr),
