@@ -13,6 +13,7 @@ mod explain;
 mod faults;
 mod healing;
 mod keeping;
+mod kubectl;
 mod kubelet;
 mod life;
 mod nodes;

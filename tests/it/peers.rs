@@ -4,6 +4,7 @@
 //! refuses loopback addresses. So each test runs in a network namespace of its own, in a process
 //! of its own, where the interface `lo` has another address.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
@@ -109,6 +110,13 @@ async fn inside_metrics_server_shows_every_node_and_pod_in_kubectl_top() {
     let scene = scene("anonymous: []").await;
     scene.create_set("web", 3, &TestPod::fixed("web")).await;
     scene.rolled_out("web").await;
+    let two = json!({ "containers": [
+        { "name": "main", "image": "nginx" },
+        { "name": "beside", "image": "nginx" },
+    ] });
+    let pod = TestPod::ordinary("two").with(&two).on_node(NODE_B);
+    scene.create(&pod).await;
+    scene.running("two").await;
     let _server = metrics_server(&scene).await;
     let condition = "jsonpath={.status.conditions[?(@.type=='Available')]}";
     let available = [
@@ -140,10 +148,19 @@ async fn inside_metrics_server_shows_every_node_and_pod_in_kubectl_top() {
     eventually("all nodes and pods are measured", PATIENCE, async || {
         let nodes = kubectl(&["top", "node", "--no-headers"]).await;
         let pods = kubectl(&["top", "pod", "--no-headers", "-n", &scene.namespace]).await;
+        let containers = ["top", "pod", "two", "--containers", "--no-headers"];
+        let containers = kubectl(&[&containers[..], &["-n", &scene.namespace]].concat()).await;
         let (nodes, pods) = (nodes.trim(), pods.trim());
-        let all =
-            nodes.lines().count() == 3 && pods.lines().count() == 3 && !nodes.contains("<unknown>");
-        let mut shown = format!("{nodes}\n{pods}\n");
+        let measured = containers.lines().filter_map(|line| {
+            let mut columns = line.split_whitespace().skip(1);
+            columns.next()
+        });
+        let measured: BTreeSet<&str> = measured.collect();
+        let all = nodes.lines().count() == 3
+            && pods.lines().count() == 4
+            && measured == BTreeSet::from(["main", "beside"])
+            && !nodes.contains("<unknown>");
+        let mut shown = format!("{nodes}\n{pods}\n{containers}\n");
         let log = scene.dir.path().join("metrics-server.log");
         shown += &std::fs::read_to_string(log).unwrap();
         if all {
