@@ -25,7 +25,8 @@ const LIMIT: Duration = Duration::from_mins(4);
 /// Runs an ignored test of this module in a network namespace, and passes if it does.
 async fn in_a_network_namespace(test: &str, programs: &[&GoProgram]) {
     // Holds its place among the tests that use a control plane; and nothing can be downloaded in there.
-    let _place = lease().await.unwrap();
+    let place = lease().await.unwrap();
+    place.kubectl_command().await.unwrap();
     for program in [&CONTROL_PLANE].iter().chain(programs) {
         built(program).await;
     }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::{
     Api, Client, Config,
@@ -22,13 +22,16 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    CONTROL_PLANE, eventually, flags, pki,
+    CONTROL_PLANE, GoProgram, KUBECTL_1_30, eventually, flags, pki,
     process::{Supervised, stop_all},
     state::StateDir,
 };
 
 /// The label of namespaces that [`ControlPlane::create_namespace`] made, and that may be deleted with all they contain.
 pub(crate) const NAMESPACE_LABEL: &str = "holdfast.dev/testbed";
+
+/// Chooses the version of kubectl.
+const KUBECTL_VARIABLE: &str = "HOLDFAST_KUBECTL";
 
 /// Five seconds is usual on 2 cores; the rest is for a machine that compiles beside it.
 const READY_LIMIT: Duration = Duration::from_mins(2);
@@ -300,25 +303,32 @@ impl ControlPlane {
         String::from_utf8(output.stdout).context("kubectl wrote something that is not UTF-8")
     }
 
-    /// kubectl as a cluster administrator, killed when it is dropped: for tests that talk to it.
+    /// kubectl as a cluster administrator, killed when it is dropped: for tests that talk to it. It is of the control
+    /// plane's version, unless `HOLDFAST_KUBECTL` asks for another.
     ///
     /// # Errors
-    /// There is none and it cannot be built.
+    /// There is none and it cannot be built, or `HOLDFAST_KUBECTL` names a version that is not known.
     pub async fn kubectl_command(&self) -> Result<tokio::process::Command> {
+        let built = async |program: GoProgram| {
+            let path = tokio::task::spawn_blocking(move || program.path()).await;
+            path.context("the build panicked")?
+        };
         // A user with a cluster has kubectl; building one takes Go and minutes.
-        let own = Command::new("kubectl")
-            .arg("version")
-            .arg("--client")
-            .output();
-        let mut command = if self.is_external() && own.is_ok() {
-            tokio::process::Command::new("kubectl")
-        } else {
-            let program = tokio::task::spawn_blocking(|| CONTROL_PLANE.path())
-                .await
-                .context("the build panicked")??;
-            let mut command = tokio::process::Command::new(program);
-            command.arg("kubectl");
-            command
+        let own = || {
+            let mut own = Command::new("kubectl");
+            own.args(["version", "--client"]).output().is_ok()
+        };
+        let mut command = match env::var(KUBECTL_VARIABLE).as_deref() {
+            Ok("1.30") => tokio::process::Command::new(built(KUBECTL_1_30).await?),
+            Ok(other) if !other.is_empty() => {
+                bail!("{KUBECTL_VARIABLE} is {other:?}: only \"1.30\" is known beside the default")
+            }
+            _ if self.is_external() && own() => tokio::process::Command::new("kubectl"),
+            _ => {
+                let mut command = tokio::process::Command::new(built(CONTROL_PLANE).await?);
+                command.arg("kubectl");
+                command
+            }
         };
         command
             .env("KUBECONFIG", &self.kubeconfig)

@@ -55,6 +55,16 @@ pub const CONTROL_PLANE: GoProgram = GoProgram {
     minutes: 8,
 };
 
+/// The last kubectl that prefers SPDY. It is used in place of the control plane's own on request.
+pub const KUBECTL_1_30: GoProgram = GoProgram {
+    what: "kubectl 1.30",
+    name: "kubectl-1.30",
+    dir: "peers/kubectl-1.30",
+    package: ".",
+    kind: Kind::Plain,
+    minutes: 2,
+};
+
 /// metrics-server, as its project releases it.
 pub const METRICS_SERVER: GoProgram = GoProgram {
     what: "metrics-server",

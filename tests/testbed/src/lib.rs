@@ -29,7 +29,9 @@ mod wait;
 
 pub use command::{build_holdfast, run};
 pub use control_plane::{ControlPlane, Options};
-pub use go_program::{CONTROL_PLANE, GoProgram, KWOK, METRICS_SERVER, VIRTUAL_KUBELET_SUITE};
+pub use go_program::{
+    CONTROL_PLANE, GoProgram, KUBECTL_1_30, KWOK, METRICS_SERVER, VIRTUAL_KUBELET_SUITE,
+};
 pub use holdfast::Holdfast;
 pub use lease::{Leased, PLANES_MAX, lease, lease_alone, lease_with};
 pub use pods::{PodRow, status_column};
