@@ -1,15 +1,20 @@
 //! An HTTPS listener: TLS, a bound on connections, time-outs, and an orderly end.
 //!
 //! Knows nothing of what is served or who may ask; a [`Tls`] gives the certificate, a [`Router`]
-//! the answers. What a client can cost is bounded here: connections, the time of a handshake, and
-//! the time and size of a request's head.
+//! the answers. What a client can cost is bounded here: connections, the time of a handshake, the
+//! time and size of a request's head, and the time of its body.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::{Extension, Router};
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use futures::{StreamExt, stream};
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
@@ -18,7 +23,7 @@ use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
@@ -44,6 +49,11 @@ pub(crate) struct PeerCertificates(pub(crate) Arc<[CertificateDer<'static>]>);
 /// token and a query.
 const HEAD_MAX_BYTES: usize = 64 * 1024;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// From the handshake on. Whoever connects has something to ask; who has not yet shown who he is
+/// must not hold a place for long.
+const FIRST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// From the head on, for all of the body. Only API servers send one, to the webhook, and they have it whole.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the 90 s after which the API server closes an idle connection: if this side
 /// closed first, a call sent at that moment would fail, and with it the creation of a pod.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
@@ -157,7 +167,15 @@ impl Connection {
         };
         let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let peer = PeerCertificates(shown.iter().map(|one| one.clone().into_owned()).collect());
-        let service = TowerToHyperService::new(self.router.layer(Extension(peer)));
+        // Not a layer of the router: that would be a copy of all its routes for each connection.
+        let router = TowerToHyperService::new(self.router);
+        let asked = CancellationToken::new();
+        let has_asked = asked.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            has_asked.cancel();
+            request.extensions_mut().insert(peer.clone());
+            router.call(request.map(bounded))
+        });
         let http = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(IDLE_TIMEOUT)
@@ -165,8 +183,17 @@ impl Connection {
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         tokio::pin!(http);
+        let asks_nothing = async {
+            if timeout(FIRST_HEAD_TIMEOUT, asked.cancelled()).await.is_ok() {
+                std::future::pending::<()>().await;
+            }
+        };
         let ended = tokio::select! {
             ended = &mut http => ended,
+            () = asks_nothing => {
+                debug!("no request came on a new connection");
+                return;
+            }
             () = self.shutdown.cancelled() => {
                 http.as_mut().graceful_shutdown();
                 http.await
@@ -179,4 +206,20 @@ impl Connection {
             );
         }
     }
+}
+
+/// A body that fails when it has not come to its end in time.
+fn bounded(body: Incoming) -> Body {
+    if body.is_end_stream() {
+        return Body::empty();
+    }
+    let deadline = Instant::now() + BODY_TIMEOUT;
+    let pieces = Body::new(body).into_data_stream();
+    Body::from_stream(stream::unfold(Some(pieces), move |pieces| async move {
+        let mut pieces = pieces?;
+        match timeout_at(deadline, pieces.next()).await {
+            Ok(piece) => Some((piece?, Some(pieces))),
+            Err(late) => Some((Err(axum::Error::new(late)), None)),
+        }
+    }))
 }
