@@ -5,6 +5,7 @@ pub mod cli;
 pub mod clock;
 pub mod cluster_lease;
 pub mod config;
+pub mod descriptors;
 mod https;
 pub mod kube_client;
 pub mod kubelet;

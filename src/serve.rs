@@ -23,6 +23,7 @@ use crate::chain::chain;
 use crate::clock::{self, Clock};
 use crate::cluster_lease::ClusterLease;
 use crate::config::{Config, PROCESS};
+use crate::descriptors;
 use crate::kube_client;
 use crate::kubelet::scratch::ScratchStore;
 use crate::kubelet::{self, Listeners};
@@ -48,6 +49,7 @@ pub async fn run(
     kubeconfig: Option<PathBuf>,
     take_over: bool,
 ) -> anyhow::Result<()> {
+    descriptors::raise_limit();
     let access = kube_client::access(kubeconfig.as_deref()).await?;
     let client = kube_client::client(&access)?;
     let metrics = Metrics::new(access.requests());

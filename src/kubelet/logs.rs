@@ -16,6 +16,7 @@ use kube::Api;
 use tokio::time::{sleep, timeout};
 
 use super::life::{self, LogLine, NoLogs, Stream};
+use super::limits::{Full, Place};
 use super::routes::Endpoint;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,6 +38,8 @@ pub(super) enum Error {
     NoLogs(#[from] NoLogs),
     #[error("cannot read pod {0:?} from the API server")]
     Unreachable(String),
+    #[error(transparent)]
+    Full(#[from] Full),
 }
 
 impl Error {
@@ -46,6 +49,7 @@ impl Error {
             Self::NoPod(_) | Self::NoLogs(NoLogs::NoSuchContainer { .. }) => StatusCode::NOT_FOUND,
             Self::Query | Self::NoLogs(_) => StatusCode::BAD_REQUEST,
             Self::Unreachable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }
@@ -195,7 +199,11 @@ impl Follow {
     pub(super) async fn next(&mut self) -> Option<Vec<LogLine>> {
         let shutdown = self.endpoint.shared.shutdown.clone();
         while !self.ended {
-            shutdown.run_until_cancelled(sleep(FOLLOW_PERIOD)).await?;
+            let turn = async {
+                sleep(FOLLOW_PERIOD).await;
+                self.endpoint.shared.limits.look().await;
+            };
+            shutdown.run_until_cancelled(turn).await?;
             let pod = match read(&self.endpoint, &self.namespace, &self.pod).await {
                 Ok(pod) => pod?,
                 // The API server is away: the log is there again when it comes back.
@@ -227,6 +235,7 @@ struct Sending {
     follow: Follow,
     options: Options,
     left_bytes: usize,
+    _place: Option<Place>,
 }
 
 /// The log as the body of an answer.
@@ -238,6 +247,8 @@ pub(super) async fn open(
     query: &str,
 ) -> Result<Body, Error> {
     let options = Options::parse(query)?;
+    let limits = &endpoint.shared.limits;
+    let place = options.follow.then(|| limits.place()).transpose()?;
     let pod = read_here(endpoint, namespace, name).await?;
     let now = Timestamp::now();
     let lines = life::log_lines(&pod, container, options.previous, now)?;
@@ -250,6 +261,7 @@ pub(super) async fn open(
         follow,
         left_bytes: options.limit_bytes.unwrap_or(usize::MAX),
         options,
+        _place: place,
     };
     let first = sending.print(sending.options.clone().select(&lines, now));
     let rest = stream::unfold(sending, |mut sending| async move {

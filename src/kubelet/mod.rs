@@ -13,6 +13,7 @@ pub mod environment;
 pub mod fields;
 pub mod hosts;
 pub mod life;
+mod limits;
 mod listing;
 mod logs;
 mod metrics;
@@ -44,14 +45,15 @@ use tokio_util::sync::CancellationToken;
 
 use self::scratch::ScratchStore;
 use crate::config::{Config, NodeSpec};
+use crate::descriptors;
 use crate::https;
 use crate::metrics::Metrics;
 use crate::node::NodeTable;
 use crate::pod::run::Asker;
 
-/// Connections of all listeners together. A `kubectl logs -f` or `exec` holds one as long as it
-/// lasts; more wait in the backlog.
-const CONNECTIONS_MAX: usize = 1024;
+/// Connections of all listeners together, without those that became a session by an upgrade; more
+/// wait in the backlog. Above the number of followed logs, which hold one as long as they last.
+const CONNECTIONS_MAX: usize = 2048;
 
 /// Shorter than the cluster's Lease, which nobody renews meanwhile.
 const PORT_PATIENCE: Duration = Duration::from_secs(10);
@@ -162,7 +164,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let auth = Arc::new(auth::Auth::new(client.clone()));
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(descriptors::share(CONNECTIONS_MAX)));
     let shared = Arc::new(routes::Shared::new(
         client.clone(),
         Arc::clone(&auth),

@@ -19,6 +19,7 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 
 use super::auth::{Auth, Right, subresources, verb};
+use super::limits::Limits;
 use super::listing;
 use super::metrics::Scraper;
 use super::sessions::{self, Sessions};
@@ -66,6 +67,7 @@ pub(super) struct Shared {
     scraper: Scraper,
     pub(super) counters: stats::Counters,
     pub(super) sessions: Sessions,
+    pub(super) limits: Limits,
     pub(super) shutdown: CancellationToken,
     auth: Arc<Auth>,
     anonymous: Vec<String>,
@@ -90,6 +92,7 @@ impl Shared {
             client,
             counters: stats::Counters::default(),
             sessions: Sessions::new(config, sources.scratch),
+            limits: Limits::default(),
             shutdown,
             auth,
             anonymous: config.kubelet.anonymous.clone(),
@@ -188,10 +191,10 @@ async fn admit(State(endpoint): State<Endpoint>, mut request: Request, next: Nex
         .and_then(|value| value.to_str().ok());
     let user = match endpoint.shared.auth.who(&shown.0, authorization).await {
         Ok(Some(user)) => user,
-        Ok(None) => return text(StatusCode::UNAUTHORIZED, "Unauthorized"),
+        Ok(None) => return unauthorized(),
         Err(error) => {
             tracing::warn!(error = %chain(&error), "cannot tell who asks the kubelet API");
-            return text(StatusCode::UNAUTHORIZED, "Unauthorized");
+            return unauthorized();
         }
     };
     let verb = verb(request.method());
@@ -226,6 +229,12 @@ async fn admit(State(endpoint): State<Endpoint>, mut request: Request, next: Nex
         asked.join(" ")
     );
     text(StatusCode::FORBIDDEN, message)
+}
+
+/// Closes the connection: a stranger must not hold a place among those that are let in.
+fn unauthorized() -> Response {
+    let close = [(header::CONNECTION, "close")];
+    (StatusCode::UNAUTHORIZED, close, "Unauthorized").into_response()
 }
 
 /// The node that a request is about, once its caller may ask.

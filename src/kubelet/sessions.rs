@@ -22,6 +22,7 @@ use super::container::{self, ContainerError, NodeFacts};
 use super::fields::Allocatable;
 use super::hosts::Dns;
 use super::life::{self, NoLogs, Stream};
+use super::limits::{Full, Place};
 use super::logs::{self, Follow};
 use super::objects::ApiObjects;
 use super::port;
@@ -98,6 +99,8 @@ enum Error {
     Container(#[from] ContainerError),
     #[error(transparent)]
     NoLogs(#[from] NoLogs),
+    #[error(transparent)]
+    Full(#[from] Full),
 }
 
 impl IntoResponse for Error {
@@ -107,6 +110,7 @@ impl IntoResponse for Error {
             Self::Pod(error) => error.status(),
             Self::NotRunning(_) | Self::NoLogs(_) => StatusCode::NOT_FOUND,
             Self::Container(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         (status, chain(&self).to_string()).into_response()
     }
@@ -151,10 +155,13 @@ pub(super) async fn exec(
     request: Request,
 ) -> Response {
     match begin_exec(&endpoint, &parts, &query.unwrap_or_default()).await {
-        Ok((world, options)) => {
+        Ok((world, options, place)) => {
             let until = ended(endpoint, Arc::clone(&world.pod), world.container.clone());
             let (command, tty) = (options.command.clone(), options.tty);
-            let run = async move |streams| execute(&world, &command, tty, streams, until).await;
+            let run = async move |streams| {
+                let _place = place;
+                execute(&world, &command, tty, streams, until).await
+            };
             serve_exec(request, options, run).await
         }
         Err(error) => error.into_response(),
@@ -165,11 +172,13 @@ async fn begin_exec(
     endpoint: &Endpoint,
     parts: &Parts,
     query: &str,
-) -> Result<(World, ExecOptions), Error> {
+) -> Result<(World, ExecOptions, Place), Error> {
     let options = ExecOptions::from_query(query, part(parts, "container"))?;
     if options.command.is_empty() {
         return Err(Error::NoCommand);
     }
+    let place = endpoint.shared.limits.place()?;
+    let _beginning = endpoint.shared.limits.beginning().await;
     let pod = pod(endpoint, parts).await?;
     if !is_running(&pod, &options.container) {
         return Err(Error::NotRunning(options.container));
@@ -190,7 +199,7 @@ async fn begin_exec(
         Arc::new(Timestamp::now),
     )
     .await?;
-    Ok((world, options))
+    Ok((world, options, place))
 }
 
 /// How names would be resolved: by the cluster's DNS Service, if it has one under the usual name.
@@ -249,8 +258,11 @@ async fn ended(endpoint: Endpoint, pod: Arc<Pod>, container: String) {
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     loop {
         let shutdown = &endpoint.shared.shutdown;
-        let slept = shutdown.run_until_cancelled(tokio::time::sleep(LOOK_PERIOD));
-        if slept.await.is_none() {
+        let turn = async {
+            tokio::time::sleep(LOOK_PERIOD).await;
+            endpoint.shared.limits.look().await;
+        };
+        if shutdown.run_until_cancelled(turn).await.is_none() {
             return;
         }
         match logs::read_here(&endpoint, namespace, name).await {
@@ -269,9 +281,12 @@ pub(super) async fn attach(
     request: Request,
 ) -> Response {
     match begin_attach(&endpoint, &parts, &query.unwrap_or_default()).await {
-        Ok((follow, options)) => {
+        Ok((follow, options, place)) => {
             let tty = options.tty;
-            let run = async move |streams| show(follow, tty, streams).await;
+            let run = async move |streams| {
+                let _place = place;
+                show(follow, tty, streams).await
+            };
             serve_attach(request, options, run).await
         }
         Err(error) => error.into_response(),
@@ -282,14 +297,16 @@ async fn begin_attach(
     endpoint: &Endpoint,
     parts: &Parts,
     query: &str,
-) -> Result<(Follow, ExecOptions), Error> {
+) -> Result<(Follow, ExecOptions, Place), Error> {
     let options = ExecOptions::from_query(query, part(parts, "container"))?;
+    let place = endpoint.shared.limits.place()?;
+    let _beginning = endpoint.shared.limits.beginning().await;
     let pod = pod(endpoint, parts).await?;
     if !is_running(&pod, &options.container) {
         return Err(Error::NotRunning(options.container));
     }
     let follow = Follow::new(endpoint, &pod, &options.container, Timestamp::now())?;
-    Ok((follow, options))
+    Ok((follow, options, place))
 }
 
 /// What the container writes from now on. It reads nothing: whatever is sent to it is thrown away, but for the keys
@@ -344,10 +361,11 @@ pub(super) async fn port_forward(
     parts: Parts,
     request: Request,
 ) -> Response {
-    match pod(&endpoint, &parts).await {
-        Ok(pod) => {
-            let pod = Arc::new(pod);
+    match begin_port_forward(&endpoint, &parts).await {
+        Ok((pod, place)) => {
             let connect = move |port| {
+                // As long as this may be called.
+                let _ = &place;
                 let answer = port::answer(&pod, port).map_err(|refusal| refusal.to_string());
                 std::future::ready(answer)
             };
@@ -355,4 +373,10 @@ pub(super) async fn port_forward(
         }
         Err(error) => error.into_response(),
     }
+}
+
+async fn begin_port_forward(endpoint: &Endpoint, parts: &Parts) -> Result<(Pod, Place), Error> {
+    let place = endpoint.shared.limits.place()?;
+    let _beginning = endpoint.shared.limits.beginning().await;
+    Ok((pod(endpoint, parts).await?, place))
 }

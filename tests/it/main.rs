@@ -12,6 +12,7 @@ mod crossing;
 mod explain;
 mod faults;
 mod healing;
+mod hostile;
 mod keeping;
 mod kubectl;
 mod kubelet;
