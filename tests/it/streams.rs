@@ -1,5 +1,6 @@
 //! exec, attach, cp and port-forward with kubectl, over WebSocket and over SPDY.
 
+use std::collections::BTreeMap;
 use std::process::{Output, Stdio};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
@@ -23,7 +24,9 @@ const MEGABYTE: usize = 1 << 20;
 async fn scene() -> Scene {
     let scene = Scene::start(&two_zones("profile: fast\nwebhook: {enabled: false}")).await;
     let port = serde_json::json!({ "containers": [
-        { "name": "main", "image": "nginx", "ports": [{ "containerPort": 80 }] },
+        { "name": "main", "image": "nginx", "ports": [
+            { "containerPort": 80 }, { "containerPort": 8080 },
+        ] },
         { "name": "beside", "image": "nginx", "env": [{ "name": "WHO", "value": "beside" }] },
     ] });
     let pod = TestPod::ordinary("web-0").with(&port).on_node(NODE_B);
@@ -148,6 +151,45 @@ async fn what_cp_brings_in_it_brings_out_again() {
     }
 }
 
+#[tokio::test]
+async fn a_directory_of_many_files_with_odd_names_comes_back_as_it_went() {
+    let scene = scene().await;
+    let dir = tempfile::TempDir::new().unwrap();
+    let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+    std::fs::create_dir_all(from.join("deep/er")).unwrap();
+    let mut files: BTreeMap<String, Vec<u8>> = (0..300)
+        .map(|number| (format!("deep/{number}"), format!("{number}\n").into_bytes()))
+        .collect();
+    files.insert("nothing".into(), Vec::new());
+    files.insert("a name with spaces".into(), b"spaces".to_vec());
+    files.insert("ümläut".into(), b"letters".to_vec());
+    // Longer than the name of an entry may be without an entry of its own for the name.
+    files.insert(format!("deep/er/{}", "n".repeat(150)), noise(1000));
+    for (name, content) in &files {
+        std::fs::write(from.join(name), content).unwrap();
+    }
+    let path = |path: &std::path::Path| path.to_str().unwrap().to_owned();
+    for args in [
+        [
+            "cp",
+            "-c",
+            "main",
+            &path(&from),
+            "web-0:/tmp/there and back",
+        ],
+        ["cp", "-c", "main", "web-0:/tmp/there and back", &path(&to)],
+    ] {
+        let output = kubectl(&scene, &WEBSOCKET, &args, b"").await;
+        assert!(
+            output.status.success(),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
+    }
+    let back = |name: &String| (name.clone(), std::fs::read(to.join(name)).unwrap());
+    assert!(files.keys().map(back).collect::<BTreeMap<_, _>>() == files);
+}
+
 async fn attach_shows_lines(env: &[(&str, &str)]) {
     let scene = Scene::start(&two_zones("profile: fast\nwebhook: {enabled: false}")).await;
     let pod = TestPod::ordinary("web-0")
@@ -190,30 +232,60 @@ async fn attach_shows_what_is_written_and_ends_with_the_container_over_spdy() {
 struct Forward {
     address: String,
     _kubectl: Child,
-    _lines: Lines<BufReader<ChildStdout>>,
+    lines: Lines<BufReader<ChildStdout>>,
 }
 
-async fn forward(scene: &Scene, env: &[(&str, &str)], ports: &str) -> Forward {
+async fn forward(scene: &Scene, env: &[(&str, &str)], ports: &[&str]) -> Forward {
     let mut command = scene.plane.kubectl_command().await.unwrap();
     let mut child = command
-        .args(["-n", &scene.namespace, "port-forward", "web-0", ports])
+        .args(["-n", &scene.namespace, "port-forward", "web-0"])
+        .args(ports)
         .envs(env.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    Forward {
+        address: listening(&mut lines).await,
+        _kubectl: child,
+        lines,
+    }
+}
+
+/// The next address at which kubectl listens.
+async fn listening(lines: &mut Lines<BufReader<ChildStdout>>) -> String {
     let line = tokio::time::timeout(PATIENCE, lines.next_line())
         .await
         .expect("kubectl says where it listens");
     let line = line.unwrap().expect("kubectl listens");
     let address = line.strip_prefix("Forwarding from ").unwrap();
-    let address = address.split(' ').next().unwrap().to_owned();
-    Forward {
-        address,
-        _kubectl: child,
-        _lines: lines,
+    address.split(' ').next().unwrap().to_owned()
+}
+
+async fn two_ports_at_once(env: &[(&str, &str)]) {
+    let scene = scene().await;
+    let mut open = forward(&scene, env, &[":80", ":8080"]).await;
+    let mut second = listening(&mut open.lines).await;
+    // It listens on both kinds of loopback for each port, where there are both.
+    if second.starts_with('[') {
+        second = listening(&mut open.lines).await;
     }
+    for _ in 0..10 {
+        let (one, other) = tokio::join!(get(&open.address, "/"), get(&second, "/"));
+        assert!(text(&one).contains("\"port\":80,"), "{}", text(&one));
+        assert!(text(&other).contains("\"port\":8080,"), "{}", text(&other));
+    }
+}
+
+#[tokio::test]
+async fn two_ports_are_forwarded_at_once_over_websocket() {
+    two_ports_at_once(&WEBSOCKET).await;
+}
+
+#[tokio::test]
+async fn two_ports_are_forwarded_at_once_over_spdy() {
+    two_ports_at_once(&SPDY).await;
 }
 
 async fn get(address: &str, path: &str) -> Vec<u8> {
@@ -231,14 +303,14 @@ async fn get(address: &str, path: &str) -> Vec<u8> {
 async fn a_hundred_requests_and_ten_megabytes(env: &[(&str, &str)]) {
     let scene = scene().await;
     let pod = scene.running("web-0").await;
-    let open = forward(&scene, env, ":80").await;
+    let open = forward(&scene, env, &[":80"]).await;
     for _ in 0..100 {
         let body = text(&get(&open.address, "/").await);
         assert!(body.contains(&address(&pod).unwrap()), "{body}");
     }
     let many = get(&open.address, "/bytes/10485760").await;
     assert_eq!(many.len(), 10 * MEGABYTE);
-    let closed = forward(&scene, env, ":81").await;
+    let closed = forward(&scene, env, &[":81"]).await;
     let mut stream = TcpStream::connect(&closed.address).await.unwrap();
     let mut answer = Vec::new();
     // Refused like a connection to a port where nobody listens.
