@@ -453,13 +453,15 @@ impl Play {
         }
     }
 
-    /// The look at a deadline also shows that a pod that waited is gone, which nobody had said.
+    /// The look at a deadline also shows that a pod that waited or was being deleted is gone, which
+    /// nobody had said. It is gone in truth, so it may let go from then on.
     fn find_out(&mut self) {
         let time = self.time();
         for object in self.unseen.values().flatten() {
-            let is_forgotten = self.world.engine.network(&object.uid).is_none();
+            let network = self.world.engine.network(&object.uid);
+            let has_let_go = network.is_none_or(|network| *network == Network::Detached);
             let known = self.model.pods.get(&object.uid);
-            if is_forgotten && known.is_some_and(|pod| pod.address.is_none()) {
+            if has_let_go && known.is_some_and(|pod| pod.address.is_none() || pod.deleted) {
                 self.model.gone(&object.uid, time);
             }
         }
