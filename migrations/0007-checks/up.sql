@@ -1,6 +1,6 @@
--- `x IN (…)` with more than two values is looked up in a table that SQLite makes for each statement, which
--- was a quarter of the cost of a write. The same conditions as comparisons; as the documentation of ALTER
--- TABLE has it for constraints that no stored row contradicts ("Making Other Kinds Of Table Schema Changes").
+-- The same conditions as comparisons: for `x IN (…)` with more than two values SQLite makes a table in each
+-- statement that writes. Done as the documentation of ALTER TABLE has it for constraints that no stored row
+-- contradicts ("Making Other Kinds Of Table Schema Changes").
 PRAGMA writable_schema = ON;
 UPDATE sqlite_schema SET sql = replace(replace(sql,
   'state IN (''free'', ''in_use'', ''retained'', ''detaching'', ''excluded'')',

@@ -171,6 +171,62 @@ async fn inside_metrics_server_shows_every_node_and_pod_in_kubectl_top() {
     })
     .await
     .unwrap();
+    is_scaled_by_its_cpu(&scene).await;
+}
+
+/// A Deployment whose pods use twice what they request, and an autoscaler that wants half of it.
+async fn is_scaled_by_its_cpu(scene: &Scene) {
+    let deployment = json!({
+        "apiVersion": "apps/v1", "kind": "Deployment",
+        "metadata": { "name": "busy" },
+        "spec": {
+            "replicas": 1,
+            "selector": { "matchLabels": { "app": "busy" } },
+            "template": {
+                "metadata": {
+                    "labels": { "app": "busy", "alibabacloud.com/acs": "true" },
+                    "annotations": { "holdfast.dev/cpu": "400m" },
+                },
+                "spec": { "containers": [{
+                    "name": "main", "image": "nginx",
+                    "resources": { "requests": { "cpu": "200m" } },
+                }] },
+            },
+        },
+    });
+    let target = json!({ "type": "Utilization", "averageUtilization": 50 });
+    let autoscaler = json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler",
+        "metadata": { "name": "busy" },
+        "spec": {
+            "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": "busy" },
+            "minReplicas": 1, "maxReplicas": 4,
+            "metrics": [{ "type": "Resource", "resource": { "name": "cpu", "target": target } }],
+        },
+    });
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": [deployment, autoscaler] });
+    let file = scene.dir.path().join("busy.json");
+    std::fs::write(&file, list.to_string()).unwrap();
+    let namespace = ["-n", &scene.namespace];
+    let apply = [&["apply", "-f", file.to_str().unwrap()], &namespace[..]].concat();
+    scene.plane.kubectl(&apply).await.unwrap();
+    let available = [
+        "get",
+        "deployment",
+        "busy",
+        "-o",
+        "jsonpath={.status.availableReplicas}",
+    ];
+    let available = [&available[..], &namespace].concat();
+    // The autoscaler looks every 15 s, and at samples from after the pod was ready only.
+    let patience = Duration::from_mins(2);
+    eventually("the autoscaler has made four", patience, async || {
+        let shown = scene.plane.kubectl(&available).await;
+        let shown = shown.map_err(|error| format!("{error:#}"))?;
+        (shown == "4").then_some(()).ok_or(shown)
+    })
+    .await
+    .unwrap();
 }
 
 /// Starts metrics-server and registers it with the API server.

@@ -23,7 +23,7 @@ const RELEASED: &[(&str, &str)] = &[
         "0006-security-groups",
         "4535d3f8-c7a3-5053-9e5e-9dd48c8d6700",
     ),
-    ("0007-checks", "ca8b187b-1be8-57d7-b23b-592af7494555"),
+    ("0007-checks", "b31c4d3f-5786-5878-a559-eab3370927ef"),
 ];
 
 /// Rows as each older version may have left them: one held, one retained and one free address,
