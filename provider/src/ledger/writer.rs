@@ -5,7 +5,7 @@
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
@@ -17,6 +17,9 @@ use crate::settings::Settings;
 const QUEUE: usize = 4096;
 /// Jobs per COMMIT: past this the sync is a small part of the cost, and a batch delays its first.
 const BATCH: usize = 256;
+/// From one COMMIT to the next when several jobs came together: a COMMIT has a cost of its own,
+/// and those of a burst trickle in.
+const GATHERING: Duration = Duration::from_millis(4);
 
 /// Something for the thread to do. The number comes back with the result.
 #[derive(Debug)]
@@ -107,11 +110,18 @@ fn run(
     done: &impl Fn(Done),
 ) {
     let mut deadline = None;
+    let mut next_at = Instant::now();
     while let Ok(first) = queue.recv() {
-        let batch = std::iter::once(first)
+        std::thread::sleep(next_at.saturating_duration_since(Instant::now()));
+        let batch: Vec<Work> = std::iter::once(first)
             .chain(queue.try_iter())
             .take(BATCH)
             .collect();
+        // Whoever comes alone, one after the other, waits for the disk only.
+        next_at = Instant::now();
+        if batch.len() > 1 && batch.len() < BATCH {
+            next_at += GATHERING;
+        }
         if let Err(error) = serve(&mut ledger, batch, clock, done, &mut deadline) {
             done(Done::Fatal(error));
             return;
