@@ -39,7 +39,8 @@ async fn a_cordoned_node_keeps_its_pods_and_gets_no_new_ones() {
 
 #[tokio::test]
 async fn wait_sees_a_pod_become_ready_and_go() {
-    let scene = Scene::start(&two_zones("profile: fast")).await;
+    // Long enough for a client to be there before the pod is gone: then it would have nothing to wait for.
+    let scene = Scene::start(&two_zones("profile: fast\ndelays: {stop: 10s}")).await;
     let pod = TestPod::ordinary("web")
         .annotated("holdfast.dev/start-after", "2s")
         .in_zone(ZONE_B);

@@ -256,16 +256,17 @@ async fn metrics_tell_how_many_addresses_claims_and_pods_there_are() {
             .filter(|(sample, value)| told.get(*sample) != Some(value))
             .map(|(sample, value)| format!("{sample}: {value}, not {:?}", told.get(sample)))
             .collect();
+        // How often is a matter of time; the first may be seconds away.
+        let renewals = ["node", "cluster"].map(|lease| {
+            format!("holdfast_lease_renewals_total{{lease=\"{lease}\",outcome=\"ok\"}}")
+        });
+        let none = renewals.into_iter().filter(|one| !told.contains_key(one));
+        let wrong: Vec<_> = wrong.into_iter().chain(none).collect();
         let same = wrong.is_empty().then_some(text);
         same.ok_or_else(|| wrong.join("\n"))
     })
     .await
     .unwrap();
-    let told = samples(&text);
-    for lease in ["node", "cluster"] {
-        let renewals = format!("holdfast_lease_renewals_total{{lease=\"{lease}\",outcome=\"ok\"}}");
-        assert!(told[&renewals] >= 1.0, "{text}");
-    }
     for pod in ["kept", "db-0", "once"] {
         assert!(
             !text.contains(&format!("\"{pod}\"")),
