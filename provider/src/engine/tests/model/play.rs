@@ -459,9 +459,13 @@ impl Play {
         let time = self.time();
         for object in self.unseen.values().flatten() {
             let network = self.world.engine.network(&object.uid);
-            let has_let_go = network.is_none_or(|network| *network == Network::Detached);
             let known = self.model.pods.get(&object.uid);
-            if has_let_go && known.is_some_and(|pod| pod.address.is_none() || pod.deleted) {
+            let has_let_go = known.is_some_and(|pod| match network {
+                None => pod.address.is_none() || pod.deleted,
+                // As one is that has ended and is there.
+                Some(network) => *network == Network::Detached && pod.deleted,
+            });
+            if has_let_go {
                 self.model.gone(&object.uid, time);
             }
         }
