@@ -300,9 +300,6 @@ enum Stage {
 
 fn live<'a>(record: &'a Record, facts: &Facts<'a>, now: Timestamp) -> Step<'a> {
     let observed = &record.observed;
-    if !record.host_network && is_detached(record, facts) {
-        return ended_before(record, now);
-    }
     let assignment = match facts.network {
         _ if record.host_network => None,
         Network::Attached(assignment) => Some(assignment),
@@ -314,7 +311,8 @@ fn live<'a>(record: &'a Record, facts: &Facts<'a>, now: Timestamp) -> Step<'a> {
             return Step::write(record, Wanted::announced(record, facts, now), None);
         }
         // Whatever is shown was true when it was written; the provider is still finding out.
-        Network::Pending | Network::Waiting { .. } | Network::Detached => return Step::default(),
+        Network::Pending | Network::Waiting { .. } => return Step::default(),
+        Network::Detached => return ended_before(record, now),
     };
     let (plan, until) = match stage(record, facts, now) {
         Stage::Bound { until } if announces(record, facts) => {

@@ -7,14 +7,14 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use rusqlite::types::Type;
-use rusqlite::{Connection, Row, TransactionBehavior};
+use rusqlite::{Connection, Row};
 use serde::Serialize;
 
 use crate::cloud::sim::{self, Fault, Invalid};
 use crate::id::VSwitchId;
 use crate::ledger::op::time;
 use crate::ledger::{self, Ledger, open, pool};
-use crate::sql::{self, Tx};
+use crate::sql::Tx;
 
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +67,7 @@ impl Switchboard {
     /// # Errors
     /// When its values make no sense, or the file cannot be written. Nothing is changed then.
     pub fn set(&mut self, wall: Timestamp, fault: &Fault) -> Result<FaultRow, Error> {
-        self.write(wall, |tx, now| {
+        open::change(&mut self.conn, wall, |tx, now| {
             let vswitches = pool::active(tx).map_err(ledger::Error::sql("read vSwitches"))?;
             let ids: Vec<VSwitchId> = vswitches.into_iter().map(|vswitch| vswitch.id).collect();
             fault.check(&ids)?;
@@ -95,7 +95,7 @@ impl Switchboard {
     /// # Errors
     /// When one of them is not set, or the file cannot be written. Nothing is changed then.
     pub fn clear(&mut self, wall: Timestamp, names: &[String]) -> Result<Vec<FaultRow>, Error> {
-        self.write(wall, |tx, _| {
+        open::change(&mut self.conn, wall, |tx, _| {
             let mut cleared = Vec::with_capacity(names.len());
             for name in names {
                 let row = tx
@@ -116,28 +116,12 @@ impl Switchboard {
     /// # Errors
     /// When the file cannot be written. Nothing is changed then.
     pub fn clear_all(&mut self, wall: Timestamp) -> Result<Vec<FaultRow>, Error> {
-        self.write(wall, |tx, _| {
+        open::change(&mut self.conn, wall, |tx, _| {
             let set = rows(tx).map_err(ledger::Error::sql("read faults"))?;
             tx.execute("DELETE FROM fault", [])
                 .map_err(ledger::Error::sql("clear the faults"))?;
             Ok(set)
         })
-    }
-
-    fn write<T>(
-        &mut self,
-        wall: Timestamp,
-        change: impl FnOnce(&Tx<'_>, Timestamp) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let tx = self
-            .conn
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(ledger::Error::sql("begin a transaction"))?;
-        let handle = Tx::new(&tx);
-        let now = open::advance_time(&handle, wall)?;
-        let changed = change(&handle, now)?;
-        sql::commit(&tx).map_err(ledger::Error::sql("commit"))?;
-        Ok(changed)
     }
 }
 

@@ -26,16 +26,21 @@ const RELEASED: &[(&str, &str)] = &[
     ("0007-checks", "b31c4d3f-5786-5878-a559-eab3370927ef"),
 ];
 
+const V3: &str = include_str!("fixtures/version-3.sql");
+const V4: &str = include_str!("fixtures/version-4.sql");
+const V5: &str = include_str!("fixtures/version-5.sql");
+const V6: &str = include_str!("fixtures/version-6.sql");
+
 /// Rows as each older version may have left them: one held, one retained and one free address,
 /// and one more whose ENI is not deleted yet.
-const FIXTURES: &[&str] = &[
-    "",
-    include_str!("fixtures/version-1.sql"),
-    include_str!("fixtures/version-2.sql"),
-    include_str!("fixtures/version-3.sql"),
-    include_str!("fixtures/version-4.sql"),
-    include_str!("fixtures/version-5.sql"),
-    include_str!("fixtures/version-6.sql"),
+const FIXTURES: &[&[&str]] = &[
+    &[],
+    &[include_str!("fixtures/version-1.sql")],
+    &[include_str!("fixtures/version-2.sql")],
+    &[V3],
+    &[V3, V4],
+    &[V3, V4, V5],
+    &[V3, V4, V5, V6],
 ];
 
 /// The process dies here, not the machine: what is written needs no sync to be there afterwards.
@@ -48,7 +53,7 @@ fn open(path: &Path) -> Connection {
 fn old(path: &Path, version: usize) -> Connection {
     let mut conn = open(path);
     migrate_with(&mut conn, &migrations()[..version]).unwrap();
-    conn.execute_batch(FIXTURES[version]).unwrap();
+    conn.execute_batch(&FIXTURES[version].concat()).unwrap();
     conn
 }
 
@@ -99,6 +104,7 @@ fn is_whole(conn: &Connection) {
 fn every_older_version_has_a_fixture() {
     assert_eq!(FIXTURES.len(), migrations().len(), "one for each older one");
     for fixture in &FIXTURES[1..] {
+        let fixture = fixture.concat();
         assert!(fixture.contains("INSERT INTO claim"), "{fixture}");
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use uuid::Uuid;
 
 use crate::cloud::sim::Simulator;
@@ -245,6 +245,22 @@ pub(crate) fn writer(path: &Path) -> Result<Connection, Error> {
     let conn = beside(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     configure(&conn)?;
     Ok(conn)
+}
+
+/// A change by hand: one transaction in the ledger's time, or nothing at all.
+pub(super) fn change<T, E: From<Error>>(
+    conn: &mut Connection,
+    wall: Timestamp,
+    change: impl FnOnce(&Tx<'_>, Timestamp) -> Result<T, E>,
+) -> Result<T, E> {
+    let tx = conn
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(Error::sql("begin a transaction"))?;
+    let handle = Tx::new(&tx);
+    let now = advance_time(&handle, wall)?;
+    let changed = change(&handle, now)?;
+    sql::commit(&tx).map_err(Error::sql("commit"))?;
+    Ok(changed)
 }
 
 /// Opens a file that is there already, and has the schema of this version.

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::Connection;
 use serde::Serialize;
 
 use crate::id::{ClusterId, EniId, PodKey, PodUid, VSwitchId};
@@ -16,7 +16,7 @@ use crate::ledger::journal::{self, word};
 use crate::ledger::{self, open, release};
 use crate::policy::eni::State;
 use crate::policy::retained::Close;
-use crate::sql::{self, Tx};
+use crate::sql::Tx;
 
 /// Why nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -118,31 +118,24 @@ impl Operator {
     /// When there is no such claim, when a pod has its address and `force` is not set, or when the
     /// file cannot be written. Nothing is changed then.
     pub fn release(&mut self, wall: Timestamp, what: &Release<'_>) -> Result<Released, Error> {
-        let tx = self
-            .conn
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(ledger::Error::sql("begin a transaction"))?;
-        let handle = Tx::new(&tx);
-        let now = open::advance_time(&handle, wall)?;
-        let claim = find(&handle, what)?;
-        if let Some(holder) = claim.holder.clone().filter(|_| !what.force) {
-            return Err(Error::InUse {
-                key: what.key.clone(),
-                address: claim.released.address,
-                holder,
-            });
-        }
-        let entry = journal::Entry {
-            what: word::RELEASED,
-            detail: what.reason,
-            claim: Some(claim.claim),
-            pod: None,
-        };
-        let released = journal::write(&handle, now, wall, entry)
-            .and_then(|()| end(&handle, now, claim))
-            .map_err(ledger::Error::sql("release an address"))?;
-        sql::commit(&tx).map_err(ledger::Error::sql("commit"))?;
-        Ok(released)
+        open::change(&mut self.conn, wall, |tx, now| {
+            let claim = find(tx, what)?;
+            if let Some(holder) = claim.holder.clone().filter(|_| !what.force) {
+                return Err(Error::InUse {
+                    key: what.key.clone(),
+                    address: claim.released.address,
+                    holder,
+                });
+            }
+            let entry = journal::Entry {
+                what: word::RELEASED,
+                detail: what.reason,
+                claim: Some(claim.claim),
+                pod: None,
+            };
+            let released = journal::write(tx, now, wall, entry).and_then(|()| end(tx, now, claim));
+            Ok(released.map_err(ledger::Error::sql("release an address"))?)
+        })
     }
 }
 
