@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::Output;
 
-use holdfast_testbed::eventually;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -75,14 +74,7 @@ async fn lists_tell_the_same_in_every_format_while_holdfast_runs_and_after_it_en
     let retained = identity(&scene.running("web-1").await);
     let ordinary = identity(&scene.running("job").await);
     scene.delete("web-1").await;
-    eventually("the claim is retained", PATIENCE, async || {
-        let retained = scene.count("vsw-b", "retained").await;
-        (retained == 1)
-            .then_some(())
-            .ok_or_else(|| retained.to_string())
-    })
-    .await
-    .unwrap();
+    scene.has_counts(&[("retained", 1)]).await;
     let running = lists(&scene).await;
     tables(&scene, &held, &retained, &ordinary).await;
     documents(&scene, &running, &held).await;

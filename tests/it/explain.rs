@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use holdfast_testbed::eventually;
 use serde_json::{Value, json};
 
 use crate::cli::errors;
@@ -68,14 +67,7 @@ async fn what_is_explained_of_a_pod_is_what_it_gets() {
     assert_eq!(outlooks(&next)[0], (NODE_B, "wait", None));
 
     scene.delete("web-0").await;
-    eventually("the claim is retained", PATIENCE, async || {
-        let retained = scene.count("vsw-b", "retained").await;
-        (retained == 1)
-            .then_some(())
-            .ok_or_else(|| retained.to_string())
-    })
-    .await
-    .unwrap();
+    scene.has_counts(&[("retained", 1)]).await;
     let next = scene.ask(&["explain", "-f", file, "-o", "json"]).await;
     assert_eq!(
         (&next["source"], &next["hours"]),

@@ -107,17 +107,7 @@ async fn an_ordinary_address_is_free_after_its_pod_and_a_fixed_one_is_retained()
     assert_eq!(scene.count("vsw-b", "in_use").await, 2);
     scene.delete("plain").await;
     scene.delete("kept").await;
-    holdfast_testbed::eventually("both have let go", PATIENCE, async || {
-        let counts = (
-            scene.count("vsw-b", "free").await,
-            scene.count("vsw-b", "retained").await,
-        );
-        (counts == (251, 1))
-            .then_some(())
-            .ok_or_else(|| format!("{counts:?}"))
-    })
-    .await
-    .unwrap();
+    scene.has_counts(&[("free", 251), ("retained", 1)]).await;
     assert_eq!(scene.claims().await[0]["address"], kept.address.as_str());
 }
 

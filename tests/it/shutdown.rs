@@ -90,15 +90,7 @@ async fn a_node_that_shuts_down_ends_its_pods_and_gives_the_fixed_ones_their_add
             reason(pod) == Some("NodeShutdown")
         })
         .await;
-    eventually("all but the kept address is free", PATIENCE, async || {
-        let in_use = scene.count("vsw-b", "in_use").await;
-        let retained = scene.count("vsw-b", "retained").await;
-        ((in_use, retained) == (0, 1))
-            .then_some(())
-            .ok_or_else(|| format!("{in_use} in use, {retained} retained"))
-    })
-    .await
-    .unwrap();
+    scene.has_counts(&[("in_use", 0), ("retained", 1)]).await;
     scene.running("far").await;
     let still = scene.pods().get("web-0").await.unwrap();
     assert_eq!(still.metadata.uid, waits.metadata.uid);

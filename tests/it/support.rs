@@ -499,6 +499,20 @@ impl Scene {
             .collect()
     }
 
+    /// Waits until so many addresses of vSwitch `vsw-b` are in these states.
+    pub(crate) async fn has_counts(&self, wanted: &[(&str, u64)]) {
+        eventually(&format!("addresses are {wanted:?}"), PATIENCE, async || {
+            let mut found = Vec::new();
+            for (state, _) in wanted {
+                found.push((*state, self.count("vsw-b", state).await));
+            }
+            let same = found == wanted;
+            same.then_some(()).ok_or_else(|| format!("{found:?}"))
+        })
+        .await
+        .unwrap();
+    }
+
     /// How many addresses of a vSwitch are `free`, `in_use`, `retained` or `detaching`.
     pub(crate) async fn count(&self, vswitch: &str, state: &str) -> u64 {
         let all = self.ask(&["vswitches", "-o", "json"]).await;

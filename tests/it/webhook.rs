@@ -179,12 +179,7 @@ async fn a_pod_whose_zone_is_closed_is_not_pinned_and_comes_up_elsewhere_with_a_
     let claims = scene.claims().await;
     assert_eq!(claims.len(), 1, "{claims:?}");
     assert_eq!(claims[0]["address"], has.address.as_str());
-    eventually("the old address is free", PATIENCE, async || {
-        let free = scene.count("vsw-b", "free").await;
-        (free == 252).then_some(()).ok_or_else(|| free.to_string())
-    })
-    .await
-    .unwrap();
+    scene.has_counts(&[("free", 252)]).await;
 }
 
 #[tokio::test]

@@ -112,6 +112,7 @@ fn run(
     let mut deadline = None;
     let mut next_at = Instant::now();
     while let Ok(first) = queue.recv() {
+        // Asleep and not at the queue, where each job would wake it.
         std::thread::sleep(next_at.saturating_duration_since(Instant::now()));
         let batch: Vec<Work> = std::iter::once(first)
             .chain(queue.try_iter())
