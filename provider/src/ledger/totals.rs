@@ -9,6 +9,7 @@ use crate::cloud::EniState;
 use crate::ledger::Error;
 use crate::ledger::op::time;
 use crate::ledger::query::{self, ClaimState, Reader, VSwitchRow};
+use crate::policy::eni::State;
 use crate::sql::Tx;
 
 /// The numbers of one moment.
@@ -24,8 +25,6 @@ pub struct Totals {
 
 /// An ENI that the cloud was not asked for yet.
 const ABSENT: &str = "Absent";
-/// An ENI of which only the cloud knows what became of it.
-const UNSURE: &str = "Unsure";
 
 impl Reader {
     /// How many there are of everything at the time `now`, all of one snapshot.
@@ -59,20 +58,17 @@ fn claims(tx: &Tx<'_>, now: Timestamp) -> Result<BTreeMap<ClaimState, u64>> {
 }
 
 fn enis(tx: &Tx<'_>) -> Result<BTreeMap<&'static str, u64>> {
-    let known = EniState::ALL.map(EniState::as_str);
-    let known = known.into_iter().chain([ABSENT, UNSURE]);
-    let mut counts: BTreeMap<_, _> = known.map(|state| (state, 0)).collect();
+    let name = |state: State| state.as_str().unwrap_or(ABSENT);
+    let states = EniState::ALL.map(State::Is).into_iter();
+    let states = states.chain([State::Absent, State::Unsure]);
+    let mut counts: BTreeMap<_, _> = states.map(|state| (name(state), 0)).collect();
     let rows = tx.rows(
         "SELECT state, count(*) FROM eni GROUP BY state",
         [],
         |row| Ok((row.get::<_, Option<String>>(0)?, row.get(1)?)),
     )?;
     for (state, count) in rows {
-        let name = match state {
-            None => ABSENT,
-            Some(name) => EniState::parse(&name).map_or(UNSURE, EniState::as_str),
-        };
-        counts.insert(name, count);
+        counts.insert(name(State::parse(state.as_deref())), count);
     }
     Ok(counts)
 }
