@@ -32,8 +32,9 @@ pub(crate) fn ledger(path: &Path) -> Ledger {
     Ledger::open(path, settings, now()).expect("a new file")
 }
 
+/// The wall clock: ids of the ledger follow it.
 pub(crate) fn now() -> Timestamp {
-    Timestamp::from_second(1_800_000_000).expect("in range")
+    Timestamp::now()
 }
 
 /// A fixed-IP pod: claim, address, ENI and history are written for it.

@@ -4,6 +4,7 @@
 
 use std::net::Ipv4Addr;
 
+use jiff::Timestamp;
 use rusqlite::Result;
 use uuid::Uuid;
 
@@ -166,7 +167,7 @@ impl Op<'_> {
         )?;
         self.tx.execute(
             "UPDATE eni SET target = 'InUse', instance = ?2 WHERE id = ?1",
-            (claim.eni, self.instance(&pod.uid).as_str()),
+            (claim.eni, self.instance(pod).as_str()),
         )?;
         self.set_security_groups(claim.eni, &pod.opt_in.security_groups)?;
         self.explained.clear();
@@ -249,8 +250,10 @@ impl Op<'_> {
         address: Ipv4Addr,
         target: Target,
     ) -> Result<i64> {
-        let uid = &pod.uid;
-        let token = named_uuid(&format!("eni/{uid}/{address}/{}", self.now_ms()));
+        let token = timed_uuid(
+            self.now,
+            &format!("eni/{}/{address}/{}", pod.uid, self.now_ms()),
+        );
         self.tx.execute(
             "INSERT INTO eni (id, token, vswitch, addr, target, instance) VALUES (\
              1 + max(ifnull((SELECT max(id) FROM eni), 0), ifnull((SELECT max(eni) FROM eni_end), 0)), \
@@ -260,7 +263,7 @@ impl Op<'_> {
                 vswitch,
                 u32::from(address),
                 target.as_str(),
-                self.instance(uid).as_str(),
+                self.instance(pod).as_str(),
             ),
         )?;
         let eni = self.tx.last_id();
@@ -372,7 +375,7 @@ impl Op<'_> {
                 pod.created.at.as_millisecond(),
                 self.now_ms(),
                 eni,
-                self.instance(&pod.uid).as_str(),
+                self.instance(pod).as_str(),
                 format!(
                     "{:X}",
                     named_uuid(&format!("request/{}", pod.uid)).hyphenated()
@@ -384,9 +387,11 @@ impl Op<'_> {
     }
 
     /// The simulated container instance of a pod: always the same for one UID.
-    fn instance(&self, uid: &PodUid) -> InstanceId {
-        let seed = named_uuid(&format!("instance/{uid}")).as_u64_pair().0;
-        resource_id("acs", &region_code(&self.settings.region), seed).into()
+    fn instance(&self, pod: &PodFacts) -> InstanceId {
+        let seed = named_uuid(&format!("instance/{}", pod.uid)).as_u64_pair().0;
+        let made_s = pod.created.at.as_second().cast_unsigned();
+        let region_code = region_code(&self.settings.region);
+        resource_id("acs", &region_code, made_s, seed).into()
     }
 
     pub(super) fn wait(&mut self, uid: &PodUid, reason: Reason, note: String, blocked: Blocked) {
@@ -420,4 +425,11 @@ struct Accepted {
 /// A UUID that depends on nothing but `name`, so that a repeated operation names the same thing.
 fn named_uuid(name: &str) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
+}
+
+/// The same, in the order of time: names of one moment stand together in an index.
+fn timed_uuid(now: Timestamp, name: &str) -> Uuid {
+    let mut bytes = named_uuid(name).into_bytes();
+    bytes[..6].copy_from_slice(&now.as_millisecond().to_be_bytes()[2..]);
+    Uuid::new_v8(bytes)
 }

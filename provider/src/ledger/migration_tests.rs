@@ -24,12 +24,14 @@ const RELEASED: &[(&str, &str)] = &[
         "4535d3f8-c7a3-5053-9e5e-9dd48c8d6700",
     ),
     ("0007-checks", "b31c4d3f-5786-5878-a559-eab3370927ef"),
+    ("0008-order", "1a016e24-6886-5071-afe5-dd1c02170b42"),
 ];
 
 const V3: &str = include_str!("fixtures/version-3.sql");
 const V4: &str = include_str!("fixtures/version-4.sql");
 const V5: &str = include_str!("fixtures/version-5.sql");
 const V6: &str = include_str!("fixtures/version-6.sql");
+const V7: &str = include_str!("fixtures/version-7.sql");
 
 /// Rows as each older version may have left them: one held, one retained and one free address,
 /// and one more whose ENI is not deleted yet.
@@ -41,6 +43,7 @@ const FIXTURES: &[&[&str]] = &[
     &[V3, V4],
     &[V3, V4, V5],
     &[V3, V4, V5, V6],
+    &[V3, V4, V5, V6, V7],
 ];
 
 /// The process dies here, not the machine: what is written needs no sync to be there afterwards.

@@ -140,14 +140,15 @@ impl Op<'_> {
         match self.pod_of(eni)? {
             Some(pod) if pod.gone => self.release(&pod, Some(eni)),
             // A pod that has ended holds nothing that it could give back later.
-            Some(pod) if pod.ended && !self.is_claimed(eni)? => self.give_up(eni, "pod has ended"),
+            Some(pod) if pod.ended && self.claim_of(eni)?.is_none() => self.give_up(eni, "pod has ended"),
             _ => Ok(()),
         }
     }
 
-    fn is_claimed(&self, eni: i64) -> Result<bool> {
-        let sql = "SELECT claim IS NOT NULL FROM address WHERE eni = ?1";
-        Ok(self.tx.row(sql, [eni], |row| row.get(0))?.unwrap_or(false))
+    /// The open claim of an ENI's address.
+    fn claim_of(&self, eni: i64) -> Result<Option<i64>> {
+        let sql = "SELECT claim FROM address WHERE eni = ?1";
+        Ok(self.tx.row(sql, [eni], |row| row.get(0))?.flatten())
     }
 
     /// The pod is gone and nothing is attached: retained if it was fixed, else given up.
@@ -155,10 +156,9 @@ impl Op<'_> {
         if let Some(eni) = eni {
             let detach = "UPDATE pod SET eni = NULL WHERE uid = ?1";
             self.tx.execute(detach, [pod.uid.as_str()])?;
-            if self.is_claimed(eni)? {
-                self.retain(pod, eni)?;
-            } else {
-                self.give_up(eni, "pod is gone")?;
+            match self.claim_of(eni)? {
+                Some(claim) => self.retain(pod, eni, claim)?,
+                None => self.give_up(eni, "pod is gone")?,
             }
         } else if pod.hours.is_some() && !pod.deleted {
             // It waited, was accepted, and vanished unseen: its end is now.
@@ -170,17 +170,17 @@ impl Op<'_> {
         Ok(())
     }
 
-    fn retain(&mut self, pod: &PodRow, eni: i64) -> Result<()> {
-        let is_running = "SELECT deleted_ms IS NOT NULL FROM claim WHERE holder = ?1";
-        let is_running = self
-            .tx
-            .row(is_running, [pod.uid.as_str()], |row| row.get(0))?;
+    fn retain(&mut self, pod: &PodRow, eni: i64, claim: i64) -> Result<()> {
+        let held = (claim, pod.uid.as_str());
+        let is_running = "SELECT deleted_ms IS NOT NULL FROM claim WHERE id = ?1 AND holder = ?2";
+        let is_running = self.tx.row(is_running, held, |row| row.get(0))?;
         if is_running == Some(false) {
             // Nobody saw the deletion: the clock starts now that the absence is known.
             self.start_clock(pod, self.now)?;
         }
-        let fenced = "UPDATE claim SET holder = NULL WHERE holder = ?1 AND closed_ms IS NULL";
-        self.tx.execute(fenced, [pod.uid.as_str()])?;
+        let fenced =
+            "UPDATE claim SET holder = NULL WHERE id = ?1 AND holder = ?2 AND closed_ms IS NULL";
+        self.tx.execute(fenced, held)?;
         self.tx.execute(
             "UPDATE address SET state = 'retained', pod = NULL, gen = gen + 1, since_ms = ?3, \
              why = 'pod is gone' WHERE eni = ?1 AND pod = ?2",

@@ -4,6 +4,9 @@
 
 use crate::id::{EniId, Mac};
 
+/// Enough for a second of the next thousand years, or for a serial.
+const PLACE_DIGITS: u32 = 7;
+
 /// The three characters that resource ids of a region begin with, as in
 /// `eni-bp16h6wuzpa9w2vdm5dn` of Hangzhou. A region whose code is not known here gets one
 /// derived from its name, which need not be the real one.
@@ -22,22 +25,28 @@ pub fn region_code(region: &str) -> String {
     }
 }
 
-/// A resource id: prefix, region code and 17 characters of `[a-z0-9]`, drawn from `seed`.
-pub(crate) fn resource_id(prefix: &str, region_code: &str, seed: u64) -> String {
-    format!("{prefix}-{region_code}{}", base36(seed, 17))
+/// A resource id: prefix, region code and 17 characters of `[a-z0-9]`. They begin with `place`, so
+/// that what is made one after the other has ids that follow one another, and go on with what is
+/// drawn from `seed`. Indexes on such ids grow at one end.
+pub(crate) fn resource_id(prefix: &str, region_code: &str, place: u64, seed: u64) -> String {
+    let place = (0..PLACE_DIGITS)
+        .rev()
+        .map(|digit| place / 36_u64.pow(digit) % 36)
+        .map(|digit| char::from_digit(digit.try_into().expect("below 36"), 36).expect("below 36"));
+    let place: String = place.collect();
+    let drawn = base36(seed, 17 - place.len());
+    format!("{prefix}-{region_code}{place}{drawn}")
 }
 
 pub(super) fn eni_id(region_code: &str, seed: u64, serial: u64) -> EniId {
-    resource_id("eni", region_code, seed.wrapping_add(serial)).into()
+    let number = seed.wrapping_add(serial);
+    resource_id("eni", region_code, number, number).into()
 }
 
-/// `00:16:3e:` and 24 bits. An odd factor makes it a permutation: 2^24 serials in a row have
-/// different MACs, so that one is not given again soon after its ENI is gone.
+/// `00:16:3e:` and 24 bits. 2^24 serials in a row have different MACs, so that one is not given
+/// again soon after its ENI is gone.
 pub(super) fn mac(seed: u64, serial: u64) -> Mac {
-    let [.., a, b, c] = serial
-        .wrapping_mul(0x9e37_79b1)
-        .wrapping_add(seed)
-        .to_be_bytes();
+    let [.., a, b, c] = seed.wrapping_add(serial).to_be_bytes();
     Mac([0x00, 0x16, 0x3e, a, b, c])
 }
 
@@ -67,6 +76,16 @@ mod tests {
             assert!(mac.to_string().starts_with("00:16:3e:"));
             assert!(ids.insert(id) && macs.insert(mac), "serial {serial}");
         }
+    }
+
+    #[test]
+    fn what_is_made_later_has_the_greater_id_and_mac_until_they_begin_anew() {
+        let ids = |serials: std::ops::Range<u64>| serials.map(|serial| eni_id("0jl", 7, serial));
+        assert!(ids(1..20_000).is_sorted());
+        assert!((1..20_000).map(|serial| mac(7, serial).0).is_sorted());
+        let made_s = [1_800_000_000, 1_800_000_001, 1_900_000_000];
+        let instances = made_s.map(|made_s| resource_id("acs", "0jl", made_s, u64::MAX - made_s));
+        assert!(instances.is_sorted(), "{instances:?}");
     }
 
     #[test]
