@@ -111,7 +111,7 @@ impl Agent {
             Input::Deleted(view) => self.deleted(now, &view),
             Input::Wrote(uid, result) => self.answered(now, &uid, result.map(Some), None),
             Input::DeleteSent(uid, result) => {
-                self.answered(now, &uid, result, Some(DELETE_PATIENCE));
+                self.answered(now, &uid, result.map(|()| None), Some(DELETE_PATIENCE));
             }
             Input::Tolerated(_, Ok(())) => {}
             Input::Tolerated(uid, Err(error)) => {

@@ -6,10 +6,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bytes::Bytes;
 use holdfast_provider::id::{NodeName, PodKey, PodUid};
 use http::{Method, Request, StatusCode, header};
 use json_patch::PatchOperation;
 use k8s_openapi::api::core::v1::Node;
+use kube::client::Body;
 use kube::core::Status;
 use kube::{Api, Client};
 use serde::Deserialize;
@@ -23,6 +25,9 @@ use crate::node::{VIRTUAL_TYPE_LABEL, VIRTUAL_TYPE_VALUE};
 
 /// Longer than the API server's own limit for most requests would only hold the place.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Asks for an answer without `spec` and `status` (Kubernetes, "API Concepts", "Metadata-only fetches").
+const METADATA_ONLY: &str =
+    "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
 pub(super) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
 /// Writes a status.
@@ -38,20 +43,15 @@ pub(super) async fn write_status(
         )
         .body(body);
     let request = request.expect("a pod's path is a valid URI");
-    judge(
-        "write a status",
-        key,
-        client.request::<Box<PodView>>(request),
-    )
+    judge("write a status", key, async {
+        let answer = ask(client, request).await?;
+        serde_json::from_slice(&answer).map_err(kube::Error::SerdeError)
+    })
     .await
 }
 
-/// Deletes the object at once, but no later pod of the same name.
-pub(super) async fn delete(
-    client: &Client,
-    key: &PodKey,
-    uid: &PodUid,
-) -> Result<Option<Box<PodView>>, Refused> {
+/// Deletes the object at once, but no later pod of the same name. What comes of it the watch tells.
+pub(super) async fn delete(client: &Client, key: &PodKey, uid: &PodUid) -> Result<(), Refused> {
     let options = serde_json::json!({
         "apiVersion": "v1",
         "kind": "DeleteOptions",
@@ -60,15 +60,12 @@ pub(super) async fn delete(
     });
     let request = pod_request(Method::DELETE, key, "")
         .header(header::CONTENT_TYPE, "application/json")
+        .header(header::ACCEPT, METADATA_ONLY)
         .body(options.to_string().into_bytes());
     let request = request.expect("a pod's path is a valid URI");
-    let answer = judge(
-        "delete a pod",
-        key,
-        client.request_status::<Box<PodView>>(request),
-    )
-    .await?;
-    Ok(answer.left())
+    judge("delete a pod", key, ask(client, request))
+        .await
+        .map(drop)
 }
 
 /// Adds the toleration to the version that was seen, so that it is not added twice.
@@ -153,6 +150,22 @@ pub(super) async fn look_node(
     }))
 }
 
+/// The body of an answer, as it came. kube's own requests copy it, and decode that of a DELETE twice.
+async fn ask(client: &Client, request: Request<Vec<u8>>) -> kube::Result<Bytes> {
+    let answer = client.send(request.map(Body::from)).await?;
+    let code = answer.status();
+    let body = answer.into_body().collect_bytes().await?;
+    if !(code.is_client_error() || code.is_server_error()) {
+        return Ok(body);
+    }
+    // What stands before the API server answers in its own words.
+    let status = serde_json::from_slice(&body).unwrap_or_else(|_| {
+        let text = String::from_utf8_lossy(&body);
+        Status::failure(text.trim(), "Failed to parse error data").with_code(code.as_u16())
+    });
+    Err(kube::Error::Api(Box::new(status)))
+}
+
 fn pod_request(method: Method, key: &PodKey, subresource: &str) -> http::request::Builder {
     let uri = format!(
         "/api/v1/namespaces/{}/pods/{}{subresource}",
@@ -197,6 +210,36 @@ pub(super) fn is_gone(status: &Status) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A client whose requests are all answered like this.
+    fn answering(code: u16, body: &'static str) -> Client {
+        let service = tower::service_fn(move |_: Request<Body>| async move {
+            let answer = http::Response::builder().status(code);
+            Ok::<_, std::convert::Infallible>(
+                answer.body(Body::from(body.as_bytes().to_vec())).unwrap(),
+            )
+        });
+        Client::new(service, "default")
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_from_an_answer_whatever_its_body() {
+        let (key, uid) = (PodKey::new("default", "web-0"), PodUid::from("u"));
+        let check = async |code, body, want| {
+            let answer = delete(&answering(code, body), &key, &uid).await;
+            assert_eq!(answer, want, "{code} {body}");
+        };
+        let metadata = r#"{"kind": "PartialObjectMetadata", "metadata": {"uid": "u"}}"#;
+        check(200, metadata, Ok(())).await;
+        check(
+            404,
+            r#"{"kind": "Status", "code": 404}"#,
+            Err(Refused::Gone),
+        )
+        .await;
+        check(404, "no such page", Err(Refused::Gone)).await;
+        check(503, "<html>", Err(Refused::Later)).await;
+    }
 
     #[test]
     fn another_uid_under_the_name_means_gone_and_all_else_is_tried_again() {

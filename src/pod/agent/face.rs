@@ -45,8 +45,8 @@ pub enum Input {
     Deleted(Box<PodView>),
     /// A status write was answered with the object.
     Wrote(PodUid, Result<Box<PodView>, Refused>),
-    /// A DELETE was answered; the object, if it stays.
-    DeleteSent(PodUid, Result<Option<Box<PodView>>, Refused>),
+    /// A DELETE was answered.
+    DeleteSent(PodUid, Result<(), Refused>),
     /// The toleration was added, or not.
     Tolerated(PodUid, Result<(), Refused>),
     /// A GET was answered: the pod of that name, if there is one.

@@ -392,7 +392,7 @@ impl World {
                 (self.now, Input::Wrote(uid, answer))
             }
             Action::Delete(uid, key) => {
-                let answer = api.delete_uid(&key, &uid).map(boxed);
+                let answer = api.delete_uid(&key, &uid).map(drop);
                 (self.now, Input::DeleteSent(uid, answer))
             }
             Action::Tolerate(uid, key, _, step) => {
