@@ -353,7 +353,9 @@ impl<'a> Draft<'a> {
             status,
             reason,
             message: message.into(),
-            last_transition_time: same.and_then(|seen| seen.since).unwrap_or(self.now),
+            last_transition_time: same
+                .and_then(super::observed::Condition::since)
+                .unwrap_or(self.now),
             observed_generation: self.record.generation,
         });
     }

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
+use std::num::NonZeroI64;
 
 use holdfast_provider::id::PodUid;
 use jiff::{SignedDuration, Timestamp};
@@ -116,8 +117,9 @@ pub(super) struct Condition {
     pub(super) status: ConditionStatus,
     /// Reason and message; most conditions have none most of the time.
     pub(super) why: Option<Box<(Box<str>, Box<str>)>>,
-    pub(super) since: Option<Timestamp>,
-    pub(super) generation: Option<i64>,
+    /// Kubernetes times have whole seconds, so these are all of them: a third of what a `Timestamp` takes.
+    since_s: Option<NonZeroI64>,
+    generation: Option<NonZeroI64>,
 }
 
 impl Condition {
@@ -131,9 +133,21 @@ impl Condition {
             kind,
             status: condition.status,
             why: told.then(|| Box::new((reason.into(), message.into()))),
-            since: condition.last_transition_time,
-            generation: condition.observed_generation,
+            since_s: condition
+                .last_transition_time
+                .and_then(|at| NonZeroI64::new(at.as_second())),
+            generation: condition.observed_generation.and_then(NonZeroI64::new),
         })
+    }
+
+    /// When its status last changed.
+    pub(super) fn since(&self) -> Option<Timestamp> {
+        Timestamp::from_second(self.since_s?.get()).ok()
+    }
+
+    /// The generation of the specification that it speaks of; they begin at 1.
+    pub(super) fn generation(&self) -> Option<i64> {
+        self.generation.map(NonZeroI64::get)
     }
 }
 

@@ -148,7 +148,9 @@ impl Record {
             let network = record
                 .observed
                 .condition(ConditionType::PodReadyToStartContainers);
-            record.creating_since = network.and_then(|condition| condition.since).or(Some(now));
+            record.creating_since = network
+                .and_then(super::observed::Condition::since)
+                .or(Some(now));
         }
         Some(record)
     }

@@ -62,7 +62,7 @@ impl Wanted<'_> {
                     let why = seen.why.as_deref().map_or(("", ""), |(a, b)| (&**a, &**b));
                     seen.status != wanted.status
                         || why != (wanted.reason, &*wanted.message)
-                        || outdated(seen.generation)
+                        || outdated(seen.generation())
                 })
             })
             || differ(&status.init_container_statuses, &observed.init_containers)

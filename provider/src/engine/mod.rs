@@ -27,7 +27,7 @@ use crate::cloud::sim;
 use crate::engine::calls::{Asked, Flight};
 use crate::engine::expiry::Expiry;
 use crate::engine::pods::Pod;
-use crate::id::{PodKey, PodUid};
+use crate::id::{PodKey, PodUid, VSwitchId, Zone};
 use crate::ledger::{EniRow, Job, Loaded, Note, Outcome};
 
 pub use face::{
@@ -51,6 +51,8 @@ pub struct Engine {
     cloud: sim::Config,
     /// Boxed, so that growing the map moves pointers and its spare places cost little.
     pods: HashMap<PodUid, Box<Pod>>,
+    /// vSwitches that pods have addresses of, with their zones, so that pods share the names.
+    places: BTreeMap<VSwitchId, Zone>,
     /// Pods without an address, longest waiting first.
     waiting: BTreeMap<(Timestamp, u64), PodUid>,
     flights: BTreeMap<EniRow, Flight>,
@@ -111,6 +113,7 @@ impl Engine {
         let mut engine = Self {
             cloud,
             pods: HashMap::with_capacity(loaded.pods.len()),
+            places: BTreeMap::new(),
             waiting: BTreeMap::new(),
             flights: BTreeMap::new(),
             expiry: Expiry::new(loaded.next_deadline),
@@ -125,7 +128,8 @@ impl Engine {
             stage: Stage::Listing,
             effects: Vec::new(),
         };
-        for pod in loaded.pods {
+        for mut pod in loaded.pods {
+            engine.share_place(&mut pod.state.network);
             engine
                 .pods
                 .insert(pod.state.uid.clone(), Box::new(Pod::loaded(pod)));

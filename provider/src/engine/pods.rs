@@ -8,8 +8,8 @@ use std::ops::Bound;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::engine::{
-    Context, Effect, Engine, Network, PodFacts, REFRESH, REFRESH_PAUSE, RETRIES, Reason, Stage,
-    Timer, calls,
+    Assignment, Context, Effect, Engine, Network, PodFacts, REFRESH, REFRESH_PAUSE, RETRIES,
+    Reason, Stage, Timer, calls,
 };
 use crate::id::{PodKey, PodUid, VSwitchId};
 use crate::ledger::{Blocked, Job, LoadedPod, Notice, PodState};
@@ -335,8 +335,25 @@ impl Engine {
         }
     }
 
+    /// Every row that is read brings names of its own, and few vSwitches have many pods.
+    pub(super) fn share_place(&mut self, network: &mut Network) {
+        let Network::Attached(Assignment { vswitch, zone, .. }) = network else {
+            return;
+        };
+        match self.places.get_key_value(vswitch) {
+            Some((known, of)) if of == zone => {
+                *vswitch = known.clone();
+                *zone = of.clone();
+            }
+            _ => {
+                self.places.insert(vswitch.clone(), zone.clone());
+            }
+        }
+    }
+
     /// What a job says about a pod's network.
-    pub(super) fn pod_state(&mut self, now: Timestamp, state: PodState) {
+    pub(super) fn pod_state(&mut self, now: Timestamp, mut state: PodState) {
+        self.share_place(&mut state.network);
         let Some(pod) = self.pods.get_mut(&state.uid) else {
             return;
         };
