@@ -140,7 +140,9 @@ impl Op<'_> {
         match self.pod_of(eni)? {
             Some(pod) if pod.gone => self.release(&pod, Some(eni)),
             // A pod that has ended holds nothing that it could give back later.
-            Some(pod) if pod.ended && self.claim_of(eni)?.is_none() => self.give_up(eni, "pod has ended"),
+            Some(pod) if pod.ended && self.claim_of(eni)?.is_none() => {
+                self.give_up(eni, "pod has ended")
+            }
             _ => Ok(()),
         }
     }
