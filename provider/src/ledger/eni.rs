@@ -6,7 +6,7 @@ use rusqlite::Result;
 
 use crate::cloud::sim::Failure;
 use crate::cloud::{Eni, EniState, Request, Response};
-use crate::id::ClientToken;
+use crate::id::{ClientToken, EniId, PodUid};
 use crate::ledger::op::{EniFacts, Op};
 use crate::ledger::{EniRow, Task};
 use crate::policy::eni::{self, State, Step, Target};
@@ -15,23 +15,22 @@ impl Op<'_> {
     /// Brings the ENI closer to its target: by a task for the engine or, in a cloud that answers
     /// at once and never fails, right here, so that intent and outcome share one commit.
     pub(super) fn progress(&mut self, row: i64) -> Result<()> {
-        if !self.settings.cloud.is_instant() {
-            return self.review(row);
-        }
+        let Some(mut facts) = self.eni(row)? else {
+            return Ok(());
+        };
         // A call of the time before the cloud was instant may still be on its way to it. The engine
         // knows, and looks after that.
-        if self
-            .eni(row)?
-            .is_some_and(|facts| facts.state == State::Unsure)
-        {
+        if !self.settings.cloud.is_instant() || facts.state == State::Unsure {
             return self.review(row);
         }
+        let mut known = facts.clone();
+        let mut pod = self.pod_of(row)?.map(|pod| pod.uid);
         let mut before = None;
-        while let Some(task) = self.next_task(row)? {
+        while let Some(task) = self.task(&facts, pod.clone()) {
             // Begun while the cloud was slow: only time ends it, and the engine looks again then.
             if before.as_ref() == Some(&task) {
                 self.out.tasks.push(task);
-                return Ok(());
+                break;
             }
             let response = match self.simulator.on(self.tx).run(self.now, &task.request) {
                 Ok(response) => response,
@@ -39,15 +38,29 @@ impl Op<'_> {
                 Err(Failure::Cloud(_)) => {
                     // Left to the engine, which shows the reason to the pod and retries.
                     self.out.tasks.push(task);
-                    return Ok(());
+                    break;
                 }
             };
-            if !self.apply(row, task.step, &response)? {
-                return Ok(());
+            if facts.learn(task.step, &response) == Exists::No {
+                return self.finish(&facts);
+            }
+            if facts.is_let_go() {
+                self.save(&facts)?;
+                self.detached(row)?;
+                let Some(after) = self.eni(row)? else {
+                    return Ok(());
+                };
+                facts = after;
+                known = facts.clone();
+                pod = self.pod_of(row)?.map(|pod| pod.uid);
             }
             before = Some(task);
         }
-        Ok(())
+        // One write for all the steps.
+        if facts == known {
+            return Ok(());
+        }
+        self.save(&facts)
     }
 
     /// Adds the next call for the ENI, if there is one, to what this operation tells.
@@ -125,23 +138,27 @@ impl Op<'_> {
         let Some(facts) = self.eni(row)? else {
             return Ok(None);
         };
-        let Some(step) = eni::next(facts.state, facts.target) else {
-            return Ok(None);
-        };
+        let pod = self.pod_of(row)?.map(|pod| pod.uid);
+        Ok(self.task(&facts, pod))
+    }
+
+    /// The next call for an ENI, for which this pod waits.
+    fn task(&self, facts: &EniFacts, pod: Option<PodUid>) -> Option<Task> {
+        let step = eni::next(facts.state, facts.target)?;
         let under_way = match facts.state {
             State::Is(EniState::Attaching) => Some(Step::Attach),
             State::Is(EniState::Detaching) => Some(Step::Detach),
             State::Is(EniState::Deleting) => Some(Step::Delete),
             _ => None,
         };
-        Ok(Some(Task {
-            eni: EniRow(row),
+        Some(Task {
+            eni: EniRow(facts.row),
             token: facts.token.as_str().into(),
             step,
-            request: self.request(&facts, step),
+            request: self.request(facts, step),
             under_way,
-            pod: self.pod_of(row)?.map(|pod| pod.uid),
-        }))
+            pod,
+        })
     }
 
     fn request(&self, facts: &EniFacts, step: Step) -> Request {
@@ -171,45 +188,30 @@ impl Op<'_> {
 
     /// Writes what an answer tells, and whether the ENI still exists in the ledger.
     fn apply(&mut self, row: i64, step: Step, response: &Response) -> Result<bool> {
-        let Some(facts) = self.eni(row)? else {
+        let Some(mut facts) = self.eni(row)? else {
             return Ok(false);
         };
-        match (step, response) {
-            (_, Response::Eni(Some(eni))) => self.describe(row, eni)?,
-            (_, Response::Eni(None)) if facts.target == Target::Gone => {
-                self.finish(&facts)?;
-                return Ok(false);
-            }
-            (_, Response::Eni(None)) => self.vanished(&facts)?,
-            (Step::Attach, Response::Accepted) => {
-                self.set_state(row, State::Is(EniState::Attaching))?;
-            }
-            (Step::Detach, Response::Accepted) => {
-                self.set_state(row, State::Is(EniState::Detaching))?;
-            }
-            (Step::Delete, Response::Accepted) => {
-                self.set_state(row, State::Is(EniState::Deleting))?;
-            }
-            (Step::Create | Step::Describe, Response::Accepted) => {}
+        if facts.learn(step, response) == Exists::No {
+            self.finish(&facts)?;
+            return Ok(false);
         }
-        let after = self.eni(row)?;
-        if after
-            .is_some_and(|after| !after.state.is_attached() && after.target == Target::Available)
-        {
+        self.save(&facts)?;
+        if facts.is_let_go() {
             self.detached(row)?;
         }
         Ok(true)
     }
 
-    /// Writes down the ENI as the cloud describes it.
-    pub(super) fn describe(&self, row: i64, eni: &Eni) -> Result<()> {
+    /// Writes down what the cloud tells of an ENI.
+    pub(super) fn save(&self, facts: &EniFacts) -> Result<()> {
         self.tx.execute(
-            "UPDATE eni SET eni_id = ?2, mac = ?3, state = ?4 WHERE id = ?1",
+            "UPDATE eni SET token = ?2, eni_id = ?3, mac = ?4, state = ?5 WHERE id = ?1",
             (
-                row,
-                eni.id.as_str(),
-                eni.mac.to_string(),
-                eni.state.as_str(),
+                facts.row,
+                &facts.token,
+                facts.eni.as_ref().map(EniId::as_str),
+                &facts.mac,
+                facts.state.as_str(),
             ),
         )?;
         Ok(())
@@ -220,21 +222,6 @@ impl Op<'_> {
             "UPDATE eni SET state = ?2 WHERE id = ?1",
             (row, state.as_str()),
         )?;
-        Ok(())
-    }
-
-    /// Somebody deleted the ENI behind our back. The address stays with its holder; another ENI
-    /// is made for it under a token of its own when one is wanted.
-    fn vanished(&self, facts: &EniFacts) -> Result<()> {
-        let renew = if facts.eni.is_some() {
-            "token || '+'"
-        } else {
-            "token"
-        };
-        let sql = format!(
-            "UPDATE eni SET eni_id = NULL, mac = NULL, state = NULL, token = {renew} WHERE id = ?1"
-        );
-        self.tx.execute(&sql, [facts.row])?;
         Ok(())
     }
 
@@ -260,5 +247,51 @@ impl Op<'_> {
         let sql = "SELECT state FROM address WHERE vswitch = ?1 AND addr = ?2";
         self.tx
             .row(sql, (vswitch, u32::from(address)), |row| row.get(0))
+    }
+}
+
+/// Whether an answer leaves an ENI to the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exists {
+    Yes,
+    /// The cloud has it no longer, as was wanted.
+    No,
+}
+
+impl EniFacts {
+    /// Takes over what an answer tells.
+    fn learn(&mut self, step: Step, response: &Response) -> Exists {
+        match (step, response) {
+            (_, Response::Eni(Some(eni))) => self.describe(eni),
+            (_, Response::Eni(None)) if self.target == Target::Gone => return Exists::No,
+            (_, Response::Eni(None)) => self.vanish(),
+            (Step::Attach, Response::Accepted) => self.state = State::Is(EniState::Attaching),
+            (Step::Detach, Response::Accepted) => self.state = State::Is(EniState::Detaching),
+            (Step::Delete, Response::Accepted) => self.state = State::Is(EniState::Deleting),
+            (Step::Create | Step::Describe, Response::Accepted) => {}
+        }
+        Exists::Yes
+    }
+
+    /// The ENI as the cloud describes it.
+    pub(super) fn describe(&mut self, eni: &Eni) {
+        self.eni = Some(eni.id.clone());
+        self.mac = Some(eni.mac.to_string());
+        self.state = State::Is(eni.state);
+    }
+
+    /// Somebody deleted the ENI behind our back. The address stays with its holder; another ENI
+    /// is made for it under a token of its own when one is wanted.
+    fn vanish(&mut self) {
+        if self.eni.take().is_some() {
+            self.token.push('+');
+        }
+        self.mac = None;
+        self.state = State::Absent;
+    }
+
+    /// Whether it holds on to nothing, and is to be kept for whoever comes.
+    fn is_let_go(&self) -> bool {
+        !self.state.is_attached() && self.target == Target::Available
     }
 }

@@ -72,7 +72,7 @@ impl Op<'_> {
         self.accept(pod, false, hours, Some(eni))?;
         let claim = hours.map(|hours| self.new_claim(pod, hours)).transpose()?;
         self.bind_address(vswitch.row, address, &pod.uid, claim, eni, "imported")?;
-        let facts = self.eni(eni)?.expect("it was just inserted");
+        let mut facts = self.eni(eni)?.expect("it was just inserted");
         let adoption = Adoption {
             token: facts.token.as_str().into(),
             id: published.eni.clone(),
@@ -86,7 +86,10 @@ impl Op<'_> {
                 .expect("it was just inserted with one"),
         };
         match self.simulator.on(self.tx).adopt(self.now, &adoption) {
-            Ok(known) => self.describe(eni, &known)?,
+            Ok(known) => {
+                facts.describe(&known);
+                self.save(&facts)?;
+            }
             Err(Failure::Table(error)) => return Err(error),
             Err(Failure::Cloud(error)) => {
                 self.out.refusal = Some(format!(

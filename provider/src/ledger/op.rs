@@ -77,7 +77,7 @@ impl PodRow {
 }
 
 /// A row of table `eni`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EniFacts {
     pub(crate) row: i64,
     pub(crate) token: String,
