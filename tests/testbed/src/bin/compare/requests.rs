@@ -44,10 +44,12 @@ impl Writes {
                         .strip_prefix("=\"")
                 })
             };
-            let changes = matches!(
+            let verb = matches!(
                 label("verb"),
                 Some("POST" | "PUT" | "PATCH" | "APPLY" | "DELETE" | "DELETECOLLECTION")
             );
+            // With `dry_run="All"` nothing is stored: that is how holdfast asks whether its webhook answers.
+            let changes = verb && label("dry_run").is_none_or(str::is_empty);
             // Prometheus counts in floating point; these are whole numbers.
             let count = count.trim().parse::<f64>().unwrap_or(0.0).round() as u64;
             match label("resource") {
@@ -78,6 +80,7 @@ mod tests {
 # TYPE apiserver_request_total counter
 apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="pods",scope="resource",subresource="status",verb="PATCH",version="v1"} 2000
 apiserver_request_total{code="201",component="apiserver",dry_run="",group="",resource="pods",scope="resource",subresource="",verb="POST",version="v1"} 1.5e+03
+apiserver_request_total{code="500",component="apiserver",dry_run="All",group="",resource="pods",scope="resource",subresource="",verb="POST",version="v1"} 2
 apiserver_request_total{code="0",component="apiserver",dry_run="",group="",resource="pods",scope="cluster",subresource="",verb="WATCH",version="v1"} 7
 apiserver_request_total{code="201",component="apiserver",dry_run="",group="events.k8s.io",resource="events",scope="resource",subresource="",verb="POST",version="v1"} 3
 apiserver_request_total{code="200",component="apiserver",dry_run="",group="coordination.k8s.io",resource="leases",scope="resource",subresource="",verb="PUT",version="v1"} 40
