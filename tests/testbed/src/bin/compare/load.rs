@@ -5,25 +5,31 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Error, Result, anyhow, bail};
-use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
+use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_testbed::ControlPlane;
 use http::{Method, Request};
-use kube::{Client, core::WatchEvent};
+use kube::Client;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::{sync::watch, task::JoinHandle, time::sleep_until};
 
-use crate::progress::Progress;
+use crate::{
+    feed::{Change, Feed, Metadata, View},
+    progress::Progress,
+};
 
 /// How long nothing may happen before a wait is given up; KWOK's longest pause, after `kill -9`, is 41 s.
 const STANDSTILL: Duration = Duration::from_mins(2);
 
-/// A pod as far as it is looked at; decoding whole ones would load the machine that is measured.
+/// A pod as far as it is looked at.
 #[derive(Clone, Debug, Deserialize)]
 struct PodView {
     metadata: Metadata,
@@ -31,11 +37,10 @@ struct PodView {
     status: Status,
 }
 
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    name: String,
-    resource_version: String,
+impl View for PodView {
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -65,7 +70,9 @@ pub(crate) struct Counts {
 pub(crate) struct Load {
     client: Client,
     namespace: String,
-    node: String,
+    nodes: Vec<String>,
+    /// Pods so far.
+    made: AtomicUsize,
     concurrency: usize,
     seen: Arc<Mutex<HashMap<String, Seen>>>,
     counts: watch::Receiver<Counts>,
@@ -80,13 +87,13 @@ impl Drop for Load {
 }
 
 impl Load {
-    /// A namespace of its own for pods on `node`, and a watch of it.
+    /// A namespace of its own for pods on `nodes`, one after the other, and a watch of it.
     ///
     /// # Errors
     /// The namespace or the watch cannot be made.
     pub(crate) async fn start(
         plane: &ControlPlane,
-        node: &str,
+        nodes: &[String],
         concurrency: usize,
     ) -> Result<Self> {
         let client = plane.client().await?;
@@ -94,25 +101,25 @@ impl Load {
         let seen = Arc::<Mutex<HashMap<String, Seen>>>::default();
         let ended = Arc::<Mutex<Option<Error>>>::default();
         let (told, counts) = watch::channel(Counts::default());
-        let feed = Feed {
-            client: plane.client().await?,
-            path: format!(
-                "/api/v1/namespaces/{namespace}/pods?watch=true&allowWatchBookmarks=true"
-            ),
-            // The namespace is new: from the beginning of its time means from now.
-            version: "0".to_owned(),
-        };
-        let events = feed.open().await?;
+        let path = format!("/api/v1/namespaces/{namespace}/pods");
+        let mut feed = Feed::<PodView>::open(plane.client().await?, &path).await?;
         let (kept, why) = (Arc::clone(&seen), Arc::clone(&ended));
         let watch = tokio::spawn(async move {
-            let result = feed.follow(events, &kept, &told).await;
+            let error = loop {
+                match feed.next().await {
+                    Ok(change) => note(change, &kept, &told),
+                    Err(error) => break error,
+                }
+            };
             // Before `told` goes, which wakes whoever waits.
-            *why.lock().unwrap_or_else(PoisonError::into_inner) = result.err();
+            *why.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            drop(told);
         });
         Ok(Self {
             client,
             namespace,
-            node: node.to_owned(),
+            nodes: nodes.to_vec(),
+            made: AtomicUsize::new(0),
             concurrency,
             seen,
             counts,
@@ -264,12 +271,14 @@ impl Load {
     }
 
     async fn create_one(&self, name: &str) -> Result<()> {
+        let made = self.made.fetch_add(1, Ordering::Relaxed);
+        let node = self.nodes.get(made % self.nodes.len().max(1));
         let pod = json!({
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": name},
             "spec": {
-                "nodeName": self.node,
+                "nodeName": node,
                 "containers": [{"name": "app", "image": "registry.local/app:v1"}],
                 "tolerations": [{"operator": "Exists"}],
             },
@@ -303,67 +312,27 @@ impl Load {
     }
 }
 
-type Events = BoxStream<'static, kube::Result<WatchEvent<PodView>>>;
-
-/// A watch that goes on where the API server has broken it off, which it does with whoever reads too slowly.
-struct Feed {
-    client: Client,
-    path: String,
-    version: String,
-}
-
-impl Feed {
-    async fn open(&self) -> Result<Events> {
-        let request = Request::get(format!("{}&resourceVersion={}", self.path, self.version))
-            .body(Vec::new())
-            .context("cannot build a request")?;
-        let events = self.client.request_events::<PodView>(request).await;
-        Ok(events.context("cannot watch pods")?.boxed())
-    }
-
-    /// Writes down what the watch tells. Ends with an error only.
-    async fn follow(
-        mut self,
-        mut events: Events,
-        seen: &Mutex<HashMap<String, Seen>>,
-        told: &watch::Sender<Counts>,
-    ) -> Result<()> {
-        loop {
-            while let Some(event) = events.try_next().await.context("it broke off")? {
-                self.note(event, seen, told)?;
+fn note(
+    change: Change<PodView>,
+    seen: &Mutex<HashMap<String, Seen>>,
+    told: &watch::Sender<Counts>,
+) {
+    let now = Instant::now();
+    let mut seen = lock(seen);
+    match change {
+        Change::Is(pod) => {
+            let it = seen.entry(pod.metadata.name).or_default();
+            it.address = pod.status.pod_ip;
+            if it.running.is_none() && pod.status.phase == "Running" {
+                it.running = Some(now);
+                told.send_modify(|counts| counts.running += 1);
             }
-            events = self.open().await?;
         }
-    }
-
-    fn note(
-        &mut self,
-        event: WatchEvent<PodView>,
-        seen: &Mutex<HashMap<String, Seen>>,
-        told: &watch::Sender<Counts>,
-    ) -> Result<()> {
-        let now = Instant::now();
-        let mut seen = lock(seen);
-        match event {
-            WatchEvent::Added(pod) | WatchEvent::Modified(pod) => {
-                self.version = pod.metadata.resource_version;
-                let it = seen.entry(pod.metadata.name).or_default();
-                it.address = pod.status.pod_ip;
-                if it.running.is_none() && pod.status.phase == "Running" {
-                    it.running = Some(now);
-                    told.send_modify(|counts| counts.running += 1);
-                }
-            }
-            WatchEvent::Deleted(pod) => {
-                self.version = pod.metadata.resource_version;
-                let it = seen.entry(pod.metadata.name).or_default();
-                it.gone = Some(now);
-                told.send_modify(|counts| counts.gone += 1);
-            }
-            WatchEvent::Bookmark(mark) => self.version = mark.metadata.resource_version,
-            WatchEvent::Error(status) => bail!("the API server says: {}", status.message),
+        Change::Gone(pod) => {
+            let it = seen.entry(pod.metadata.name).or_default();
+            it.gone = Some(now);
+            told.send_modify(|counts| counts.gone += 1);
         }
-        Ok(())
     }
 }
 

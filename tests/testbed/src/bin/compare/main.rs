@@ -14,7 +14,12 @@
     reason = "counts of pods and milliseconds are small and not negative"
 )]
 
+mod acs;
+mod fairness;
+mod feed;
+mod leases;
 mod load;
+mod nodes;
 mod options;
 mod process;
 mod progress;
@@ -30,7 +35,7 @@ use clap::Parser;
 use holdfast_testbed::{ControlPlane, KWOK, build_holdfast};
 
 use crate::{
-    options::{Options, Plan},
+    options::{Kind, Options, Plan},
     progress::Progress,
     report::Entry,
     scenario::Bench,
@@ -157,6 +162,40 @@ async fn measure(bench: &mut Bench<'_>, entries: &mut Vec<Entry>) -> Result<()> 
                 let sample = bench.restart(*kind, *restart).await?;
                 keep(bench, entries, round, name, sample);
             }
+        }
+        measure_more(bench, entries, round).await?;
+    }
+    Ok(())
+}
+
+/// What holds for the whole of a system and not for its speed, once in each round.
+async fn measure_more(bench: &mut Bench<'_>, entries: &mut Vec<Entry>, round: usize) -> Result<()> {
+    let plan = bench.plan;
+    for nodes in &plan.nodes {
+        for kind in &plan.systems {
+            let name = kind.name();
+            let doing = format!("round {round}, {name}, {nodes} nodes");
+            bench.progress.begin(doing);
+            let sample = bench.nodes(*kind, *nodes).await?;
+            keep(bench, entries, round, name, sample);
+        }
+    }
+    for pods in &plan.tenant_bursts {
+        for kind in &plan.systems {
+            let name = kind.name();
+            let doing = format!("round {round}, {name}, single pods beside a burst of {pods}");
+            bench.progress.begin(doing);
+            let sample = bench.fairness(*kind, *pods).await?;
+            keep(bench, entries, round, name, sample);
+        }
+    }
+    let is_asked = plan.systems.contains(&Kind::Holdfast);
+    for pods in plan.acs.iter().filter(|_| is_asked) {
+        let name = Kind::Holdfast.name();
+        let doing = format!("round {round}, {name}, profile acs with {pods} pods");
+        bench.progress.begin(doing);
+        for sample in bench.acs(*pods).await? {
+            keep(bench, entries, round, name, sample);
         }
     }
     Ok(())

@@ -40,6 +40,25 @@ pub(crate) struct Options {
     /// How often the restart is measured [default: 1].
     #[arg(long, default_value_t = 1)]
     restart_rounds: usize,
+    /// Nodes in one process [default: 1000; with --quick 100].
+    #[arg(long, value_delimiter = ',')]
+    nodes: Vec<usize>,
+    /// How long pods come and go on those nodes, in seconds; a lease is due every 10 [default: 60; with --quick 20].
+    #[arg(long)]
+    churn_s: Option<u64>,
+    /// Pods of the burst during which another tenant's single pods are timed [default: 10000; with --quick 500].
+    #[arg(long, value_delimiter = ',')]
+    tenant_burst: Vec<usize>,
+    /// Pods with profile `acs`, at 5 per second for its delays and at once for its limit of calls; holdfast only
+    /// [default: 400; with --quick 200].
+    #[arg(long, value_delimiter = ',')]
+    acs: Vec<usize>,
+    /// The limit of calls to the simulated cloud.
+    #[arg(long, default_value_t = 20)]
+    calls_per_s: u32,
+    /// How long the limit is measured while it is reached, in seconds.
+    #[arg(long, default_value_t = 10)]
+    throttle_s: u64,
     /// Requests of the load that are under way at once.
     #[arg(long, default_value_t = 32)]
     concurrency: usize,
@@ -83,6 +102,12 @@ pub(crate) enum What {
     Latency,
     /// `kill -9` and a new process.
     Restart,
+    /// Many nodes, and their leases while pods come and go.
+    Nodes,
+    /// One tenant's single pods during another's burst.
+    Fairness,
+    /// holdfast's profile `acs` against its configuration.
+    Acs,
 }
 
 /// How many pods run when the process is killed, and how many come when it is back.
@@ -116,6 +141,12 @@ pub(crate) struct Plan {
     pub(crate) rate_for: Duration,
     pub(crate) restarts: Vec<Restart>,
     pub(crate) restart_rounds: usize,
+    pub(crate) nodes: Vec<usize>,
+    pub(crate) churn_for: Duration,
+    pub(crate) tenant_bursts: Vec<usize>,
+    pub(crate) acs: Vec<usize>,
+    pub(crate) calls_per_s: u32,
+    pub(crate) throttle_for: Duration,
     pub(crate) concurrency: usize,
     pub(crate) fairness: bool,
     pub(crate) json: PathBuf,
@@ -136,6 +167,9 @@ impl Options {
             &[restart(200, 200)],
             &[restart(200, 200), restart(10_000, 2000)],
         );
+        let nodes = or(self.nodes, quick, &[100], &[1000]);
+        let tenant_bursts = or(self.tenant_burst, quick, &[500], &[10_000]);
+        let acs = or(self.acs, quick, &[200], &[400]);
         let plan = Plan {
             systems: or(
                 self.systems,
@@ -153,6 +187,16 @@ impl Options {
                 vec![]
             },
             restart_rounds: self.restart_rounds,
+            nodes: if wanted(What::Nodes) { nodes } else { vec![] },
+            churn_for: Duration::from_secs(self.churn_s.unwrap_or(if quick { 20 } else { 60 })),
+            tenant_bursts: if wanted(What::Fairness) {
+                tenant_bursts
+            } else {
+                vec![]
+            },
+            acs: if wanted(What::Acs) { acs } else { vec![] },
+            calls_per_s: self.calls_per_s,
+            throttle_for: Duration::from_secs(self.throttle_s),
             concurrency: self.concurrency,
             fairness: self.fairness,
             json: self.json,
@@ -182,7 +226,9 @@ impl Plan {
             .iter()
             .copied()
             .chain(at_rates)
-            .chain(at_restarts);
+            .chain(at_restarts)
+            .chain(self.tenant_bursts.iter().map(|pods| pods + pods / 4))
+            .chain(self.acs.iter().copied());
         all.max().unwrap_or(0)
     }
 
@@ -190,6 +236,17 @@ impl Plan {
         let zero = self.bursts.contains(&0) || self.rates.contains(&0) || self.rate_for.is_zero();
         if zero || self.concurrency == 0 {
             bail!("--burst, --rates, --rate-s and --concurrency must be at least 1");
+        }
+        let zero = self.tenant_bursts.contains(&0) || self.acs.contains(&0);
+        let times = [self.churn_for, self.throttle_for];
+        if zero || self.calls_per_s == 0 || times.iter().any(Duration::is_zero) {
+            bail!(
+                "--tenant-burst, --acs, --calls-per-s, --churn-s and --throttle-s must be at least 1"
+            );
+        }
+        // The names of several nodes have a number behind the prefix by which their leases are found.
+        if self.nodes.iter().any(|nodes| *nodes < 2) {
+            bail!("--nodes must be at least 2");
         }
         let max = crate::system::POOL_MAX;
         if self.pods_max() > max {
@@ -235,6 +292,9 @@ mod tests {
             ["--restart", "200"],
             ["--restart", "200:0"],
             ["--rates", "0"],
+            ["--nodes", "1"],
+            ["--tenant-burst", "60000"],
+            ["--calls-per-s", "0"],
         ] {
             assert!(plan(&args).is_err(), "{args:?}");
         }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::{
+    leases::Renewals,
     options::{Kind, Plan},
     scenario::Sample,
 };
@@ -113,7 +114,90 @@ fn values(sample: &Sample) -> Vec<(String, f64, usize)> {
                 (of("peak resident memory, MB"), mb(peak_resident_kb), 1),
             ]
         }
+        _ => more_values(sample),
     }
+}
+
+/// Of what is not measured in every comparison.
+fn more_values(sample: &Sample) -> Vec<(String, f64, usize)> {
+    match *sample {
+        Sample::Nodes {
+            nodes,
+            ready_per_s,
+            churn_pods_per_s,
+            cpu_cores,
+            renewals,
+            peak_resident_kb,
+            ..
+        } => {
+            let of = |what: &str| format!("{nodes} nodes: {what}");
+            let mut lines = vec![
+                (of("nodes Ready/s"), ready_per_s, 0),
+                (of("pods that come and go, /s"), churn_pods_per_s, 0),
+                (of("own CPU meanwhile, cores"), cpu_cores, 2),
+            ];
+            lines.extend(lease_values(of, renewals));
+            let mb = peak_resident_kb as f64 / 1024.0;
+            lines.push((of("peak resident memory, MB"), mb, 1));
+            lines
+        }
+        Sample::Fairness {
+            burst,
+            quiet_p99_ms,
+            p50_ms,
+            p99_ms,
+            renewals,
+            ..
+        } => {
+            let of = |what: &str| format!("single pods beside a burst of {burst}: {what}");
+            let mut lines = vec![
+                (of("create to Running p99 before it, ms"), quiet_p99_ms, 1),
+                (of("create to Running p50, ms"), p50_ms, 1),
+                (of("create to Running p99, ms"), p99_ms, 1),
+            ];
+            lines.extend(lease_values(of, renewals));
+            lines
+        }
+        Sample::AcsDelays {
+            configured_ms,
+            p50_ms,
+            p50_off_percent,
+            p99_off_percent,
+            ..
+        } => {
+            let of = |what| format!("profile acs, {configured_ms:.0} ms to Running: {what}");
+            vec![
+                (of("p50, ms"), p50_ms, 0),
+                (of("p50 off by, %"), p50_off_percent, 1),
+                (of("p99 off by, %"), p99_off_percent, 1),
+            ]
+        }
+        Sample::AcsThrottle {
+            configured_per_s,
+            calls_per_s,
+            off_percent,
+            ..
+        } => {
+            let of = |what| format!("profile acs, limit of {configured_per_s} calls/s: {what}");
+            vec![
+                (of("calls/s"), calls_per_s, 1),
+                (of("off by, %"), off_percent, 1),
+            ]
+        }
+        Sample::Burst { .. } | Sample::Latency { .. } | Sample::Restart { .. } => Vec::new(),
+    }
+}
+
+fn lease_values(of: impl Fn(&str) -> String, renewals: Renewals) -> [(String, f64, usize); 3] {
+    [
+        (of("lease writes/s"), renewals.writes_per_s, 1),
+        (of("missed leases"), renewals.missed as f64, 0),
+        (
+            of("longest time between renewals of a lease, s"),
+            renewals.longest_gap_s,
+            1,
+        ),
+    ]
 }
 
 /// The middle one of the values; of two, their mean.

@@ -8,12 +8,13 @@ use kube::Client;
 use serde::Serialize;
 
 use crate::{
+    leases::Renewals,
     load::{self, Load},
     options::{Kind, Plan, Restart},
     process,
     progress::Progress,
     requests::Writes,
-    system::{Programs, System},
+    system::{Profile, Programs, Setup, System},
 };
 
 /// What still has to be done when the last pod is gone, such as committing that it is.
@@ -76,21 +77,86 @@ pub(crate) enum Sample {
         /// Of the new process.
         peak_resident_kb: u64,
     },
+    /// Many nodes, then pods that come and go on them.
+    Nodes {
+        nodes: usize,
+        /// Nodes, divided by the time from the start of the process until the last was seen ready.
+        ready_per_s: f64,
+        /// Pods made, run, deleted and gone.
+        churn_pods_per_s: f64,
+        churn_s: f64,
+        /// Own processor time for each second of it.
+        cpu_cores: f64,
+        /// While pods came and went.
+        renewals: Renewals,
+        /// Since the process started.
+        peak_resident_kb: u64,
+    },
+    /// One tenant's single pods during another's burst.
+    Fairness {
+        burst: usize,
+        singles: usize,
+        /// From the request for a single pod until it was seen Running, before the burst.
+        quiet_p99_ms: f64,
+        /// ... while the burst's pods were made and deleted.
+        p50_ms: f64,
+        p99_ms: f64,
+        max_ms: f64,
+        /// Of the burst.
+        deletions_per_s: f64,
+        /// While the burst's pods were made and deleted.
+        renewals: Renewals,
+    },
+    /// The delays of `profile: acs`.
+    AcsDelays {
+        pods: usize,
+        /// From creation to Running.
+        configured_ms: f64,
+        p50_ms: f64,
+        p99_ms: f64,
+        p50_off_percent: f64,
+        p99_off_percent: f64,
+    },
+    /// Its limit of calls to the cloud, reached.
+    AcsThrottle {
+        pods: usize,
+        lasted_s: f64,
+        configured_per_s: u32,
+        /// Calls let through.
+        calls_per_s: f64,
+        off_percent: f64,
+        refused_per_s: f64,
+    },
 }
 
 /// A scenario under way.
-struct Scene {
-    system: System,
-    load: Load,
+pub(crate) struct Scene {
+    pub(crate) system: System,
+    pub(crate) load: Load,
 }
 
 impl Bench<'_> {
+    /// One node of a name that no other start has, for `pods` pods.
+    pub(crate) fn setup(&mut self, pods: usize) -> Setup {
+        self.starts += 1;
+        Setup {
+            node: format!("compare-{}", self.starts),
+            nodes: 1,
+            pods,
+            profile: Profile::Fast,
+        }
+    }
+
     /// Starts a system for `pods` pods and lets one pod live and die on it.
     async fn scene(&mut self, kind: Kind, pods: usize) -> Result<Scene> {
-        self.starts += 1;
-        let node = format!("compare-{}", self.starts);
-        let system = System::start(kind, &self.programs, &self.plane, node, pods).await?;
-        let load = Load::start(&self.plane, &system.node, self.plan.concurrency).await?;
+        let setup = self.setup(pods);
+        self.scene_of(kind, &setup).await
+    }
+
+    /// Starts a system and lets one pod live and die on it.
+    pub(crate) async fn scene_of(&self, kind: Kind, setup: &Setup) -> Result<Scene> {
+        let system = System::start(kind, &self.programs, &self.plane, setup).await?;
+        let load = Load::start(&self.plane, &system.nodes, self.plan.concurrency).await?;
         let scene = Scene { system, load };
         let first = load::names("first", 1);
         scene.load.create(&first).await?;
@@ -214,7 +280,7 @@ impl Bench<'_> {
         Ok(sample)
     }
 
-    async fn create_all(&self, scene: &Scene, names: &[String]) -> Result<f64> {
+    pub(crate) async fn create_all(&self, scene: &Scene, names: &[String]) -> Result<f64> {
         let before = scene.load.counts().running;
         let began = Instant::now();
         let (created, running) = tokio::join!(
@@ -229,7 +295,7 @@ impl Bench<'_> {
         Ok(names.len() as f64 / (last - began).as_secs_f64())
     }
 
-    async fn delete_all(&self, scene: &Scene, names: &[String]) -> Result<f64> {
+    pub(crate) async fn delete_all(&self, scene: &Scene, names: &[String]) -> Result<f64> {
         let before = scene.load.counts().gone;
         let began = Instant::now();
         let (deleted, gone) = tokio::join!(
@@ -274,12 +340,12 @@ fn per(time: Duration, pods: usize) -> f64 {
     millis(time) / pods as f64
 }
 
-fn millis(time: Duration) -> f64 {
+pub(crate) fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
 /// The smallest value that a share `q` of the sorted values does not exceed.
-fn quantile(sorted: &[Duration], q: f64) -> Duration {
+pub(crate) fn quantile(sorted: &[Duration], q: f64) -> Duration {
     let rank = (q * sorted.len() as f64).ceil() as usize;
     let index = rank.clamp(1, sorted.len().max(1)) - 1;
     sorted.get(index).copied().unwrap_or_default()

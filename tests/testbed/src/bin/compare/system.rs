@@ -9,10 +9,11 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_testbed::{ControlPlane, Holdfast, KWOK, eventually, run};
 use k8s_openapi::api::core::v1::Node;
 use kube::{
@@ -44,6 +45,39 @@ const KWOK_NODE: (&str, &str) = ("kwok.x-k8s.io/node", "fake");
 
 const NODE_LIMIT: Duration = Duration::from_mins(2);
 
+/// What a system is to be started for.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    /// Of its only node, or what the names of its nodes begin with.
+    pub(crate) node: String,
+    pub(crate) nodes: usize,
+    /// Pods at once.
+    pub(crate) pods: usize,
+    /// Of holdfast; KWOK's stages have no delays.
+    pub(crate) profile: Profile,
+}
+
+/// How holdfast goes about a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// No delays, fewest writes.
+    Fast,
+    /// Delays as ACS has them; calls to the cloud per second, 0: no limit.
+    Acs { calls_per_s: u32 },
+}
+
+impl Setup {
+    /// Of each node.
+    pub(crate) fn names(&self) -> Vec<String> {
+        match self.nodes {
+            1 => vec![self.node.clone()],
+            nodes => (0..nodes)
+                .map(|index| format!("{}-{index}", self.node))
+                .collect(),
+        }
+    }
+}
+
 /// The two programs, built.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
@@ -54,8 +88,10 @@ pub(crate) struct Programs {
 /// A system that runs.
 pub(crate) struct System {
     pub(crate) kind: Kind,
-    /// The node that pods are to be made on.
-    pub(crate) node: String,
+    /// The nodes that pods are to be made on.
+    pub(crate) nodes: Vec<String>,
+    /// When its process was first started.
+    pub(crate) started: Instant,
     program: PathBuf,
     args: Vec<OsString>,
     kubeconfig: PathBuf,
@@ -65,32 +101,34 @@ pub(crate) struct System {
 }
 
 impl System {
-    /// Starts it for `pods` pods at once and waits until its node `node` is ready.
+    /// Starts it and waits until the first of its nodes is ready.
     ///
     /// # Errors
-    /// It cannot be started, or its node is not ready in two minutes (the error shows its log).
+    /// It cannot be started, or the node is not ready in two minutes (the error shows its log).
     pub(crate) async fn start(
         kind: Kind,
         programs: &Programs,
         plane: &ControlPlane,
-        node: String,
-        pods: usize,
+        setup: &Setup,
     ) -> Result<Self> {
         let dir = TempDir::new().context("cannot make a directory")?;
         let client = plane.client().await?;
+        let nodes = setup.names();
         let (program, args) = match kind {
-            Kind::Holdfast => (&programs.holdfast, holdfast_args(dir.path(), &node, pods)?),
+            Kind::Holdfast => (&programs.holdfast, holdfast_args(dir.path(), setup)?),
             Kind::Kwok4 | Kind::Kwok64 => {
-                let args = kwok_args(dir.path(), kind, pods)?;
-                create_node(&client, &node).await?;
+                let args = kwok_args(dir.path(), kind, setup.pods)?;
+                each(&nodes, |name| create_node(&client, name)).await?;
                 (&programs.kwok, args)
             }
         };
+        let started = Instant::now();
         let kubeconfig = plane.kubeconfig().to_owned();
         let process = spawn(program, &args, &kubeconfig, dir.path()).await?;
         let mut system = Self {
             kind,
-            node,
+            nodes,
+            started,
             program: program.clone(),
             args,
             kubeconfig,
@@ -131,12 +169,7 @@ impl System {
     pub(crate) async fn stop(mut self) -> Result<()> {
         if self.kind != Kind::Holdfast {
             self.process.kill9().await?;
-            let nodes: Api<Node> = Api::all(self.client.clone());
-            nodes
-                .delete(&self.node, &DeleteParams::default())
-                .await
-                .context("cannot delete KWOK's node")?;
-            return Ok(());
+            return each(&self.nodes, |name| delete_node(&self.client, name)).await;
         }
         let status = self
             .process
@@ -163,7 +196,8 @@ impl System {
 
     async fn wait_until_ready(&mut self) -> Result<()> {
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let (process, name) = (&mut self.process, &self.node);
+        let name = self.nodes.first().context("it has no node")?;
+        let process = &mut self.process;
         let ready = eventually("the node is ready", NODE_LIMIT, async || {
             if let Some(status) = process.exited().map_err(|e| format!("{e:#}"))? {
                 return Ok(Some(status));
@@ -206,13 +240,24 @@ async fn spawn(
     Holdfast::spawn(program, args, env, &dir.join("log")).await
 }
 
-fn holdfast_args(dir: &Path, node: &str, pods: usize) -> Result<Vec<OsString>> {
+fn holdfast_args(dir: &Path, setup: &Setup) -> Result<Vec<OsString>> {
     let path = dir.join("holdfast.yaml");
     let ledger = json!(dir.join("holdfast.db").to_string_lossy());
+    let node = match (&setup.node, setup.nodes) {
+        (node, 1) => format!("name: {node}"),
+        (node, nodes) => format!("name: {node}-%d, count: {nodes}"),
+    };
+    let profile = match setup.profile {
+        Profile::Fast => "fast".to_owned(),
+        // Its metrics tell the calls that the cloud answered.
+        Profile::Acs { calls_per_s } => format!(
+            "acs\ncloud: {{calls_per_s: {calls_per_s}}}\nkubelet: {{anonymous: [/metrics]}}"
+        ),
+    };
     let config = format!(
-        "region: cn-wulanchabu\nledger: {ledger}\nprofile: fast\nvswitches:\n- {}\n\
-         nodes:\n- {{name: {node}, zone: cn-wulanchabu-b}}\ncapacity: {{pods: {POOL_MAX}}}\n",
-        vswitch(pods)
+        "region: cn-wulanchabu\nledger: {ledger}\nprofile: {profile}\nvswitches:\n- {}\n\
+         nodes:\n- {{{node}, zone: cn-wulanchabu-b}}\ncapacity: {{pods: {POOL_MAX}}}\n",
+        vswitch(setup.pods)
     );
     fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(["run".into(), "-c".into(), path.into()].to_vec())
@@ -272,6 +317,24 @@ fn kwok_args(dir: &Path, kind: Kind, pods: usize) -> Result<Vec<OsString>> {
         .map(OsString::from),
     );
     Ok(args)
+}
+
+/// Does `work` for each node, several at a time.
+async fn each<'a, F>(nodes: &'a [String], work: impl Fn(&'a str) -> F) -> Result<()>
+where
+    F: Future<Output = Result<()>>,
+{
+    stream::iter(nodes)
+        .map(|name| work(name))
+        .buffer_unordered(16)
+        .try_collect()
+        .await
+}
+
+async fn delete_node(client: &Client, name: &str) -> Result<()> {
+    let nodes: Api<Node> = Api::all(client.clone());
+    let deleted = nodes.delete(name, &DeleteParams::default()).await;
+    deleted.map(drop).context("cannot delete KWOK's node")
 }
 
 /// KWOK manages nodes that somebody else makes.
