@@ -22,14 +22,8 @@ const RATE: u32 = 5;
 const CONFIGURED: Duration = Duration::from_secs(4);
 
 impl Bench<'_> {
-    /// Pods one after the other without a limit, then as many at once with one.
-    pub(crate) async fn acs(&mut self, pods: usize) -> Result<Vec<Sample>> {
-        let delays = self.acs_delays(pods).await?;
-        let throttle = self.acs_throttle(pods, self.plan.calls_per_s).await?;
-        Ok(vec![delays, throttle])
-    }
-
-    async fn acs_delays(&mut self, pods: usize) -> Result<Sample> {
+    /// Pods one after the other, without a limit of calls.
+    pub(crate) async fn acs_delays(&mut self, pods: usize) -> Result<Sample> {
         let mut setup = self.setup(pods);
         setup.profile = Profile::Acs { calls_per_s: 0 };
         let scene = self.scene_of(Kind::Holdfast, &setup).await?;
@@ -48,8 +42,9 @@ impl Bench<'_> {
         })
     }
 
-    /// Counts from when the limit is first reached until no call is left to be made.
-    async fn acs_throttle(&mut self, pods: usize, calls_per_s: u32) -> Result<Sample> {
+    /// Pods at once, more than the limit lets through while the calls are counted.
+    pub(crate) async fn acs_throttle(&mut self, pods: usize) -> Result<Sample> {
+        let calls_per_s = self.plan.calls_per_s;
         let mut setup = self.setup(pods);
         setup.profile = Profile::Acs { calls_per_s };
         let scene = self.scene_of(Kind::Holdfast, &setup).await?;

@@ -194,9 +194,10 @@ async fn measure_more(bench: &mut Bench<'_>, entries: &mut Vec<Entry>, round: us
         let name = Kind::Holdfast.name();
         let doing = format!("round {round}, {name}, profile acs with {pods} pods");
         bench.progress.begin(doing);
-        for sample in bench.acs(*pods).await? {
-            keep(bench, entries, round, name, sample);
-        }
+        let sample = bench.acs_delays(*pods).await?;
+        keep(bench, entries, round, name, sample);
+        let sample = bench.acs_throttle(*pods).await?;
+        keep(bench, entries, round, name, sample);
     }
     Ok(())
 }

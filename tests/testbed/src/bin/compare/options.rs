@@ -50,7 +50,7 @@ pub(crate) struct Options {
     #[arg(long, value_delimiter = ',')]
     tenant_burst: Vec<usize>,
     /// Pods with profile `acs`, at 5 per second for its delays and at once for its limit of calls; holdfast only
-    /// [default: 400; with --quick 200].
+    /// [default: 200; with --quick 100].
     #[arg(long, value_delimiter = ',')]
     acs: Vec<usize>,
     /// The limit of calls to the simulated cloud.
@@ -169,7 +169,7 @@ impl Options {
         );
         let nodes = or(self.nodes, quick, &[100], &[1000]);
         let tenant_bursts = or(self.tenant_burst, quick, &[500], &[10_000]);
-        let acs = or(self.acs, quick, &[200], &[400]);
+        let acs = or(self.acs, quick, &[100], &[200]);
         let plan = Plan {
             systems: or(
                 self.systems,
@@ -269,7 +269,16 @@ mod tests {
 
     #[test]
     fn what_is_given_replaces_the_sizes_and_the_rest_stays() {
-        let given = plan(&["--quick", "--burst", "100,300", "--restart", "50:20"]).unwrap();
+        let given = plan(&[
+            "--quick",
+            "--burst",
+            "100,300",
+            "--restart",
+            "50:20",
+            "--tenant-burst",
+            "80",
+        ])
+        .unwrap();
         assert_eq!(given.bursts, [100, 300]);
         assert_eq!(given.restarts, [Restart { old: 50, new: 20 }]);
         assert_eq!(given.rates, [50, 100]);
