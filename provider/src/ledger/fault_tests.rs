@@ -226,3 +226,67 @@ fn the_writer_outlives_another_process_that_holds_the_file_for_longer_than_sqlit
     assert!(matches!(first, Done::Job(1, Ok(_))), "{first:?}");
     writer.stop();
 }
+
+#[test]
+fn a_job_that_fails_is_undone_alone_and_the_others_of_its_commit_are_done_once() {
+    let (_dir, path) = closed();
+    let mut ledger = open(&path).unwrap();
+    let refuse = "CREATE TRIGGER refuse BEFORE INSERT ON journal WHEN new.what = 'stopped' \
+         BEGIN SELECT RAISE(ABORT, 'refused'); END";
+    ledger.conn.execute_batch(refuse).unwrap();
+    let note = |note| Job::Note(begin(), note);
+    // The wall clock is behind, which is worth an entry of its own that must survive as well.
+    let late = begin() - SignedDuration::from_secs(60);
+    let jobs = [
+        note(Note::Started),
+        note(Note::Stopped),
+        note(Note::Started),
+    ];
+    let batch = ledger.commit(late, &jobs).unwrap();
+
+    let [first, second, third] = batch.results.try_into().unwrap();
+    assert!(first.is_ok() && third.is_ok());
+    let text = told(&second.unwrap_err());
+    assert!(text.contains("refused"), "{text}");
+    assert_eq!(entries(&ledger), 2);
+    let stands = "SELECT count(*) FROM journal WHERE what = 'time stands'";
+    assert_eq!(ledger.number(stands), 1);
+}
+
+#[test]
+fn the_schema_refuses_a_pod_or_a_claim_a_second_address() {
+    let (_dir, path) = closed();
+    let ledger = open(&path).unwrap();
+    let script = "INSERT INTO claim (id, cluster, namespace, name, node, holder, retain_ms, opened_ms) \
+           VALUES (7, 'cluster', 'default', 'web-0', 'node', 'uid-1', 1, 1); \
+         INSERT INTO eni (id, token, vswitch, addr, target, instance) \
+           SELECT column1, column1, 1, addr, 'InUse', 'acs-1' FROM (VALUES (1), (2)) \
+           JOIN (SELECT addr, row_number() OVER () AS number FROM address LIMIT 2) ON number = column1; \
+         INSERT INTO pod (uid, cluster, namespace, name, node, node_type, zone, vswitches, created_ms, \
+           accepted_ms, eni, instance, request_id, revision) \
+           VALUES ('uid-1', 'cluster', 'default', 'web-0', 'node', 'acs', 'b', '[]', 1, 1, 1, 'acs-1', 'R', 0)";
+    ledger.conn.execute_batch(script).unwrap();
+    let bind = |eni: i64, pod: &str, claim: &str| {
+        let sql = format!(
+            "UPDATE address SET state = 'in_use', pod = '{pod}', eni = {eni}, claim = {claim}, \
+             gen = gen + 1 WHERE addr = (SELECT addr FROM eni WHERE id = {eni})"
+        );
+        ledger.conn.execute(&sql, [])
+    };
+    let why = "used by the pod that has its ENI";
+    for (eni, pod) in [(2, "uid-1"), (2, "uid-2"), (1, "uid-2")] {
+        let refused = bind(eni, pod, "NULL").unwrap_err().to_string();
+        assert!(refused.contains(why), "{refused}");
+    }
+    ledger
+        .conn
+        .execute("UPDATE claim SET holder = 'uid-2'", [])
+        .unwrap();
+    let refused = bind(1, "uid-1", "7").unwrap_err().to_string();
+    assert!(refused.contains(why), "{refused}");
+    ledger
+        .conn
+        .execute("UPDATE claim SET holder = 'uid-1'", [])
+        .unwrap();
+    bind(1, "uid-1", "7").unwrap();
+}

@@ -1,7 +1,7 @@
 //! The durable truth: vSwitches, addresses, ENIs, claims, pods and their history, in one file.
 //!
 //! One operation is one [`Job`] and one transaction: it reads the facts, asks the policy, and
-//! writes the effects. Many jobs share a COMMIT, each in a savepoint of its own. What a job leads
+//! writes the effects. Many jobs share a COMMIT, and one that fails is undone alone. What a job leads
 //! to comes back as an [`Outcome`], data that the engine acts on once it is committed.
 //!
 //! Owns the schema, ledger time and the rows. Decides nothing that the policy can decide, calls
@@ -280,6 +280,15 @@ pub struct Batch {
     pub next_deadline: Option<Timestamp>,
 }
 
+/// What is undone when a job fails alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Undo {
+    /// All that was done with it, to be done again one by one.
+    Batch,
+    /// Only that job.
+    Job,
+}
+
 /// The ledger file, open for writing. One per process; the lock beside the file sees to it.
 pub struct Ledger {
     conn: Connection,
@@ -311,29 +320,57 @@ impl Ledger {
     /// # Errors
     /// When nothing was committed. A job that failed alone has its error in the batch.
     pub fn commit(&mut self, wall: Timestamp, jobs: &[Job]) -> Result<Batch, Error> {
+        // Next to no job fails, and a savepoint copies each page before a job changes it.
+        let together = self.try_commit(wall, jobs, Undo::Batch)?;
+        if let Some(batch) = together {
+            return Ok(batch);
+        }
+        let one_by_one = self.try_commit(wall, jobs, Undo::Job)?;
+        Ok(one_by_one.expect("a job that fails is undone alone"))
+    }
+
+    /// Nothing is written when it returns no batch.
+    fn try_commit(
+        &mut self,
+        wall: Timestamp,
+        jobs: &[Job],
+        undo: Undo,
+    ) -> Result<Option<Batch>, Error> {
         let begin = Error::sql("begin a transaction");
         self.conn.execute_batch("BEGIN IMMEDIATE").map_err(begin)?;
-        let results = self.run_all(wall, jobs);
+        let stands_at = self.stands_at;
+        let results = self.run_all(wall, jobs, undo);
         let committed = results.and_then(|batch| {
-            sql::commit(&self.conn).map_err(Error::sql("commit"))?;
+            if batch.is_some() {
+                sql::commit(&self.conn).map_err(Error::sql("commit"))?;
+            }
             Ok(batch)
         });
-        if committed.is_err() && !self.conn.is_autocommit() {
-            // The first error is the one to report; a rollback that fails as well adds nothing.
+        if !self.conn.is_autocommit() {
+            self.stands_at = stands_at;
+            // The first error is the one to report; a rollback that fails as well adds nothing, and
+            // whatever begins next fails.
             drop(self.conn.execute_batch("ROLLBACK"));
         }
         committed
     }
 
-    fn run_all(&mut self, wall: Timestamp, jobs: &[Job]) -> Result<Batch, Error> {
+    fn run_all(
+        &mut self,
+        wall: Timestamp,
+        jobs: &[Job],
+        undo: Undo,
+    ) -> Result<Option<Batch>, Error> {
         let now = open::advance_time(&Tx::new(&self.conn), wall)?;
         self.note_standstill(now, wall)?;
         let tx = Tx::new(&self.conn);
         let mut results = Vec::with_capacity(jobs.len());
         let mut explained = Explained::new();
         for job in jobs {
-            tx.execute("SAVEPOINT job", [])
-                .map_err(Error::sql("begin a job"))?;
+            if undo == Undo::Job {
+                tx.execute("SAVEPOINT job", [])
+                    .map_err(Error::sql("begin a job"))?;
+            }
             let op = Op::new(
                 &tx,
                 now,
@@ -344,6 +381,7 @@ impl Ledger {
             );
             let result = match op.run(job).map_err(Error::sql("run a job")) {
                 Err(error) if error.is_fatal() => return Err(error),
+                Err(_) if undo == Undo::Batch => return Ok(None),
                 result => result,
             };
             if result.is_err() {
@@ -351,16 +389,18 @@ impl Ledger {
                 tx.execute("ROLLBACK TO job", [])
                     .map_err(Error::sql("undo a job"))?;
             }
-            tx.execute("RELEASE job", [])
-                .map_err(Error::sql("end a job"))?;
+            if undo == Undo::Job {
+                tx.execute("RELEASE job", [])
+                    .map_err(Error::sql("end a job"))?;
+            }
             results.push(result);
         }
         let next_deadline = release::next_deadline(&tx, &self.settings.cluster)
             .map_err(Error::sql("read deadlines"))?;
-        Ok(Batch {
+        Ok(Some(Batch {
             results,
             next_deadline,
-        })
+        }))
     }
 
     /// Ledger time that stands still makes endings look late that are not.
