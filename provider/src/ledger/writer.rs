@@ -20,6 +20,8 @@ const BATCH: usize = 256;
 /// From one COMMIT to the next when several jobs came together: a COMMIT has a cost of its own,
 /// and those of a burst trickle in.
 const GATHERING: Duration = Duration::from_millis(4);
+/// From the end of a COMMIT to the next: those whom it served come again, and should share one.
+const RETURNING: Duration = Duration::from_micros(500);
 
 /// Something for the thread to do. The number comes back with the result.
 #[derive(Debug)]
@@ -118,14 +120,15 @@ fn run(
             .chain(queue.try_iter())
             .take(BATCH)
             .collect();
-        // Whoever comes alone, one after the other, waits for the disk only.
-        next_at = Instant::now();
-        if batch.len() > 1 && batch.len() < BATCH {
-            next_at += GATHERING;
-        }
+        let began = Instant::now();
+        let gathers = batch.len() > 1 && batch.len() < BATCH;
         if let Err(error) = serve(&mut ledger, batch, clock, done, &mut deadline) {
             done(Done::Fatal(error));
             return;
+        }
+        // Whoever comes alone, one after the other, waits for the disk only.
+        if gathers {
+            next_at = (began + GATHERING).max(Instant::now() + RETURNING);
         }
     }
     let now = clock();
