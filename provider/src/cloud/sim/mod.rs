@@ -32,9 +32,9 @@ use crate::cloud::{Cloud, Eni, EniState, Error, Request, Response};
 use crate::id::{ClientToken, EniId, InstanceId, Mac, VSwitchId, Zone};
 use crate::sql::Tx;
 
-/// How many serials are tried for one whose id and MAC are free. Many in a row are taken only
-/// after 2^24 creations, when the MACs of long-lived ENIs come round again.
-const SERIALS_MAX: i64 = 1 << 16;
+/// How many serials are tried for one whose id and MAC are free: as many as there are MACs. Each process
+/// begins somewhere else among them, and may begin where ENIs of an earlier one stand in a row.
+const SERIALS_MAX: i64 = 1 << 24;
 
 /// Latencies, limits and faults. The default has none of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -575,3 +575,18 @@ fn a_broken_table_is_told_apart_from_a_refusal() {
     let error = session.call(cloud.now, &describe(8)).unwrap_err();
     assert_eq!(error.code, "InternalError");
 }
+
+#[test]
+fn a_process_that_begins_among_the_macs_of_an_earlier_one_finds_those_behind_them() {
+    let mut fixture = Fixture::new(Config::default());
+    let before = 70_000;
+    let insert = format!(
+        "WITH RECURSIVE earlier(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM earlier WHERE n < {before}) \
+         INSERT INTO sim_eni (serial, token, eni_id, mac, vswitch, zone, address, state) \
+         SELECT n, 'earlier-' || n, 'eni-' || n, printf('00:16:3e:%02x:%02x:%02x', m >> 16, (m >> 8) & 255, m & 255), \
+           'vsw-a', 'a', 'address-' || n, 'Available' FROM (SELECT n, n + 7 + {before} AS m FROM earlier)"
+    );
+    fixture.conn.execute(&insert, []).unwrap();
+    let eni = fixture.create(1);
+    assert_eq!(eni.mac, name::mac(7, 2 * 70_000 + 1));
+}
