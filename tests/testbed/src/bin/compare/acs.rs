@@ -11,6 +11,7 @@ use kube::{Api, Client, Config};
 use crate::{
     load,
     options::Kind,
+    requests::{counters, label},
     scenario::{Bench, Sample, Scene, millis, quantile},
     system::Profile,
 };
@@ -113,15 +114,8 @@ impl Calls {
     /// Every answer but the one that says so has passed the limit.
     fn parse(metrics: &str) -> Self {
         let mut calls = Self::default();
-        for line in metrics.lines() {
-            let Some((labels, count)) = line
-                .strip_prefix("holdfast_cloud_calls_total{")
-                .and_then(|rest| rest.rsplit_once("} "))
-            else {
-                continue;
-            };
-            let count: u64 = count.trim().parse().unwrap_or(0);
-            if labels.contains("outcome=\"Throttling") {
+        for (labels, count) in counters(metrics, "holdfast_cloud_calls_total") {
+            if label(labels, "outcome").is_some_and(|code| code.starts_with("Throttling")) {
                 calls.throttled += count;
             } else {
                 calls.passed += count;

@@ -30,28 +30,14 @@ impl Writes {
 
     fn parse(metrics: &str) -> Self {
         let mut writes = Self::default();
-        for line in metrics.lines() {
-            let Some((labels, count)) = line
-                .strip_prefix("apiserver_request_total{")
-                .and_then(|rest| rest.rsplit_once("} "))
-            else {
-                continue;
-            };
-            let label = |name: &str| {
-                labels.split("\",").find_map(|pair| {
-                    pair.trim_end_matches('"')
-                        .strip_prefix(name)?
-                        .strip_prefix("=\"")
-                })
-            };
+        for (labels, count) in counters(metrics, "apiserver_request_total") {
+            let label = |name| label(labels, name);
             let verb = matches!(
                 label("verb"),
                 Some("POST" | "PUT" | "PATCH" | "APPLY" | "DELETE" | "DELETECOLLECTION")
             );
             // With `dry_run="All"` nothing is stored: that is how holdfast asks whether its webhook answers.
             let changes = verb && label("dry_run").is_none_or(str::is_empty);
-            // Prometheus counts in floating point; these are whole numbers.
-            let count = count.trim().parse::<f64>().unwrap_or(0.0).round() as u64;
             match label("resource") {
                 Some("pods") if changes => writes.pods += count,
                 Some("events") if changes => writes.events += count,
@@ -68,6 +54,31 @@ impl Writes {
             events: self.events - earlier.events,
         }
     }
+}
+
+/// The samples of a counter: labels as they stand, and the number, which is a whole one although Prometheus counts in
+/// floating point.
+pub(crate) fn counters<'m>(
+    metrics: &'m str,
+    name: &'m str,
+) -> impl Iterator<Item = (&'m str, u64)> {
+    metrics.lines().filter_map(move |line| {
+        let (labels, count) = line
+            .strip_prefix(name)?
+            .strip_prefix('{')?
+            .rsplit_once("} ")?;
+        let count: f64 = count.trim().parse().expect("a sample is a number");
+        Some((labels, count.round() as u64))
+    })
+}
+
+/// The value of a label.
+pub(crate) fn label<'m>(labels: &'m str, name: &str) -> Option<&'m str> {
+    labels.split("\",").find_map(|pair| {
+        pair.trim_end_matches('"')
+            .strip_prefix(name)?
+            .strip_prefix("=\"")
+    })
 }
 
 #[cfg(test)]
