@@ -107,6 +107,7 @@ async fn prepare(plan: &Plan) -> Result<Bench<'_>> {
     progress.begin("building holdfast and KWOK".to_owned());
     let programs = Programs {
         holdfast: build_holdfast(true).await?,
+        other: plan.other.clone(),
         kwok: tokio::task::spawn_blocking(|| KWOK.path())
             .await
             .context("building KWOK panicked")??,

@@ -16,9 +16,12 @@ pub(crate) struct Options {
     /// One round of small sizes, without KWOK's default of 4 workers: a minute or two.
     #[arg(long)]
     quick: bool,
-    /// Who is measured, in this order in each round [default: all; with --quick all but kwok-4]
+    /// Who is measured, in this order in each round [default: all but other; with --quick not kwok-4 either]
     #[arg(long, value_delimiter = ',')]
     systems: Vec<Kind>,
+    /// A program of another holdfast, such as one built before a change: the system `other`.
+    #[arg(long)]
+    other: Option<PathBuf>,
     /// What is measured [default: all].
     #[arg(long, value_delimiter = ',')]
     only: Vec<What>,
@@ -75,6 +78,8 @@ pub(crate) struct Options {
 pub(crate) enum Kind {
     /// holdfast, profile `fast`.
     Holdfast,
+    /// The same with the program of `--other`.
+    Other,
     /// KWOK with the worker count that it comes with.
     #[value(name = "kwok-4")]
     Kwok4,
@@ -87,6 +92,7 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Holdfast => "holdfast",
+            Self::Other => "other",
             Self::Kwok4 => "kwok-4",
             Self::Kwok64 => "kwok-64",
         }
@@ -135,6 +141,7 @@ impl FromStr for Restart {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) systems: Vec<Kind>,
+    pub(crate) other: Option<PathBuf>,
     pub(crate) rounds: usize,
     pub(crate) bursts: Vec<usize>,
     pub(crate) rates: Vec<u32>,
@@ -177,6 +184,7 @@ impl Options {
                 &[Kind::Holdfast, Kind::Kwok64],
                 &[Kind::Holdfast, Kind::Kwok64, Kind::Kwok4],
             ),
+            other: self.other,
             rounds: self.rounds.unwrap_or(if quick { 1 } else { 5 }),
             bursts: if wanted(What::Burst) { bursts } else { vec![] },
             rates: if wanted(What::Latency) { rates } else { vec![] },
@@ -233,6 +241,9 @@ impl Plan {
     }
 
     fn check(&self) -> Result<()> {
+        if self.systems.contains(&Kind::Other) && self.other.is_none() {
+            bail!("the system `other` needs its program: give --other PATH");
+        }
         let zero = self.bursts.contains(&0) || self.rates.contains(&0) || self.rate_for.is_zero();
         if zero || self.concurrency == 0 {
             bail!("--burst, --rates, --rate-s and --concurrency must be at least 1");
@@ -304,6 +315,7 @@ mod tests {
             ["--nodes", "1"],
             ["--tenant-burst", "60000"],
             ["--calls-per-s", "0"],
+            ["--systems", "other"],
         ] {
             assert!(plan(&args).is_err(), "{args:?}");
         }

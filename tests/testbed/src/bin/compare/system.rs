@@ -78,10 +78,12 @@ impl Setup {
     }
 }
 
-/// The two programs, built.
+/// The programs, built.
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
     pub(crate) holdfast: PathBuf,
+    /// Of another holdfast.
+    pub(crate) other: Option<PathBuf>,
     pub(crate) kwok: PathBuf,
 }
 
@@ -116,6 +118,10 @@ impl System {
         let nodes = setup.names();
         let (program, args) = match kind {
             Kind::Holdfast => (&programs.holdfast, holdfast_args(dir.path(), setup)?),
+            Kind::Other => {
+                let program = programs.other.as_ref().context("it has no program")?;
+                (program, holdfast_args(dir.path(), setup)?)
+            }
             Kind::Kwok4 | Kind::Kwok64 => {
                 let args = kwok_args(dir.path(), kind, setup.pods)?;
                 each(&nodes, |name| create_node(&client, name)).await?;
@@ -167,7 +173,7 @@ impl System {
     /// # Errors
     /// It does not stop, or something cannot be removed.
     pub(crate) async fn stop(mut self) -> Result<()> {
-        if self.kind != Kind::Holdfast {
+        if matches!(self.kind, Kind::Kwok4 | Kind::Kwok64) {
             self.process.kill9().await?;
             return each(&self.nodes, |name| delete_node(&self.client, name)).await;
         }
