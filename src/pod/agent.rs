@@ -23,7 +23,7 @@ use holdfast_provider::engine::{Effect, Engine, Event, Found};
 use holdfast_provider::id::{NodeName, PodKey, PodUid, Zone};
 use holdfast_provider::ledger::Notice;
 use holdfast_provider::policy::opt_in::FixedIp;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use self::accept::created;
 pub(super) use self::accept::{asks, class, published};
@@ -36,9 +36,6 @@ use super::view::{Phase, PodView};
 pub(crate) use accept::instance_size;
 pub use asked::Figures;
 pub use face::{Action, ForeignNode, Input, ObjectKey, Refused, Settings};
-
-/// How long an accepted DELETE may stay without effect before it is sent again.
-const DELETE_PATIENCE: SignedDuration = SignedDuration::from_secs(5);
 
 /// See the module.
 pub struct Agent {
@@ -109,10 +106,8 @@ impl Agent {
             Input::Seen(view) => self.seen(now, &view),
             Input::ListDone => self.list_done(now),
             Input::Deleted(view) => self.deleted(now, &view),
-            Input::Wrote(uid, result) => self.answered(now, &uid, result.map(Some), None),
-            Input::DeleteSent(uid, result) => {
-                self.answered(now, &uid, result.map(|()| None), Some(DELETE_PATIENCE));
-            }
+            Input::Wrote(uid, result) => self.answered(now, &uid, result.map(Some)),
+            Input::DeleteSent(uid, result) => self.answered(now, &uid, result.map(|()| None)),
             Input::Tolerated(_, Ok(())) => {}
             Input::Tolerated(uid, Err(error)) => {
                 // The next view of the pod, at the latest that of the next list, asks again.
@@ -222,6 +217,13 @@ impl Agent {
         };
         let was_pending = pod.record.phase() == Phase::Pending;
         let is_news = pod.record.observe(view, &mut self.names, now);
+        if pod
+            .awaited
+            .is_some_and(|version| version <= pod.record.version())
+        {
+            pod.awaited = None;
+            pod.not_before = None;
+        }
         if was_pending && pod.record.phase() == Phase::Running {
             let after = now.duration_since(pod.seen_at);
             self.actions.push(Action::Started(after));

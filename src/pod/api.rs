@@ -6,18 +6,17 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bytes::Bytes;
 use holdfast_provider::id::{NodeName, PodKey, PodUid};
 use http::{Method, Request, StatusCode, header};
 use json_patch::PatchOperation;
 use k8s_openapi::api::core::v1::Node;
-use kube::client::Body;
 use kube::core::Status;
 use kube::{Api, Client};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
 use super::agent::{ForeignNode, ObjectKey, Refused};
+use super::answer::{self, ask};
 use super::needs::{Keys, Kind};
 use super::view::PodView;
 use crate::chain::chain;
@@ -25,27 +24,24 @@ use crate::node::{VIRTUAL_TYPE_LABEL, VIRTUAL_TYPE_VALUE};
 
 /// Longer than the API server's own limit for most requests would only hold the place.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Asks for an answer without `spec` and `status` (Kubernetes, "API Concepts", "Metadata-only fetches").
-const METADATA_ONLY: &str =
-    "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
 pub(super) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
-/// Writes a status.
+/// Writes a status; the version of the pod that has it.
 pub(super) async fn write_status(
     client: &Client,
     key: &PodKey,
     body: Vec<u8>,
-) -> Result<Box<PodView>, Refused> {
+) -> Result<u64, Refused> {
     let request = pod_request(Method::PATCH, key, "/status")
         .header(
             header::CONTENT_TYPE,
             "application/strategic-merge-patch+json",
         )
+        .header(header::ACCEPT, answer::ACCEPT)
         .body(body);
     let request = request.expect("a pod's path is a valid URI");
     judge("write a status", key, async {
-        let answer = ask(client, request).await?;
-        serde_json::from_slice(&answer).map_err(kube::Error::SerdeError)
+        answer::version(&ask(client, request).await?)
     })
     .await
 }
@@ -60,7 +56,7 @@ pub(super) async fn delete(client: &Client, key: &PodKey, uid: &PodUid) -> Resul
     });
     let request = pod_request(Method::DELETE, key, "")
         .header(header::CONTENT_TYPE, "application/json")
-        .header(header::ACCEPT, METADATA_ONLY)
+        .header(header::ACCEPT, answer::ACCEPT)
         .body(options.to_string().into_bytes());
     let request = request.expect("a pod's path is a valid URI");
     judge("delete a pod", key, ask(client, request))
@@ -150,22 +146,6 @@ pub(super) async fn look_node(
     }))
 }
 
-/// The body of an answer, as it came. kube's own requests copy it, and decode that of a DELETE twice.
-async fn ask(client: &Client, request: Request<Vec<u8>>) -> kube::Result<Bytes> {
-    let answer = client.send(request.map(Body::from)).await?;
-    let code = answer.status();
-    let body = answer.into_body().collect_bytes().await?;
-    if !(code.is_client_error() || code.is_server_error()) {
-        return Ok(body);
-    }
-    // What stands before the API server answers in its own words.
-    let status = serde_json::from_slice(&body).unwrap_or_else(|_| {
-        let text = String::from_utf8_lossy(&body);
-        Status::failure(text.trim(), "Failed to parse error data").with_code(code.as_u16())
-    });
-    Err(kube::Error::Api(Box::new(status)))
-}
-
 fn pod_request(method: Method, key: &PodKey, subresource: &str) -> http::request::Builder {
     let uri = format!(
         "/api/v1/namespaces/{}/pods/{}{subresource}",
@@ -209,6 +189,8 @@ pub(super) fn is_gone(status: &Status) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use kube::client::Body;
+
     use super::*;
 
     /// A client whose requests are all answered like this.

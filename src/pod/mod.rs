@@ -11,10 +11,11 @@
 //! `needs` for what they cannot start without and `behaviour` for what annotations ask; `draft` and
 //! `status` write it down, `agent` keeps all pods and talks to the engine, `run` does the I/O;
 //! `running` tells others what runs.
-//! Everything but `run`, `api`, `events` and `census` is synchronous and pure. Addresses are not
+//! Everything but `run`, `api`, `answer`, `events` and `census` is synchronous and pure. Addresses are not
 //! decided here.
 
 pub mod agent;
+mod answer;
 mod api;
 mod back_off;
 pub mod behaviour;

@@ -91,6 +91,7 @@ impl Agent {
             queued: false,
             attempts: 0,
             not_before: None,
+            awaited: None,
             wake_at: None,
         };
         self.pods.insert(uid.clone(), Box::new(pod));

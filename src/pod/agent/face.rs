@@ -43,8 +43,8 @@ pub enum Input {
     ListDone,
     /// A pod's DELETED event.
     Deleted(Box<PodView>),
-    /// A status write was answered with the object.
-    Wrote(PodUid, Result<Box<PodView>, Refused>),
+    /// A status write was answered with the version of the pod that it led to.
+    Wrote(PodUid, Result<u64, Refused>),
     /// A DELETE was answered.
     DeleteSent(PodUid, Result<(), Refused>),
     /// The toleration was added, or not.

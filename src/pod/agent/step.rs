@@ -14,11 +14,15 @@ use super::{Action, Agent, Refused, Settings};
 use crate::pod::core::{self, Facts};
 use crate::pod::needs::Supply;
 use crate::pod::record::Record;
-use crate::pod::view::PodView;
 
 /// The first and the longest pause before a refused write is tried again.
 const BACK_OFF: SignedDuration = SignedDuration::from_millis(200);
 const BACK_OFF_MAX: SignedDuration = SignedDuration::from_secs(30);
+/// How long an accepted status may take to be seen, before it is written again. The watch is late when the API server
+/// is, and then must not be given more to do.
+const PATIENCE: SignedDuration = SignedDuration::from_secs(30);
+/// The same of an accepted DELETE.
+const DELETE_PATIENCE: SignedDuration = SignedDuration::from_secs(5);
 
 static COMPLETE: Supply = Supply::Complete;
 
@@ -38,6 +42,8 @@ pub(super) struct Pod {
     pub(super) queued: bool,
     pub(super) attempts: u32,
     pub(super) not_before: Option<Timestamp>,
+    /// The version that the last status write led to, until a view of the pod shows it.
+    pub(super) awaited: Option<u64>,
     pub(super) wake_at: Option<Timestamp>,
 }
 
@@ -90,13 +96,14 @@ impl Agent {
         let mut wake_at = step.wake_at.into_iter().chain(look_at).min();
         let mut event = None;
         let ready = !pod.busy && pod.not_before.is_none_or(|at| at <= now);
+        let settled = !pod.busy && (pod.awaited.is_none() || ready);
         match step.action {
             Some(core::Action::StopNetwork) if !pod.told.stopped => {
                 pod.told.stopped = true;
                 event = Some(Event::Stopped(uid.clone()));
             }
-            // A status under way may yet put the phase back; its answer tells.
-            Some(core::Action::EndNetwork) if !pod.told.ended && !pod.busy => {
+            // A status that was written and not seen yet may put the phase back.
+            Some(core::Action::EndNetwork) if !pod.told.ended && settled => {
                 pod.told.ended = true;
                 event = Some(Event::Ended(uid.clone()));
             }
@@ -119,8 +126,7 @@ impl Agent {
             }
         }
         if let Some(at) = wake_at {
-            pod.wake_at = Some(at);
-            self.timers.insert((at, uid.clone()));
+            self.wake(uid, at);
         }
         if let Some(event) = event {
             self.tell(now, event);
@@ -128,16 +134,15 @@ impl Agent {
         }
     }
 
-    /// A write was answered. `patience` is how long its effect may take to be seen.
+    /// A write was answered: with the version that it led to, if it was a status.
     pub(super) fn answered(
         &mut self,
         now: Timestamp,
         uid: &PodUid,
-        result: Result<Option<Box<PodView>>, Refused>,
-        patience: Option<SignedDuration>,
+        result: Result<Option<u64>, Refused>,
     ) {
         self.writes -= 1;
-        self.answered_one(now, uid, result, patience);
+        self.answered_one(now, uid, result);
         while self.writes < self.settings.writes_max
             && let Some(next) = self.queue.pop_front()
         {
@@ -148,23 +153,23 @@ impl Agent {
         }
     }
 
-    pub(super) fn answered_one(
-        &mut self,
-        now: Timestamp,
-        uid: &PodUid,
-        result: Result<Option<Box<PodView>>, Refused>,
-        patience: Option<SignedDuration>,
-    ) {
+    fn answered_one(&mut self, now: Timestamp, uid: &PodUid, result: Result<Option<u64>, Refused>) {
         let Some(pod) = self.pods.get_mut(uid) else {
             return;
         };
         pod.busy = false;
         match result {
-            Ok(view) => {
+            Ok(version) => {
                 pod.attempts = 0;
-                pod.not_before = patience.map(|patience| now + patience);
-                if let Some(view) = view {
-                    self.observe(now, uid, &view);
+                pod.awaited = version.filter(|version| *version > pod.record.version());
+                pod.not_before = match version {
+                    None => Some(now + DELETE_PATIENCE),
+                    Some(_) => pod.awaited.map(|_| now + PATIENCE),
+                };
+                if pod.awaited.is_some() {
+                    // The view that shows it will say what is next.
+                    self.wake(uid, now + PATIENCE);
+                    return;
                 }
             }
             Err(refused) => {
@@ -180,6 +185,20 @@ impl Agent {
             }
         }
         self.evaluate(now, uid);
+    }
+
+    /// Sees to it that a pod is evaluated at `at`, or earlier.
+    fn wake(&mut self, uid: &PodUid, at: Timestamp) {
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return;
+        };
+        if pod.wake_at.is_some_and(|earlier| earlier <= at) {
+            return;
+        }
+        if let Some(later) = pod.wake_at.replace(at) {
+            self.timers.remove(&(later, uid.clone()));
+        }
+        self.timers.insert((at, uid.clone()));
     }
 }
 

@@ -83,3 +83,31 @@ fn another_uid_under_the_name_is_looked_at_and_proves_the_old_pod_gone() {
     world.settle();
     assert_eq!(world.count("in_use"), 1);
 }
+
+#[test]
+fn an_accepted_status_is_not_written_again_while_the_watch_is_late_to_show_it() {
+    let mut world = World::fast();
+    world.api.create(fixed("web-0"));
+    world.advance(Queue::Watch);
+    world.watching = false;
+    world.settle();
+    assert_eq!(world.shown("web-0"), "1/1 Running 192.168.1.1");
+    world.pass(SECOND * 25);
+    assert_eq!(world.api.requests, ["PATCH default/web-0/status"]);
+
+    world.watching = true;
+    world.settle();
+    world.pass(SECOND * 60);
+    assert_eq!(world.api.requests, ["PATCH default/web-0/status"]);
+}
+
+#[test]
+fn an_accepted_status_that_is_never_seen_is_written_again() {
+    let mut world = World::fast();
+    world.api.create(fixed("web-0"));
+    world.advance(Queue::Watch);
+    world.watching = false;
+    world.settle();
+    world.pass(SECOND * 40);
+    assert_eq!(world.api.requests, ["PATCH default/web-0/status"; 2]);
+}

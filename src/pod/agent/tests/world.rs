@@ -18,6 +18,7 @@ use super::wish::settings;
 pub(super) use super::wish::{Wish, provider, slow_cloud};
 use crate::pod::agent::{Action, Agent, ForeignNode, Input, Settings};
 use crate::pod::core::Topic;
+use crate::pod::record::version;
 use crate::pod::testing::{kubectl, view};
 
 pub(super) const SECOND: SignedDuration = SignedDuration::from_secs(1);
@@ -388,7 +389,10 @@ impl World {
         let (mut at, input) = match action {
             Action::WriteStatus { uid, key, body } => {
                 let answer = api.patch_status(&key, &body);
-                let answer = answer.map(|pod| boxed(pod).expect("a PATCH answers with the pod"));
+                let answer = answer.map(|pod| {
+                    let pod = pod.expect("a PATCH answers with the pod");
+                    version(&view(&pod)).expect("a pod has a version")
+                });
                 (self.now, Input::Wrote(uid, answer))
             }
             Action::Delete(uid, key) => {
