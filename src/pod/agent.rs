@@ -219,7 +219,7 @@ impl Agent {
         let is_news = pod.record.observe(view, &mut self.names, now);
         if pod
             .awaited
-            .is_some_and(|version| version <= pod.record.version())
+            .is_some_and(|version| version.get() <= pod.record.version())
         {
             pod.awaited = None;
             pod.not_before = None;

@@ -186,7 +186,7 @@ impl<'a> Step<'a> {
 
 /// Decides what to do about a pod at the time `now`.
 pub fn step<'a>(record: &'a Record, facts: &Facts<'a>, now: Timestamp) -> Step<'a> {
-    match &record.deletion {
+    match record.deletion() {
         Some(deletion) => leave(record, deletion, facts, now),
         None if record.observed.phase.is_terminal() => {
             if is_detached(record, facts) {
@@ -214,7 +214,7 @@ fn deadline(record: &Record, facts: &Facts<'_>) -> Option<Timestamp> {
 
 /// When a node first knew of the pod.
 fn bound_at(record: &Record, facts: &Facts<'_>) -> Timestamp {
-    whole_seconds(record.observed.start_time.unwrap_or(facts.seen_at))
+    whole_seconds(record.observed.start_time().unwrap_or(facts.seen_at))
 }
 
 /// Ends a pod at its deadline (Kubernetes, "Pod", `activeDeadlineSeconds`).
@@ -233,7 +233,7 @@ fn overdue<'a>(
             deadline
         },
         apart: facts.lifecycle.stop,
-        kill_at: later(deadline, record.grace),
+        kill_at: later(deadline, record.grace()),
     };
     let last_at = stop.last_at(record);
     if now < last_at {
@@ -264,7 +264,7 @@ fn shut_down<'a>(
         asked_to_stop(
             record,
             since,
-            (record.grace, later(since, record.grace)),
+            (record.grace(), later(since, record.grace())),
             facts.lifecycle.stop,
         )
     } else {
@@ -281,7 +281,7 @@ fn shut_down<'a>(
 
 /// Whether a pod came to a node that was shutting down `since` then: nothing of it was ever shown.
 pub(super) fn is_rejected(record: &Record, seen_at: Timestamp, since: Timestamp) -> bool {
-    seen_at >= since && record.observed.start_time.is_none()
+    seen_at >= since && record.observed.start_time().is_none()
 }
 
 fn is_detached(record: &Record, facts: &Facts<'_>) -> bool {

@@ -411,7 +411,9 @@ impl<'a> Draft<'a> {
     fn host(&mut self, facts: &Facts<'_>) {
         let observed = &self.record.observed;
         let (address, status) = (facts.node.host_ip, &mut self.wanted.status);
-        status.start_time = Some(whole_seconds(observed.start_time.unwrap_or(facts.seen_at)));
+        status.start_time = Some(whole_seconds(
+            observed.start_time().unwrap_or(facts.seen_at),
+        ));
         status.host_ip = Some(address);
         status.host_ips = Some(IpList::new(address, observed.host_ip));
     }

@@ -252,7 +252,7 @@ impl<'a> Life<'a> {
     /// A container that runs and whose image was changed is stopped and started anew, whatever the
     /// restart policy says (`computePodActions` in pkg/kubelet/kuberuntime).
     fn replace(&mut self, role: Role, status: &mut ContainerStatus<'a>, started_at: Timestamp) {
-        let (takes, grace) = (self.around.stop, self.record.grace);
+        let (takes, grace) = (self.around.stop, self.record.grace());
         let since = self.record.outdated_since().unwrap_or(self.around.now);
         let at = later(since, takes.min(grace));
         if at > self.around.now {

@@ -22,8 +22,8 @@ pub(super) struct Observed {
     pub(super) phase: Phase,
     pub(super) host_ip: Addresses,
     pub(super) pod_ip: Addresses,
-    pub(super) start_time: Option<Timestamp>,
-    pub(super) generation: Option<i64>,
+    start_time: Option<WholeSecond>,
+    pub(super) generation: Option<NonZeroI64>,
     pub(super) conditions: Box<[Condition]>,
     pub(super) init_containers: Box<[ContainerStatus]>,
     pub(super) containers: Box<[ContainerStatus]>,
@@ -40,8 +40,8 @@ impl Observed {
             phase: status.phase,
             host_ip: Addresses::new(status.host_ip.as_deref(), &status.host_ips),
             pod_ip: Addresses::new(status.pod_ip.as_deref(), &status.pod_ips),
-            start_time: status.start_time,
-            generation: status.observed_generation,
+            start_time: status.start_time.and_then(WholeSecond::new),
+            generation: status.observed_generation.and_then(NonZeroI64::new),
             conditions: status
                 .conditions
                 .iter()
@@ -65,6 +65,11 @@ impl Observed {
             annotations: SYSTEM_ANNOTATIONS
                 .map(|key| annotations.and_then(|all| all.get(key)).map_or(0, digest)),
         }
+    }
+
+    /// When a node first took notice of it.
+    pub(super) fn start_time(&self) -> Option<Timestamp> {
+        self.start_time.map(WholeSecond::time)
     }
 
     /// The condition of type `kind`.
@@ -110,6 +115,20 @@ impl Addresses {
     }
 }
 
+/// A time as Kubernetes tells it, in whole seconds: optional, it takes a third of what a `Timestamp` takes.
+#[derive(Clone, Copy, Debug)]
+struct WholeSecond(NonZeroI64);
+
+impl WholeSecond {
+    fn new(time: Timestamp) -> Option<Self> {
+        NonZeroI64::new(time.as_second()).map(Self)
+    }
+
+    fn time(self) -> Timestamp {
+        Timestamp::from_second(self.0.get()).unwrap_or_default()
+    }
+}
+
 /// One condition as the API has it.
 #[derive(Debug)]
 pub(super) struct Condition {
@@ -117,9 +136,9 @@ pub(super) struct Condition {
     pub(super) status: ConditionStatus,
     /// Reason and message; most conditions have none most of the time.
     pub(super) why: Option<Box<(Box<str>, Box<str>)>>,
-    /// Kubernetes times have whole seconds, so these are all of them: a third of what a `Timestamp` takes.
-    since_s: Option<NonZeroI64>,
-    generation: Option<NonZeroI64>,
+    since: Option<WholeSecond>,
+    /// The generation of the specification that it speaks of.
+    pub(super) generation: Option<NonZeroI64>,
 }
 
 impl Condition {
@@ -133,21 +152,14 @@ impl Condition {
             kind,
             status: condition.status,
             why: told.then(|| Box::new((reason.into(), message.into()))),
-            since_s: condition
-                .last_transition_time
-                .and_then(|at| NonZeroI64::new(at.as_second())),
+            since: condition.last_transition_time.and_then(WholeSecond::new),
             generation: condition.observed_generation.and_then(NonZeroI64::new),
         })
     }
 
     /// When its status last changed.
     pub(super) fn since(&self) -> Option<Timestamp> {
-        Timestamp::from_second(self.since_s?.get()).ok()
-    }
-
-    /// The generation of the specification that it speaks of; they begin at 1.
-    pub(super) fn generation(&self) -> Option<i64> {
-        self.generation.map(NonZeroI64::get)
+        self.since.map(WholeSecond::time)
     }
 }
 

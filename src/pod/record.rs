@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::num::NonZeroI64;
 use std::sync::Arc;
 
 use holdfast_provider::id::{NodeName, PodKey, PodUid};
@@ -37,16 +38,17 @@ pub struct Record {
     pub(super) host_network: bool,
     pub(super) restart_policy: RestartPolicy,
     pub(super) has_finalizers: bool,
-    /// How long its containers may take to stop.
-    pub(super) grace: SignedDuration,
+    grace_s: i64,
     pub(super) containers: Box<[Container]>,
     pub(super) init_containers: Box<[Container]>,
     pub(super) gates: Box<[Gate]>,
-    pub(super) generation: Option<i64>,
+    /// Of its specification; they begin at 1.
+    pub(super) generation: Option<NonZeroI64>,
     /// `resourceVersion` of the newest view: a number that grows with every write of the object
     /// (KEP-5504, Comparable Resource Version).
     pub(super) version: u64,
-    pub(super) deletion: Option<Deletion>,
+    /// Boxed: most pods are not being deleted.
+    deletion: Option<Box<Deletion>>,
     /// When the status ContainerCreating was seen to stand in the API.
     pub(super) creating_since: Option<Timestamp>,
     pub(super) observed: Observed,
@@ -118,11 +120,10 @@ impl Record {
             host_network: view.spec.host_network,
             restart_policy: view.spec.restart_policy,
             has_finalizers: false,
-            grace: SignedDuration::from_secs(
-                view.spec
-                    .termination_grace_period_seconds
-                    .unwrap_or(GRACE_DEFAULT_S),
-            ),
+            grace_s: view
+                .spec
+                .termination_grace_period_seconds
+                .unwrap_or(GRACE_DEFAULT_S),
             containers: containers(&view.spec.containers, names),
             init_containers: containers(&view.spec.init_containers, names),
             gates: view
@@ -173,7 +174,7 @@ impl Record {
     fn refresh(&mut self, view: &PodView, names: &mut Names, now: Timestamp) {
         let meta = &view.metadata;
         self.version = version(view).unwrap_or(self.version);
-        self.generation = meta.generation;
+        self.generation = meta.generation.and_then(NonZeroI64::new);
         self.has_finalizers = meta
             .finalizers
             .as_ref()
@@ -190,8 +191,8 @@ impl Record {
                 }
                 (kept.cpu_request_milli, kept.memory_request_bytes) = requests(seen);
                 // A specification that was never changed need not be told back.
-                let told =
-                    self.generation > Some(1) && seen.resources != view::Resources::default();
+                let told = self.generation.is_some_and(|it| it.get() > 1)
+                    && seen.resources != view::Resources::default();
                 kept.resources = told.then(|| Box::new(seen.resources.clone()));
             }
         }
@@ -221,11 +222,13 @@ impl Record {
 
     fn refresh_deletion(&mut self, at: Timestamp, grace_s: Option<i64>, now: Timestamp) {
         let grace = SignedDuration::from_secs(grace_s.unwrap_or(0));
-        let deletion = self.deletion.get_or_insert_with(|| Deletion {
-            seen_at: now,
-            deleted_at: later(at, TRUNCATION - grace),
-            kill_at: at,
-            final_at: None,
+        let deletion = self.deletion.get_or_insert_with(|| {
+            Box::new(Deletion {
+                seen_at: now,
+                deleted_at: later(at, TRUNCATION - grace),
+                kill_at: at,
+                final_at: None,
+            })
         });
         // A second deletion moves the timestamp back, possibly to before the moment it was sent.
         if at < deletion.kill_at {
@@ -373,6 +376,11 @@ impl Record {
         self.version
     }
 
+    /// How long its containers may take to stop.
+    pub(super) fn grace(&self) -> SignedDuration {
+        SignedDuration::from_secs(self.grace_s)
+    }
+
     /// The node that it is bound to.
     pub fn node(&self) -> &NodeName {
         &self.node
@@ -385,7 +393,7 @@ impl Record {
 
     /// Its deletion, from the first view that carried one.
     pub fn deletion(&self) -> Option<&Deletion> {
-        self.deletion.as_ref()
+        self.deletion.as_deref()
     }
 
     /// `status.phase` in the newest view.

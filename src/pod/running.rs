@@ -80,7 +80,7 @@ pub(super) fn running(record: &Record, stop: SignedDuration, now: Timestamp) -> 
     Some(RunningPod {
         key: record.key().clone(),
         uid: record.uid().clone(),
-        started_at: record.observed.start_time.unwrap_or(first),
+        started_at: record.observed.start_time().unwrap_or(first),
         containers,
     })
 }

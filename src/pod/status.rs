@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::num::NonZeroI64;
 
 use holdfast_provider::id::PodUid;
 use jiff::Timestamp;
@@ -48,7 +49,8 @@ impl Wanted<'_> {
     /// does a generation that the API server does not keep (before 1.34).
     pub(super) fn differs_from(&self, observed: &Observed) -> bool {
         let status = &self.status;
-        let outdated = |seen: Option<i64>| seen.is_some() && seen != status.observed_generation;
+        let outdated =
+            |seen: Option<NonZeroI64>| seen.is_some() && seen != status.observed_generation;
         let moved = |wanted: Option<IpAddr>, seen: &Addresses| {
             wanted.is_some() && (wanted != seen.first || seen.more)
         };
@@ -56,13 +58,13 @@ impl Wanted<'_> {
             || outdated(observed.generation)
             || moved(status.host_ip, &observed.host_ip)
             || moved(status.pod_ip, &observed.pod_ip)
-            || (status.start_time.is_some() && observed.start_time.is_none())
+            || (status.start_time.is_some() && observed.start_time().is_none())
             || status.conditions.iter().any(|wanted| {
                 observed.condition(wanted.kind).is_none_or(|seen| {
                     let why = seen.why.as_deref().map_or(("", ""), |(a, b)| (&**a, &**b));
                     seen.status != wanted.status
                         || why != (wanted.reason, &*wanted.message)
-                        || outdated(seen.generation())
+                        || outdated(seen.generation)
                 })
             })
             || differ(&status.init_container_statuses, &observed.init_containers)
@@ -105,7 +107,7 @@ pub(super) struct Metadata<'a> {
 #[serde(rename_all = "camelCase")]
 pub(super) struct Status<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) observed_generation: Option<i64>,
+    pub(super) observed_generation: Option<NonZeroI64>,
     pub(super) phase: Phase,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<&'static str>,
@@ -206,7 +208,7 @@ pub(super) struct Condition<'a> {
     pub(super) message: Cow<'a, str>,
     pub(super) last_transition_time: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) observed_generation: Option<i64>,
+    pub(super) observed_generation: Option<NonZeroI64>,
 }
 
 #[derive(Debug)]

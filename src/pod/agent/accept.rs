@@ -11,7 +11,7 @@ use holdfast_provider::policy::use_spec::{
 };
 use jiff::Timestamp;
 
-use super::step::{Pod, Told};
+use super::step::{Introduction, Pod, Told};
 use super::supply::Search;
 use super::{Action, Agent};
 use crate::pod::behaviour::{self, Behaviours};
@@ -83,9 +83,11 @@ impl Agent {
             search: Search::begin(&record, now),
             record,
             seen_at: now,
-            opt_in,
+            introduction: Some(Box::new(Introduction {
+                opt_in,
+                published: published(view),
+            })),
             refused,
-            published: published(view).map(Box::new),
             told: Told::default(),
             busy: false,
             queued: false,

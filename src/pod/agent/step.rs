@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use holdfast_provider::engine::{Creation, Engine, Event, Network, Node, PodFacts, Published};
@@ -30,11 +31,10 @@ static COMPLETE: Supply = Supply::Complete;
 pub(super) struct Pod {
     pub(super) record: Record,
     pub(super) seen_at: Timestamp,
-    pub(super) opt_in: OptIn,
+    /// What the engine is told with [`Event::Bound`], until it was.
+    pub(super) introduction: Option<Box<Introduction>>,
     /// Fixed IP on a class that offers none: the pod stays Pending and says so.
     pub(super) refused: Option<Box<Network>>,
-    /// The address that the API showed first, until the engine was told.
-    pub(super) published: Option<Box<Published>>,
     /// What its containers wait for.
     pub(super) search: Option<Box<Search>>,
     pub(super) told: Told,
@@ -43,14 +43,21 @@ pub(super) struct Pod {
     pub(super) attempts: u32,
     pub(super) not_before: Option<Timestamp>,
     /// The version that the last status write led to, until a view of the pod shows it.
-    pub(super) awaited: Option<u64>,
+    pub(super) awaited: Option<NonZeroU64>,
     pub(super) wake_at: Option<Timestamp>,
 }
 
-/// What the engine was told of a pod, each once.
+/// What of a pod only the engine needs.
+#[derive(Debug)]
+pub(super) struct Introduction {
+    pub(super) opt_in: OptIn,
+    /// The address that the API showed first.
+    pub(super) published: Option<Published>,
+}
+
+/// What else the engine was told of a pod, each once.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Told {
-    pub(super) bound: bool,
     pub(super) deleted: bool,
     pub(super) stopped: bool,
     pub(super) ended: bool,
@@ -161,7 +168,8 @@ impl Agent {
         match result {
             Ok(version) => {
                 pod.attempts = 0;
-                pod.awaited = version.filter(|version| *version > pod.record.version());
+                let awaited = version.filter(|version| *version > pod.record.version());
+                pod.awaited = awaited.and_then(NonZeroU64::new);
                 pod.not_before = match version {
                     None => Some(now + DELETE_PATIENCE),
                     Some(_) => pod.awaited.map(|_| now + PATIENCE),
@@ -213,7 +221,7 @@ fn news(
     let shutdown_at = shutdowns.get(record.node());
     let is_rejected = shutdown_at.is_some_and(|at| core::is_rejected(record, pod.seen_at, *at));
     // One that was made known before needs to be told of as ever.
-    let is_unknown = !pod.told.bound && engine.network(record.uid()).is_none();
+    let is_unknown = pod.introduction.is_some() && engine.network(record.uid()).is_none();
     if record.host_network() || pod.refused.is_some() || is_rejected && is_unknown {
         return None;
     }
@@ -223,8 +231,10 @@ fn news(
     // A pod that leaves and holds nothing needs nothing; one that holds an address is made known
     // even so, or its address would be given away before it is gone.
     let holds = record.pod_ip().is_some() || engine.network(uid).is_some();
-    if !pod.told.bound && !ended && (!leaving || holds) {
-        pod.told.bound = true;
+    if !ended
+        && (!leaving || holds)
+        && let Some(introduction) = pod.introduction.take()
+    {
         let node = settings.nodes.get(record.node())?;
         return Some(Event::Bound(PodFacts {
             uid: uid.clone(),
@@ -238,8 +248,8 @@ fn news(
                 zone: node.zone.clone(),
                 node_type: node.node_type,
             },
-            opt_in: pod.opt_in.clone(),
-            published: pod.published.take().map(|published| *published),
+            opt_in: introduction.opt_in,
+            published: introduction.published,
         }));
     }
     if let Some(deletion) = record.deletion().filter(|_| !pod.told.deleted) {
@@ -274,5 +284,16 @@ fn request(record: &Record, write: &core::Action<'_>) -> Action {
         core::Action::StopNetwork | core::Action::EndNetwork => {
             unreachable!("these are told to the engine")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One of each for tens of thousands of pods; the allocator's next size is half as large again.
+    #[test]
+    fn what_is_kept_of_a_pod_fits_the_allocator_s_size() {
+        assert!(size_of::<Pod>() <= 512, "{} bytes", size_of::<Pod>());
     }
 }

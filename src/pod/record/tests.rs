@@ -70,7 +70,7 @@ fn a_record_of_a_running_pod_stays_small() {
     let record = record(&view(1, |_| ()), &mut Names::default());
     let size = size_bytes(&record);
     assert!(
-        size <= 1_200,
+        size <= 900,
         "{size} bytes, {} of them the record itself",
         size_of::<Record>()
     );
