@@ -10,11 +10,11 @@ use uuid::Uuid;
 
 use crate::cloud::sim::{region_code, resource_id};
 use crate::engine::{Network, PodFacts, Reason};
-use crate::id::{InstanceId, PodKey, PodUid, SecurityGroupId, VSwitchId};
-use crate::ledger::op::{Op, time};
+use crate::id::{EniId, InstanceId, PodKey, PodUid, SecurityGroupId, VSwitchId};
+use crate::ledger::op::{EniFacts, Names, Op, time};
 use crate::ledger::plan::{Asks, Fresh, OpenClaim, Plan, Planned, Standing, accepted_hours};
 use crate::ledger::{Allocated, Blocked, Notice, PodState};
-use crate::policy::eni::Target;
+use crate::policy::eni::{State, Target};
 use crate::policy::pool::Remaining;
 use crate::policy::retained::{Close, Lost};
 
@@ -46,10 +46,14 @@ impl Op<'_> {
             step,
             ..
         } = self.rows().plan(&asks)?;
-        let known = known.is_some();
+        let accepted = Accepted {
+            is_known: known.is_some(),
+            names: known.map_or_else(|| self.names(pod), |row| row.names),
+            hours,
+        };
         match (step, claim) {
             (Planned::NoVSwitch(note), _) => {
-                self.accept(pod, known, hours, None)?;
+                self.accept(pod, &accepted, None)?;
                 let blocked = Blocked::Pool {
                     vswitches: Vec::new(),
                     counts: Vec::new(),
@@ -57,17 +61,14 @@ impl Op<'_> {
                 self.wait(&pod.uid, Reason::NoAllowedVSwitch, note, blocked);
                 Ok(())
             }
-            (Planned::Keep, Some(claim)) => self.keep(pod, known, hours, &claim),
+            (Planned::Keep, Some(claim)) => self.keep(pod, &accepted, &claim),
             (Planned::Keep, None) => unreachable!("nothing to keep without a claim"),
             (Planned::Wait(note), _) => {
-                self.accept(pod, known, hours, None)?;
+                self.accept(pod, &accepted, None)?;
                 self.wait(&pod.uid, Reason::FixedIPWaiting, note, Blocked::Key);
                 Ok(())
             }
-            (Planned::Fresh(fresh), claim) => {
-                let accepted = Accepted { known, hours };
-                self.fresh(pod, accepted, &allowed, fresh, claim)
-            }
+            (Planned::Fresh(fresh), claim) => self.fresh(pod, accepted, &allowed, fresh, claim),
         }
     }
 
@@ -145,11 +146,10 @@ impl Op<'_> {
     pub(super) fn keep(
         &mut self,
         pod: &PodFacts,
-        known: bool,
-        hours: Option<u32>,
+        accepted: &Accepted,
         claim: &OpenClaim,
     ) -> Result<()> {
-        self.accept(pod, known, hours, Some(claim.eni))?;
+        self.accept(pod, accepted, Some(claim.eni))?;
         self.tx.execute(
             "UPDATE claim SET holder = ?2, node = ?3, retain_ms = ?4, deleted_ms = NULL, \
              expires_ms = NULL WHERE id = ?1",
@@ -157,7 +157,7 @@ impl Op<'_> {
                 claim.id,
                 pod.uid.as_str(),
                 pod.node.name.as_str(),
-                self.period_ms(hours.unwrap_or(0)),
+                self.period_ms(accepted.hours.unwrap_or(0)),
             ),
         )?;
         self.tx.execute(
@@ -167,7 +167,7 @@ impl Op<'_> {
         )?;
         self.tx.execute(
             "UPDATE eni SET target = 'InUse', instance = ?2 WHERE id = ?1",
-            (claim.eni, self.instance(pod).as_str()),
+            (claim.eni, accepted.names.instance.as_str()),
         )?;
         self.set_security_groups(claim.eni, &pod.opt_in.security_groups)?;
         self.explained.clear();
@@ -195,7 +195,7 @@ impl Op<'_> {
     fn fresh(
         &mut self,
         pod: &PodFacts,
-        Accepted { known, hours }: Accepted,
+        accepted: Accepted,
         allowed: &[VSwitchId],
         fresh: Fresh,
         claim: Option<OpenClaim>,
@@ -210,7 +210,7 @@ impl Op<'_> {
             found = self.rows().first_free(allowed)?;
         }
         let Some((vswitch, address)) = found else {
-            self.accept(pod, known, hours, None)?;
+            self.accept(pod, &accepted, None)?;
             let (note, counts) = self.exhausted(allowed)?;
             let blocked = Blocked::Pool {
                 vswitches: allowed.to_vec(),
@@ -222,16 +222,23 @@ impl Op<'_> {
         if let Some((why, claim)) = close {
             self.end(&claim, why, &pod.uid)?;
         }
-        let eni = self.new_eni(pod, vswitch, address, Target::InUse)?;
-        self.accept(pod, known, hours, Some(eni))?;
-        let claim = match hours.filter(|_| fresh.claim) {
+        let mut eni = self.new_eni(pod, &accepted.names, vswitch, address)?;
+        // Before its row, which is written once and with what a cloud that answers at once says.
+        self.approach(&mut eni, Some(&pod.uid))?;
+        self.insert_eni(pod, &eni)?;
+        self.accept(pod, &accepted, Some(eni.row))?;
+        let claim = match accepted.hours.filter(|_| fresh.claim) {
             Some(hours) => Some(self.new_claim(pod, hours)?),
             None => None,
         };
-        self.bind_address(vswitch, address, &pod.uid, claim, eni, "allocated")?;
+        self.bind_address(&eni, &pod.uid, claim, "allocated")?;
         self.notice(&pod.uid, fresh.notice);
-        self.progress(eni)?;
-        self.report(&pod.uid)
+        self.out.pods.push(PodState {
+            uid: pod.uid.clone(),
+            network: self.attachment(&eni, accepted.names),
+            blocked: None,
+        });
+        Ok(())
     }
 
     /// Ends a claim because of what this pod is or where.
@@ -242,35 +249,57 @@ impl Op<'_> {
         self.close(claim.id, claim.eni, why)
     }
 
-    /// The row's number is one that no ENI had before, so that a late answer cannot meet another.
+    /// An ENI for the pod, without a row yet. Its number is one that no ENI had before, so that a
+    /// late answer cannot meet another.
     pub(super) fn new_eni(
         &self,
         pod: &PodFacts,
+        names: &Names,
         vswitch: i64,
         address: Ipv4Addr,
-        target: Target,
-    ) -> Result<i64> {
+    ) -> Result<EniFacts> {
         let token = timed_uuid(
             self.now,
             &format!("eni/{}/{address}/{}", pod.uid, self.now_ms()),
         );
+        let row = self.tx.row(
+            "SELECT 1 + max(ifnull((SELECT max(id) FROM eni), 0), ifnull((SELECT max(eni) FROM eni_end), 0))",
+            [],
+            |row| row.get(0),
+        )?;
+        Ok(EniFacts {
+            row: row.expect("a query without a table has one row"),
+            token: token.to_string(),
+            eni: None,
+            mac: None,
+            vswitch,
+            address,
+            state: State::Absent,
+            target: Target::InUse,
+            instance: Some(names.instance.clone()),
+        })
+    }
+
+    pub(super) fn insert_eni(&self, pod: &PodFacts, facts: &EniFacts) -> Result<()> {
         self.tx.execute(
-            "INSERT INTO eni (id, token, vswitch, addr, target, instance) VALUES (\
-             1 + max(ifnull((SELECT max(id) FROM eni), 0), ifnull((SELECT max(eni) FROM eni_end), 0)), \
-             ?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO eni (id, token, eni_id, mac, vswitch, addr, state, target, instance) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             (
-                token.to_string(),
-                vswitch,
-                u32::from(address),
-                target.as_str(),
-                self.instance(pod).as_str(),
+                facts.row,
+                &facts.token,
+                facts.eni.as_ref().map(EniId::as_str),
+                &facts.mac,
+                facts.vswitch,
+                u32::from(facts.address),
+                facts.state.as_str(),
+                facts.target.as_str(),
+                facts.instance.as_ref().map(InstanceId::as_str),
             ),
         )?;
-        let eni = self.tx.last_id();
         if !pod.opt_in.security_groups.is_empty() {
-            self.set_security_groups(eni, &pod.opt_in.security_groups)?;
+            self.set_security_groups(facts.row, &pod.opt_in.security_groups)?;
         }
-        Ok(eni)
+        Ok(())
     }
 
     /// The groups of an ENI are those of the pod that has it. ECS changes them on an ENI that exists
@@ -308,34 +337,36 @@ impl Op<'_> {
 
     pub(super) fn bind_address(
         &mut self,
-        vswitch: i64,
-        address: Ipv4Addr,
+        eni: &EniFacts,
         uid: &PodUid,
         claim: Option<i64>,
-        eni: i64,
         why: &'static str,
     ) -> Result<()> {
         let changed = self.tx.execute(
             "UPDATE address SET state = 'in_use', claim = ?3, pod = ?4, eni = ?5, gen = gen + 1, \
              since_ms = ?6, why = ?7 WHERE vswitch = ?1 AND addr = ?2",
             (
-                vswitch,
-                u32::from(address),
+                eni.vswitch,
+                u32::from(eni.address),
                 claim,
                 uid.as_str(),
-                eni,
+                eni.row,
                 self.now_ms(),
                 why,
             ),
         )?;
         self.explained.clear();
         let allocated = Allocated {
-            vswitch: self.vswitch(vswitch).id.clone(),
+            vswitch: self.vswitch(eni.vswitch).id.clone(),
             fixed: claim.is_some(),
             how: why,
         };
         self.counted().allocated.push(allocated);
-        assert_eq!(changed, 1, "{address} is not in the pool it was taken from");
+        assert_eq!(
+            changed, 1,
+            "{} is not in the pool it was taken from",
+            eni.address
+        );
         Ok(())
     }
 
@@ -343,14 +374,13 @@ impl Op<'_> {
     pub(super) fn accept(
         &self,
         pod: &PodFacts,
-        known: bool,
-        hours: Option<u32>,
+        accepted: &Accepted,
         eni: Option<i64>,
     ) -> Result<()> {
-        if hours.is_some() && eni.is_some() {
+        if accepted.hours.is_some() && eni.is_some() {
             self.remember_placement(pod)?;
         }
-        if known {
+        if accepted.is_known {
             if eni.is_some() {
                 let sql = "UPDATE pod SET eni = ?2 WHERE uid = ?1";
                 self.tx.execute(sql, (pod.uid.as_str(), eni))?;
@@ -370,28 +400,29 @@ impl Op<'_> {
                 pod.node.name.as_str(),
                 pod.node.node_type.as_str(),
                 pod.node.zone.as_str(),
-                hours,
+                accepted.hours,
                 vswitches,
                 pod.created.at.as_millisecond(),
                 self.now_ms(),
                 eni,
-                self.instance(pod).as_str(),
-                format!(
-                    "{:X}",
-                    named_uuid(&format!("request/{}", pod.uid)).hyphenated()
-                ),
+                accepted.names.instance.as_str(),
+                &accepted.names.request_id,
                 pod.created.revision.cast_signed(),
             ],
         )?;
         Ok(())
     }
 
-    /// The simulated container instance of a pod: always the same for one UID.
-    fn instance(&self, pod: &PodFacts) -> InstanceId {
+    /// What a pod is called in the simulated cloud: always the same for one UID.
+    pub(super) fn names(&self, pod: &PodFacts) -> Names {
         let seed = named_uuid(&format!("instance/{}", pod.uid)).as_u64_pair().0;
         let made_s = pod.created.at.as_second().cast_unsigned();
         let region_code = region_code(&self.settings.region);
-        resource_id("acs", &region_code, made_s, seed).into()
+        let request = named_uuid(&format!("request/{}", pod.uid));
+        Names {
+            instance: resource_id("acs", &region_code, made_s, seed).into(),
+            request_id: format!("{:X}", request.hyphenated()),
+        }
     }
 
     pub(super) fn wait(&mut self, uid: &PodUid, reason: Reason, note: String, blocked: Blocked) {
@@ -416,10 +447,11 @@ impl Op<'_> {
 }
 
 /// How a pod was accepted, or is to be.
-struct Accepted {
+pub(super) struct Accepted {
     /// Whether it has a row.
-    known: bool,
-    hours: Option<u32>,
+    pub(super) is_known: bool,
+    pub(super) names: Names,
+    pub(super) hours: Option<u32>,
 }
 
 /// A UUID that depends on nothing but `name`, so that a repeated operation names the same thing.

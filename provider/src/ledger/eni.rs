@@ -12,21 +12,44 @@ use crate::ledger::{EniRow, Task};
 use crate::policy::eni::{self, State, Step, Target};
 
 impl Op<'_> {
-    /// Brings the ENI closer to its target: by a task for the engine or, in a cloud that answers
-    /// at once and never fails, right here, so that intent and outcome share one commit.
+    /// Brings the ENI closer to its target, and writes down what comes of it.
     pub(super) fn progress(&mut self, row: i64) -> Result<()> {
-        let Some(mut facts) = self.eni(row)? else {
+        let Some(known) = self.eni(row)? else {
             return Ok(());
         };
+        let pod = self.pod_of(row)?.map(|pod| pod.uid);
+        let mut facts = known.clone();
+        if self.approach(&mut facts, pod.as_ref())? == Exists::No {
+            return self.finish(&facts);
+        }
+        // One write for all the steps.
+        if facts == known {
+            return Ok(());
+        }
+        self.save(&known, &facts)?;
+        if facts.is_let_go() {
+            self.detached(row)?;
+        }
+        Ok(())
+    }
+
+    /// Brings the ENI closer to its target: by a task for the engine or, in a cloud that answers
+    /// at once and never fails, right here, so that intent and outcome share one commit. Leaves
+    /// its row to the caller.
+    pub(super) fn approach(
+        &mut self,
+        facts: &mut EniFacts,
+        pod: Option<&PodUid>,
+    ) -> Result<Exists> {
         // A call of the time before the cloud was instant may still be on its way to it. The engine
         // knows, and looks after that.
         if !self.settings.cloud.is_instant() || facts.state == State::Unsure {
-            return self.review(row);
+            let task = self.task(facts, pod.cloned());
+            self.out.tasks.extend(task);
+            return Ok(Exists::Yes);
         }
-        let mut known = facts.clone();
-        let mut pod = self.pod_of(row)?.map(|pod| pod.uid);
         let mut before = None;
-        while let Some(task) = self.task(&facts, pod.clone()) {
+        while let Some(task) = self.task(facts, pod.cloned()) {
             // Begun while the cloud was slow: only time ends it, and the engine looks again then.
             if before.as_ref() == Some(&task) {
                 self.out.tasks.push(task);
@@ -42,25 +65,11 @@ impl Op<'_> {
                 }
             };
             if facts.learn(task.step, &response) == Exists::No {
-                return self.finish(&facts);
-            }
-            if facts.is_let_go() {
-                self.save(&facts)?;
-                self.detached(row)?;
-                let Some(after) = self.eni(row)? else {
-                    return Ok(());
-                };
-                facts = after;
-                known = facts.clone();
-                pod = self.pod_of(row)?.map(|pod| pod.uid);
+                return Ok(Exists::No);
             }
             before = Some(task);
         }
-        // One write for all the steps.
-        if facts == known {
-            return Ok(());
-        }
-        self.save(&facts)
+        Ok(Exists::Yes)
     }
 
     /// Adds the next call for the ENI, if there is one, to what this operation tells.
@@ -188,22 +197,27 @@ impl Op<'_> {
 
     /// Writes what an answer tells, and whether the ENI still exists in the ledger.
     fn apply(&mut self, row: i64, step: Step, response: &Response) -> Result<bool> {
-        let Some(mut facts) = self.eni(row)? else {
+        let Some(known) = self.eni(row)? else {
             return Ok(false);
         };
+        let mut facts = known.clone();
         if facts.learn(step, response) == Exists::No {
             self.finish(&facts)?;
             return Ok(false);
         }
-        self.save(&facts)?;
+        self.save(&known, &facts)?;
         if facts.is_let_go() {
             self.detached(row)?;
         }
         Ok(true)
     }
 
-    /// Writes down what the cloud tells of an ENI.
-    pub(super) fn save(&self, facts: &EniFacts) -> Result<()> {
+    /// Writes down what the cloud tells of an ENI that was known otherwise.
+    pub(super) fn save(&self, known: &EniFacts, facts: &EniFacts) -> Result<()> {
+        // The others have indexes, which are written even where nothing changes.
+        if (&facts.token, &facts.eni, &facts.mac) == (&known.token, &known.eni, &known.mac) {
+            return self.set_state(facts.row, facts.state);
+        }
         self.tx.execute(
             "UPDATE eni SET token = ?2, eni_id = ?3, mac = ?4, state = ?5 WHERE id = ?1",
             (
@@ -252,7 +266,7 @@ impl Op<'_> {
 
 /// Whether an answer leaves an ENI to the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Exists {
+pub(super) enum Exists {
     Yes,
     /// The cloud has it no longer, as was wanted.
     No,

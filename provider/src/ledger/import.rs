@@ -6,9 +6,9 @@ use rusqlite::Result;
 use crate::cloud::sim::{Adoption, Failure};
 use crate::engine::{PodFacts, Reason};
 use crate::ledger::Blocked;
+use crate::ledger::acquire::Accepted;
 use crate::ledger::op::Op;
 use crate::ledger::plan::{OpenClaim, Standing};
-use crate::policy::eni::Target;
 use crate::policy::opt_in::FixedIp;
 use crate::policy::retained::Close;
 
@@ -45,6 +45,11 @@ impl Op<'_> {
             FixedIp::On { hours } if pod.node.node_type.keeps_addresses() => Some(hours),
             _ => None,
         };
+        let accepted = Accepted {
+            is_known: false,
+            names: self.names(pod),
+            hours,
+        };
         if let Some(claim) = self.open_claim(&pod.key)?.filter(|_| hours.is_some()) {
             if claim.facts.holder.is_some() {
                 let note = format!("an older pod of the name still has {}", claim.address);
@@ -53,7 +58,7 @@ impl Op<'_> {
             }
             if claim.address == address {
                 self.missed_deletion(&claim, pod)?;
-                return self.keep(pod, false, hours, &claim);
+                return self.keep(pod, &accepted, &claim);
             }
             self.end(&claim, Close::Disproved, &pod.uid)?;
         }
@@ -68,27 +73,25 @@ impl Op<'_> {
             ));
             return Ok(());
         }
-        let eni = self.new_eni(pod, vswitch.row, address, Target::InUse)?;
-        self.accept(pod, false, hours, Some(eni))?;
+        let eni = self.new_eni(pod, &accepted.names, vswitch.row, address)?;
+        self.insert_eni(pod, &eni)?;
+        self.accept(pod, &accepted, Some(eni.row))?;
         let claim = hours.map(|hours| self.new_claim(pod, hours)).transpose()?;
-        self.bind_address(vswitch.row, address, &pod.uid, claim, eni, "imported")?;
-        let mut facts = self.eni(eni)?.expect("it was just inserted");
+        self.bind_address(&eni, &pod.uid, claim, "imported")?;
         let adoption = Adoption {
-            token: facts.token.as_str().into(),
+            token: eni.token.as_str().into(),
             id: published.eni.clone(),
             mac: None,
             vswitch: vswitch.id.clone(),
             zone: vswitch.zone.clone(),
             address,
-            instance: facts
-                .instance
-                .clone()
-                .expect("it was just inserted with one"),
+            instance: accepted.names.instance.clone(),
         };
         match self.simulator.on(self.tx).adopt(self.now, &adoption) {
             Ok(known) => {
+                let mut facts = eni.clone();
                 facts.describe(&known);
-                self.save(&facts)?;
+                self.save(&eni, &facts)?;
             }
             Err(Failure::Table(error)) => return Err(error),
             Err(Failure::Cloud(error)) => {

@@ -47,6 +47,12 @@ pub(crate) struct PodRow {
     pub(crate) ended: bool,
     pub(crate) gone: bool,
     pub(crate) eni: Option<i64>,
+    pub(crate) names: Names,
+}
+
+/// What a pod is called in the cloud.
+#[derive(Clone, Debug)]
+pub(crate) struct Names {
     pub(crate) instance: InstanceId,
     pub(crate) request_id: String,
 }
@@ -65,8 +71,10 @@ impl PodRow {
             ended: row.get(6)?,
             gone: row.get(7)?,
             eni: row.get(8)?,
-            instance: row.get::<_, String>(9)?.into(),
-            request_id: row.get(10)?,
+            names: Names {
+                instance: row.get::<_, String>(9)?.into(),
+                request_id: row.get(10)?,
+            },
         })
     }
 
@@ -249,7 +257,7 @@ impl<'a> Op<'a> {
     }
 
     /// A pod's network as the rows have it.
-    pub(crate) fn network(&self, pod: &PodRow) -> Result<Network> {
+    fn network(&self, pod: &PodRow) -> Result<Network> {
         let Some(eni) = pod.eni.map(|row| self.eni(row)).transpose()?.flatten() else {
             return Ok(if pod.is_over() {
                 Network::Detached
@@ -257,19 +265,24 @@ impl<'a> Op<'a> {
                 Network::Pending
             });
         };
+        Ok(self.attachment(&eni, pod.names.clone()))
+    }
+
+    /// The network of the pod that an ENI is for.
+    pub(crate) fn attachment(&self, eni: &EniFacts, names: Names) -> Network {
         if eni.target != Target::InUse {
-            return Ok(if eni.state.is_attached() {
+            return if eni.state.is_attached() {
                 Network::Pending
             } else {
                 Network::Detached
-            });
+            };
         }
         let (State::Is(EniState::InUse), Some(id), Some(mac)) = (eni.state, &eni.eni, &eni.mac)
         else {
-            return Ok(Network::Pending);
+            return Network::Pending;
         };
         let vswitch = self.vswitch(eni.vswitch);
-        Ok(Network::Attached(Assignment {
+        Network::Attached(Assignment {
             address: eni.address,
             eni: id.clone(),
             mac: mac
@@ -277,9 +290,9 @@ impl<'a> Op<'a> {
                 .expect("the ledger writes MACs as it reads them"),
             vswitch: vswitch.id.clone(),
             zone: vswitch.zone.clone(),
-            instance: pod.instance.clone(),
-            request_id: pod.request_id.clone(),
-        }))
+            instance: names.instance,
+            request_id: names.request_id,
+        })
     }
 
     /// Adds the pod's network to what this operation tells.
