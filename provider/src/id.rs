@@ -99,8 +99,9 @@ pub struct Mac(pub [u8; 6]);
 
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.0.map(|byte| format!("{byte:02x}"));
-        f.write_str(&bytes.join(":"))
+        let [first, others @ ..] = self.0;
+        write!(f, "{first:02x}")?;
+        others.iter().try_for_each(|byte| write!(f, ":{byte:02x}"))
     }
 }
 

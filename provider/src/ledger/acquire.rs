@@ -269,7 +269,7 @@ impl Op<'_> {
         )?;
         Ok(EniFacts {
             row: row.expect("a query without a table has one row"),
-            token: token.to_string(),
+            token: token.to_string().into(),
             eni: None,
             mac: None,
             vswitch,
@@ -286,9 +286,9 @@ impl Op<'_> {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             (
                 facts.row,
-                &facts.token,
+                facts.token.as_str(),
                 facts.eni.as_ref().map(EniId::as_str),
-                &facts.mac,
+                facts.mac.map(|mac| mac.to_string()),
                 facts.vswitch,
                 u32::from(facts.address),
                 facts.state.as_str(),

@@ -89,7 +89,7 @@ impl Op<'_> {
         response: &Response,
     ) -> Result<()> {
         let known = self.eni(row)?;
-        if known.is_some_and(|facts| facts.token != token.as_str()) {
+        if known.is_some_and(|facts| facts.token != *token) {
             return self.review(row);
         }
         let pod = self.pod_of(row)?.map(|pod| pod.uid);
@@ -162,7 +162,7 @@ impl Op<'_> {
         };
         Some(Task {
             eni: EniRow(facts.row),
-            token: facts.token.as_str().into(),
+            token: facts.token.clone(),
             step,
             request: self.request(facts, step),
             under_way,
@@ -172,7 +172,7 @@ impl Op<'_> {
 
     fn request(&self, facts: &EniFacts, step: Step) -> Request {
         let vswitch = self.vswitch(facts.vswitch);
-        let token = facts.token.as_str().into();
+        let token = facts.token.clone();
         let named = || facts.eni.clone().expect("an ENI in any state has a name");
         match step {
             Step::Create => Request::Create {
@@ -215,16 +215,16 @@ impl Op<'_> {
     /// Writes down what the cloud tells of an ENI that was known otherwise.
     pub(super) fn save(&self, known: &EniFacts, facts: &EniFacts) -> Result<()> {
         // The others have indexes, which are written even where nothing changes.
-        if (&facts.token, &facts.eni, &facts.mac) == (&known.token, &known.eni, &known.mac) {
+        if (&facts.token, &facts.eni, facts.mac) == (&known.token, &known.eni, known.mac) {
             return self.set_state(facts.row, facts.state);
         }
         self.tx.execute(
             "UPDATE eni SET token = ?2, eni_id = ?3, mac = ?4, state = ?5 WHERE id = ?1",
             (
                 facts.row,
-                &facts.token,
+                facts.token.as_str(),
                 facts.eni.as_ref().map(EniId::as_str),
-                &facts.mac,
+                facts.mac.map(|mac| mac.to_string()),
                 facts.state.as_str(),
             ),
         )?;
@@ -290,7 +290,7 @@ impl EniFacts {
     /// The ENI as the cloud describes it.
     pub(super) fn describe(&mut self, eni: &Eni) {
         self.eni = Some(eni.id.clone());
-        self.mac = Some(eni.mac.to_string());
+        self.mac = Some(eni.mac);
         self.state = State::Is(eni.state);
     }
 
@@ -298,7 +298,7 @@ impl EniFacts {
     /// is made for it under a token of its own when one is wanted.
     fn vanish(&mut self) {
         if self.eni.take().is_some() {
-            self.token.push('+');
+            self.token = format!("{}+", self.token).into();
         }
         self.mac = None;
         self.state = State::Absent;

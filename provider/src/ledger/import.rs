@@ -79,7 +79,7 @@ impl Op<'_> {
         let claim = hours.map(|hours| self.new_claim(pod, hours)).transpose()?;
         self.bind_address(&eni, &pod.uid, claim, "imported")?;
         let adoption = Adoption {
-            token: eni.token.as_str().into(),
+            token: eni.token.clone(),
             id: published.eni.clone(),
             mac: None,
             vswitch: vswitch.id.clone(),

@@ -12,7 +12,7 @@ use rusqlite::{Result, Row};
 use crate::cloud::EniState;
 use crate::cloud::sim::Simulator;
 use crate::engine::{Assignment, Network, PodFacts};
-use crate::id::{EniId, InstanceId, PodKey, PodUid, VSwitchId};
+use crate::id::{ClientToken, EniId, InstanceId, Mac, PodKey, PodUid, VSwitchId};
 use crate::ledger::plan::Rows;
 use crate::ledger::pool::VSwitchRef;
 use crate::ledger::{Counted, Job, Loaded, LoadedPod, Outcome, PodState};
@@ -88,9 +88,9 @@ impl PodRow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EniFacts {
     pub(crate) row: i64,
-    pub(crate) token: String,
+    pub(crate) token: ClientToken,
     pub(crate) eni: Option<EniId>,
-    pub(crate) mac: Option<String>,
+    pub(crate) mac: Option<Mac>,
     pub(crate) vswitch: i64,
     pub(crate) address: Ipv4Addr,
     pub(crate) state: State,
@@ -103,9 +103,12 @@ impl EniFacts {
         let target: String = row.get(7)?;
         Ok(Self {
             row: row.get(0)?,
-            token: row.get(1)?,
+            token: row.get::<_, String>(1)?.into(),
             eni: row.get::<_, Option<String>>(2)?.map(Into::into),
-            mac: row.get(3)?,
+            mac: row.get::<_, Option<String>>(3)?.map(|mac| {
+                mac.parse()
+                    .expect("the ledger writes MACs as it reads them")
+            }),
             vswitch: row.get(4)?,
             address: Ipv4Addr::from(row.get::<_, u32>(5)?),
             state: State::parse(row.get::<_, Option<String>>(6)?.as_deref()),
@@ -277,7 +280,7 @@ impl<'a> Op<'a> {
                 Network::Detached
             };
         }
-        let (State::Is(EniState::InUse), Some(id), Some(mac)) = (eni.state, &eni.eni, &eni.mac)
+        let (State::Is(EniState::InUse), Some(id), Some(mac)) = (eni.state, &eni.eni, eni.mac)
         else {
             return Network::Pending;
         };
@@ -285,9 +288,7 @@ impl<'a> Op<'a> {
         Network::Attached(Assignment {
             address: eni.address,
             eni: id.clone(),
-            mac: mac
-                .parse()
-                .expect("the ledger writes MACs as it reads them"),
+            mac,
             vswitch: vswitch.id.clone(),
             zone: vswitch.zone.clone(),
             instance: names.instance,

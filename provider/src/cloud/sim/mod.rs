@@ -285,6 +285,7 @@ impl Session<'_> {
             row.eni.instance = Some(adoption.instance.clone());
             row.until_ms = None;
             store::update(self.tx, &row)?;
+            store::update_token(self.tx, &row)?;
             return Ok(row.eni);
         }
         self.insert(|sim, serial| Row {
@@ -311,6 +312,27 @@ impl Session<'_> {
         zone: &Zone,
         address: Ipv4Addr,
     ) -> Result<Eni, Failure> {
+        let new = |sim: &Simulator, serial| Row {
+            serial,
+            token: token.clone(),
+            vswitch: vswitch.clone(),
+            zone: zone.clone(),
+            address,
+            eni: Eni {
+                id: sim.eni_id(serial),
+                mac: sim.mac(serial),
+                state: EniState::Available,
+                instance: None,
+            },
+            until_ms: None,
+        };
+        // Where no limit and no fault comes before it, the table says whether token or address is
+        // taken. Whose they are is looked up only then.
+        if self.sim.config.is_instant()
+            && let Some(eni) = self.insert_at(store::next_serial(self.tx)?, &new)?
+        {
+            return Ok(eni);
+        }
         if let Some(row) = self.load(now, Key::Token(token))? {
             let same = (&row.vswitch, &row.zone, row.address) == (vswitch, zone, address);
             return if same {
@@ -334,20 +356,7 @@ impl Session<'_> {
             let message = format!("The maximum number of ENIs, {max}, is exceeded.");
             return Err(refused("MaxEniCountExceeded", message).into());
         }
-        self.insert(|sim, serial| Row {
-            serial,
-            token: token.clone(),
-            vswitch: vswitch.clone(),
-            zone: zone.clone(),
-            address,
-            eni: Eni {
-                id: sim.eni_id(serial),
-                mac: sim.mac(serial),
-                state: EniState::Available,
-                instance: None,
-            },
-            until_ms: None,
-        })
+        self.insert(new)
     }
 
     fn attach(
@@ -464,12 +473,21 @@ impl Session<'_> {
     fn insert(&self, with_serial: impl Fn(&Simulator, i64) -> Row) -> Result<Eni, Failure> {
         let next = store::next_serial(self.tx)?;
         for serial in next..next.saturating_add(SERIALS_MAX) {
-            let row = with_serial(self.sim, serial);
-            if store::insert(self.tx, &row)? {
-                return Ok(row.eni);
+            if let Some(eni) = self.insert_at(serial, &with_serial)? {
+                return Ok(eni);
             }
         }
         Err(refused("InternalError", "No MAC is free.").into())
+    }
+
+    /// Adds a row, unless something that is unique in it is taken.
+    fn insert_at(
+        &self,
+        serial: i64,
+        with_serial: &impl Fn(&Simulator, i64) -> Row,
+    ) -> rusqlite::Result<Option<Eni>> {
+        let row = with_serial(self.sim, serial);
+        Ok(store::insert(self.tx, &row)?.then_some(row.eni))
     }
 }
 

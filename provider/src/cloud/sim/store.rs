@@ -76,16 +76,21 @@ pub(super) fn insert(tx: &Tx<'_>, row: &Row) -> rusqlite::Result<bool> {
 /// Writes what changes in the life of an ENI.
 pub(super) fn update(tx: &Tx<'_>, row: &Row) -> rusqlite::Result<()> {
     tx.execute(
-        "UPDATE sim_eni SET token = ?2, state = ?3, instance = ?4, until_ms = ?5
-         WHERE serial = ?1",
+        "UPDATE sim_eni SET state = ?2, instance = ?3, until_ms = ?4 WHERE serial = ?1",
         (
             row.serial,
-            row.token.as_str(),
             row.eni.state.as_str(),
             row.eni.instance.as_ref().map(InstanceId::as_str),
             row.until_ms,
         ),
     )?;
+    Ok(())
+}
+
+/// Writes a token that another one gives way to.
+pub(super) fn update_token(tx: &Tx<'_>, row: &Row) -> rusqlite::Result<()> {
+    let sql = "UPDATE sim_eni SET token = ?2 WHERE serial = ?1";
+    tx.execute(sql, (row.serial, row.token.as_str()))?;
     Ok(())
 }
 
