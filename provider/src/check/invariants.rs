@@ -160,7 +160,7 @@ const INVARIANTS: &[Invariant] = &[
     (
         "every pod is in the log as long as it holds on",
         "SELECT NULL, 'pod ' || p.uid || ' is not in the log, or has let go there' \
-         FROM pod p LEFT JOIN pod_log l ON l.uid = p.uid AND l.let_go_ms IS NULL WHERE l.uid IS NULL \
+         FROM pod p LEFT JOIN pod_log l ON l.created_ms = p.created_ms AND l.uid = p.uid AND l.let_go_ms IS NULL WHERE l.uid IS NULL \
          UNION ALL \
          SELECT NULL, 'pod ' || l.uid || ' has not let go in the log, and has no row' \
          FROM pod_log l LEFT JOIN pod p ON p.uid = l.uid WHERE l.let_go_ms IS NULL AND p.uid IS NULL",

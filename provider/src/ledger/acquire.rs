@@ -22,7 +22,7 @@ impl Op<'_> {
     /// Gives the pod a network, the one it has, or the reason why not yet. Asking again, however
     /// often, gives the same answer. One that is being deleted gets nothing that it has not yet.
     pub(super) fn acquire(&mut self, pod: &PodFacts) -> Result<()> {
-        let known = match self.rows().standing(&pod.uid)? {
+        let known = match self.rows().standing(&pod.uid, pod.created.at)? {
             Standing::Settled(_) => return self.report(&pod.uid),
             Standing::LetGo => {
                 self.holds_nothing(&pod.uid);

@@ -272,7 +272,7 @@ impl Reader {
 
 fn outlook(rows: &Rows<'_>, subject: &Subject, place: &Place) -> Result<Outlook> {
     let standing = match &subject.uid {
-        Some(uid) => rows.standing(uid)?,
+        Some(uid) => rows.standing(uid, subject.created_at.unwrap_or(rows.now))?,
         None => Standing::Asks(None),
     };
     let row = match &standing {

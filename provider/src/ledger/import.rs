@@ -19,7 +19,7 @@ impl Op<'_> {
         let Some(published) = &pod.published else {
             return self.report(&pod.uid);
         };
-        match self.rows().standing(&pod.uid)? {
+        match self.rows().standing(&pod.uid, pod.created.at)? {
             Standing::Settled(_) | Standing::Asks(Some(_)) => return self.report(&pod.uid),
             Standing::LetGo => {
                 self.holds_nothing(&pod.uid);

@@ -25,6 +25,7 @@ const RELEASED: &[(&str, &str)] = &[
     ),
     ("0007-checks", "b31c4d3f-5786-5878-a559-eab3370927ef"),
     ("0008-order", "1a016e24-6886-5071-afe5-dd1c02170b42"),
+    ("0009-log", "1bc8c8a6-1e85-5aa6-836e-a371d8bb190d"),
 ];
 
 const V3: &str = include_str!("fixtures/version-3.sql");
@@ -32,6 +33,7 @@ const V4: &str = include_str!("fixtures/version-4.sql");
 const V5: &str = include_str!("fixtures/version-5.sql");
 const V6: &str = include_str!("fixtures/version-6.sql");
 const V7: &str = include_str!("fixtures/version-7.sql");
+const V8: &str = include_str!("fixtures/version-8.sql");
 
 /// Rows as each older version may have left them: one held, one retained and one free address,
 /// and one more whose ENI is not deleted yet.
@@ -44,6 +46,7 @@ const FIXTURES: &[&[&str]] = &[
     &[V3, V4, V5],
     &[V3, V4, V5, V6],
     &[V3, V4, V5, V6, V7],
+    &[V8],
 ];
 
 /// The process dies here, not the machine: what is written needs no sync to be there afterwards.

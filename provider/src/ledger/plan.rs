@@ -96,20 +96,24 @@ pub(super) struct Fresh {
 }
 
 impl<'a> Rows<'a> {
-    pub(super) fn standing(&self, uid: &PodUid) -> Result<Standing> {
+    pub(super) fn standing(&self, uid: &PodUid, created_at: Timestamp) -> Result<Standing> {
         Ok(match op::pod(self.tx, uid)? {
             Some(row) if row.eni.is_some() || row.deleted || row.is_over() => {
                 Standing::Settled(row)
             }
-            None if self.has_let_go(uid)? => Standing::LetGo,
+            None if self.has_let_go(uid, created_at)? => Standing::LetGo,
             known => Standing::Asks(known),
         })
     }
 
     /// Whether the pod was accepted, is gone and has let go: a late view of it changes nothing.
-    fn has_let_go(&self, uid: &PodUid) -> Result<bool> {
-        let sql = "SELECT 1 FROM pod_log WHERE uid = ?1 AND let_go_ms IS NOT NULL";
-        Ok(self.tx.row(sql, [uid.as_str()], |_| Ok(()))?.is_some())
+    fn has_let_go(&self, uid: &PodUid, created_at: Timestamp) -> Result<bool> {
+        let let_go = self.tx.row(
+            "SELECT 1 FROM pod_log WHERE created_ms = ?1 AND uid = ?2 AND let_go_ms IS NOT NULL",
+            (created_at.as_millisecond(), uid.as_str()),
+            |_| Ok(()),
+        )?;
+        Ok(let_go.is_some())
     }
 
     /// Gathers the facts and asks the policy. What the pod's mere existence proves about older
