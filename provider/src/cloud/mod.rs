@@ -153,6 +153,14 @@ pub struct Error {
     pub message: String,
 }
 
+impl Error {
+    /// Whether the call was one too many and so had no effect: `Throttling`, `Throttling.User` and
+    /// `Throttling.Api` mean the same.
+    pub fn is_throttling(&self) -> bool {
+        self.code.starts_with("Throttling")
+    }
+}
+
 /// The ECS calls that the provider makes. Errors are retried without end by the caller.
 pub trait Cloud {
     /// Makes one call at the time `now`.

@@ -15,6 +15,7 @@
 mod calls;
 mod expiry;
 mod face;
+mod pace;
 mod pods;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::cloud::sim;
 use crate::engine::calls::{Asked, Flight};
 use crate::engine::expiry::Expiry;
+use crate::engine::pace::Pace;
 use crate::engine::pods::Pod;
 use crate::id::{PodKey, PodUid, VSwitchId, Zone};
 use crate::ledger::{EniRow, Job, Loaded, Note, Outcome};
@@ -56,6 +58,9 @@ pub struct Engine {
     /// Pods without an address, longest waiting first.
     waiting: BTreeMap<(Timestamp, u64), PodUid>,
     flights: BTreeMap<EniRow, Flight>,
+    /// While the cloud refuses calls for being too many, and when its timer is set to.
+    pace: Option<Box<Pace>>,
+    pace_at: Option<Timestamp>,
     expiry: Expiry,
     /// Pods of the ledger that a list did not show, by their key, until a GET says more.
     missing: BTreeMap<PodKey, BTreeSet<PodUid>>,
@@ -99,6 +104,7 @@ enum Context {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     Flight(EniRow),
+    Pace,
     Pod(PodUid),
     Expiry,
     Missing,
@@ -116,6 +122,8 @@ impl Engine {
             places: BTreeMap::new(),
             waiting: BTreeMap::new(),
             flights: BTreeMap::new(),
+            pace: None,
+            pace_at: None,
             expiry: Expiry::new(loaded.next_deadline),
             missing: BTreeMap::new(),
             look_at: None,
@@ -167,6 +175,7 @@ impl Engine {
             Event::Tick => {}
         }
         self.run_timers(now);
+        self.run_line(now);
         self.run_expiry(now);
         std::mem::take(&mut self.effects)
     }
@@ -193,6 +202,11 @@ impl Engine {
 
     /// Takes over changed latencies and faults of the cloud, which tell when to look at what is under way.
     pub fn set_cloud(&mut self, cloud: sim::Config) {
+        if self.cloud != cloud
+            && let Some(pace) = &mut self.pace
+        {
+            pace.probe();
+        }
         self.cloud = cloud;
     }
 
@@ -286,7 +300,8 @@ impl Engine {
                 break;
             };
             match timer {
-                Timer::Flight(eni) => self.flight_due(eni),
+                Timer::Flight(eni) => self.flight_due(now, eni),
+                Timer::Pace => self.pace_at = None,
                 Timer::Pod(uid) => self.pod_due(&uid),
                 Timer::Expiry => self.expiry.timer_fired(),
                 Timer::Missing => self.look_for_missing(now),

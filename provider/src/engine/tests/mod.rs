@@ -17,6 +17,7 @@ mod peers;
 mod pool;
 mod proof;
 mod restart;
+mod throttle;
 mod totals;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
