@@ -15,6 +15,7 @@
 mod calls;
 mod expiry;
 mod face;
+mod line;
 mod pace;
 mod pods;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use jiff::{SignedDuration, Timestamp};
 use crate::cloud::sim;
 use crate::engine::calls::{Asked, Flight};
 use crate::engine::expiry::Expiry;
+use crate::engine::line::{Line, Place};
 use crate::engine::pace::Pace;
 use crate::engine::pods::Pod;
 use crate::id::{PodKey, PodUid, VSwitchId, Zone};
@@ -55,8 +57,10 @@ pub struct Engine {
     pods: HashMap<PodUid, Box<Pod>>,
     /// vSwitches that pods have addresses of, with their zones, so that pods share the names.
     places: BTreeMap<VSwitchId, Zone>,
-    /// Pods without an address, longest waiting first.
-    waiting: BTreeMap<(Timestamp, u64), PodUid>,
+    /// Pods without an address.
+    waiting: Line,
+    /// Pods that are being deleted, by their key.
+    leaving: BTreeSet<(PodKey, PodUid)>,
     flights: BTreeMap<EniRow, Flight>,
     /// While the cloud refuses calls for being too many, and when its timer is set to.
     pace: Option<Box<Pace>>,
@@ -70,7 +74,7 @@ pub struct Engine {
     calls: HashMap<u64, Asked>,
     timers: BTreeSet<(Timestamp, Timer)>,
     /// Where among the waiting pods the next periodic retry goes on.
-    retried_to: (Timestamp, u64),
+    retried_to: Place,
     /// When the notes of waiting pods are next brought up to date, or were last.
     refresh_at: Timestamp,
     next_number: u64,
@@ -120,7 +124,8 @@ impl Engine {
             cloud,
             pods: HashMap::with_capacity(loaded.pods.len()),
             places: BTreeMap::new(),
-            waiting: BTreeMap::new(),
+            waiting: Line::default(),
+            leaving: BTreeSet::new(),
             flights: BTreeMap::new(),
             pace: None,
             pace_at: None,
@@ -138,9 +143,11 @@ impl Engine {
         };
         for mut pod in loaded.pods {
             engine.share_place(&mut pod.state.network);
-            engine
-                .pods
-                .insert(pod.state.uid.clone(), Box::new(Pod::loaded(pod)));
+            let uid = pod.state.uid.clone();
+            if pod.deleted {
+                engine.leaving.insert((pod.key.clone(), uid.clone()));
+            }
+            engine.pods.insert(uid, Box::new(Pod::loaded(pod)));
         }
         for task in loaded.tasks {
             engine.start_call(now, task);
@@ -192,7 +199,7 @@ impl Engine {
 
     /// Since when the pod waits for an address that has waited longest.
     pub fn waiting_since(&self) -> Option<Timestamp> {
-        self.waiting.keys().next().map(|(since, _)| *since)
+        self.waiting.first().map(|(since, _)| since)
     }
 
     /// Whether every running pod is known and new ones are served.
@@ -339,11 +346,18 @@ impl Engine {
         if self.missing.is_empty() {
             return;
         }
-        let at = now + LOOK_PERIOD;
-        self.look_at = Some(at);
-        self.timers.insert((at, Timer::Missing));
         let looks = self.missing.keys().cloned().map(Effect::Look);
         self.effects.extend(looks);
+        self.look_later(now);
+    }
+
+    /// Whoever gets no answer is looked for again.
+    fn look_later(&mut self, now: Timestamp) {
+        if self.look_at.is_none() {
+            let at = now + LOOK_PERIOD;
+            self.look_at = Some(at);
+            self.timers.insert((at, Timer::Missing));
+        }
     }
 
     /// A pod is not looked for any more.
@@ -369,12 +383,10 @@ impl Engine {
         // A pod that waits starts the clock anew when it goes, and one that is being deleted is
         // not yet known to be gone. Either may have come since this look was asked for, so it gets
         // one of its own; the claim is due again by then.
-        let leaving = self.pods.iter().filter(|(_, pod)| pod.is_leaving_of(key));
-        let leaving: Vec<PodUid> = leaving.map(|(uid, _)| uid.clone()).collect();
-        let waiting = self.waiting_of(key);
+        let waiting = self.waiting.of_key(key);
         let unproved: BTreeSet<PodUid> = waiting
             .into_iter()
-            .chain(leaving)
+            .chain(self.leaving_of(key))
             .filter(|uid| found.is_none_or(|found| found.uid != *uid))
             .collect();
         if unproved.is_empty() {
@@ -384,7 +396,8 @@ impl Engine {
                 .entry(key.clone())
                 .or_default()
                 .extend(unproved);
-            self.look_for_missing(now);
+            self.effects.push(Effect::Look(key.clone()));
+            self.look_later(now);
         }
     }
 }

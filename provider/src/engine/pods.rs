@@ -3,10 +3,9 @@
 //! One job per pod is under way at a time, in the order of a pod's life, so that a late result
 //! never overtakes a later wish.
 
-use std::ops::Bound;
-
 use jiff::{SignedDuration, Timestamp};
 
+use crate::engine::line::Place;
 use crate::engine::{
     Assignment, Context, Effect, Engine, Network, PodFacts, REFRESH, REFRESH_PAUSE, RETRIES,
     Reason, Stage, Timer, calls,
@@ -58,7 +57,7 @@ struct Have {
 #[derive(Clone, Debug)]
 struct Waiting {
     blocked: Blocked,
-    place: (Timestamp, u64),
+    place: Place,
     reason: Reason,
     note: String,
     /// Whether the pod was told; a short wait is not worth saying.
@@ -130,12 +129,6 @@ impl Pod {
 
     pub(super) fn network(&self) -> &Network {
         &self.network
-    }
-
-    /// Whether it is of this key, is being deleted and has let go of nothing yet.
-    pub(super) fn is_leaving_of(&self, key: &PodKey) -> bool {
-        let is_deleted = self.want.deleted.is_some() || self.have.deleted;
-        is_deleted && self.have.row && self.key == *key
     }
 
     fn is_over(&self) -> bool {
@@ -212,7 +205,7 @@ impl Engine {
     /// A pod proves those of its name that were made before it gone. The ledger sees to those that it
     /// has; one that waits to forfeit a claim has no row, and must not do so any more.
     fn supersede_waiting(&mut self, newer: &PodFacts) {
-        for uid in self.waiting_of(&newer.key) {
+        for uid in self.waiting.of_key(&newer.key) {
             let pod = self.pods.get(&uid);
             let facts = pod.and_then(|pod| pod.facts.as_ref());
             if facts.is_some_and(|older| older.created <= newer.created) {
@@ -226,6 +219,9 @@ impl Engine {
             return;
         };
         tell(&mut pod.want);
+        if pod.want.deleted.is_some() {
+            self.leaving.insert((pod.key.clone(), uid.clone()));
+        }
         let shown = pod
             .facts
             .as_ref()
@@ -267,7 +263,18 @@ impl Engine {
         self.unblock(uid);
         if let Some(pod) = self.pods.remove(uid) {
             self.found(uid, &pod.key);
+            self.leaving.remove(&(pod.key, uid.clone()));
         }
+    }
+
+    /// Pods of this key that are being deleted and have let go of nothing yet.
+    pub(super) fn leaving_of(&self, key: &PodKey) -> Vec<PodUid> {
+        let of_key = self.leaving.range((key.clone(), "".into())..);
+        let of_key = of_key.take_while(|(of, _)| of == key);
+        let uids = of_key.map(|(_, uid)| uid);
+        uids.filter(|uid| self.pods.get(*uid).is_some_and(|pod| pod.have.row))
+            .cloned()
+            .collect()
     }
 
     pub(super) fn pod_job_done(&mut self, uid: &PodUid, kind: Kind) {
@@ -373,11 +380,13 @@ impl Engine {
             return;
         }
         self.next_number += 1;
-        let place = pod
-            .blocked
-            .as_ref()
-            .map_or((now, self.next_number), |old| old.place);
-        self.waiting.insert(place, state.uid.clone());
+        let mut place = (now, self.next_number);
+        if let Some(old) = &pod.blocked {
+            place = old.place;
+            self.waiting.leave(place, &pod.key, &old.blocked);
+        }
+        self.waiting
+            .join(place, state.uid.clone(), &pod.key, &blocked);
         let soon = reason == Reason::FixedIPWaiting;
         pod.blocked = Some(Box::new(Waiting {
             blocked,
@@ -428,8 +437,14 @@ impl Engine {
     }
 
     fn unblock(&mut self, uid: &PodUid) -> bool {
-        let waiting = self.pods.get_mut(uid).and_then(|pod| pod.blocked.take());
-        waiting.is_some_and(|waiting| self.waiting.remove(&waiting.place).is_some())
+        let Some(pod) = self.pods.get_mut(uid) else {
+            return false;
+        };
+        let Some(old) = pod.blocked.take() else {
+            return false;
+        };
+        self.waiting.leave(old.place, &pod.key, &old.blocked);
+        true
     }
 
     /// Tries a waiting pod again; it keeps its place if it still has to wait.
@@ -450,53 +465,29 @@ impl Engine {
 
     /// The old pod of this key has let go.
     pub(super) fn wake_key(&mut self, key: &PodKey) {
-        for uid in self.waiting_of(key) {
+        for uid in self.waiting.of_key(key) {
             self.wake(&uid);
         }
     }
 
-    pub(super) fn waiting_of(&self, key: &PodKey) -> Vec<PodUid> {
-        self.waiting
-            .values()
-            .filter(|uid| self.pods.get(*uid).is_some_and(|pod| pod.key == *key))
-            .cloned()
-            .collect()
-    }
-
     /// A vSwitch has one more free address: the pod that has waited longest for one is next.
     pub(super) fn wake_pool(&mut self, vswitch: &VSwitchId) {
-        let first = self.waiting.values().find(|uid| {
-            self.pods.get(*uid).is_some_and(|pod| {
-                !pod.busy
-                    && matches!(
-                        pod.blocked.as_deref(),
-                        Some(Waiting { blocked: Blocked::Pool { vswitches, .. }, .. })
-                            if vswitches.contains(vswitch)
-                    )
-            })
-        });
-        if let Some(uid) = first.cloned() {
+        let is_idle = |uid: &&PodUid| self.pods.get(*uid).is_some_and(|pod| !pod.busy);
+        let first = self.waiting.of_pool(vswitch).find(is_idle).cloned();
+        if let Some(uid) = first {
             self.wake(&uid);
         }
     }
 
     pub(super) fn retry_waiting(&mut self) {
-        let all: Vec<PodUid> = self.waiting.values().cloned().collect();
-        for uid in all {
+        for uid in self.waiting.all() {
             self.wake(&uid);
         }
     }
 
     /// Tries the next few waiting pods again, in turn, so that each has its turn.
     pub(super) fn retry_some(&mut self) {
-        let after = (Bound::Excluded(self.retried_to), Bound::Unbounded);
-        let later = self.waiting.range(after);
-        let earlier = self.waiting.range(..=self.retried_to);
-        let next: Vec<_> = later
-            .chain(earlier)
-            .take(RETRIES)
-            .map(|(place, uid)| (*place, uid.clone()))
-            .collect();
+        let next = self.waiting.after(self.retried_to, RETRIES);
         for (place, uid) in next {
             self.retried_to = place;
             self.wake(&uid);

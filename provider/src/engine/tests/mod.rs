@@ -17,6 +17,7 @@ mod peers;
 mod pool;
 mod proof;
 mod restart;
+mod scale;
 mod throttle;
 mod totals;
 

@@ -1,0 +1,85 @@
+//! The line of pods that wait for an address: longest first, and found by what they wait for, since
+//! thousands may wait while others come and go.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+
+use jiff::Timestamp;
+
+use crate::id::{PodKey, PodUid, VSwitchId};
+use crate::ledger::Blocked;
+
+/// Since when a pod waits, and a number that tells pods of one moment apart.
+pub(super) type Place = (Timestamp, u64);
+
+const FIRST: Place = (Timestamp::MIN, 0);
+const LAST: Place = (Timestamp::MAX, u64::MAX);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    places: BTreeMap<Place, PodUid>,
+    keys: BTreeSet<(PodKey, Place)>,
+    pools: BTreeSet<(VSwitchId, Place)>,
+}
+
+impl Line {
+    pub(super) fn join(&mut self, place: Place, uid: PodUid, key: &PodKey, blocked: &Blocked) {
+        self.places.insert(place, uid);
+        self.keys.insert((key.clone(), place));
+        for vswitch in vswitches(blocked) {
+            self.pools.insert((vswitch.clone(), place));
+        }
+    }
+
+    pub(super) fn leave(&mut self, place: Place, key: &PodKey, blocked: &Blocked) {
+        self.places.remove(&place);
+        self.keys.remove(&(key.clone(), place));
+        for vswitch in vswitches(blocked) {
+            self.pools.remove(&(vswitch.clone(), place));
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Where the pod stands that has waited longest.
+    pub(super) fn first(&self) -> Option<Place> {
+        self.places.keys().next().copied()
+    }
+
+    pub(super) fn all(&self) -> Vec<PodUid> {
+        self.places.values().cloned().collect()
+    }
+
+    /// The next so many after a place; behind the last comes the first.
+    pub(super) fn after(&self, place: Place, count: usize) -> Vec<(Place, PodUid)> {
+        let later = (Bound::Excluded(place), Bound::Unbounded);
+        let later = self.places.range(later);
+        let round = later.chain(self.places.range(..=place)).take(count);
+        round.map(|(place, uid)| (*place, uid.clone())).collect()
+    }
+
+    /// Pods of this key, longest first.
+    pub(super) fn of_key(&self, key: &PodKey) -> Vec<PodUid> {
+        let found = self.keys.range((key.clone(), FIRST)..=(key.clone(), LAST));
+        found
+            .filter_map(|(_, place)| self.places.get(place).cloned())
+            .collect()
+    }
+
+    /// Pods that wait for an address of this vSwitch, longest first.
+    pub(super) fn of_pool(&self, vswitch: &VSwitchId) -> impl Iterator<Item = &PodUid> {
+        let whole = (vswitch.clone(), FIRST)..=(vswitch.clone(), LAST);
+        let found = self.pools.range(whole);
+        found.filter_map(|(_, place)| self.places.get(place))
+    }
+}
+
+fn vswitches(blocked: &Blocked) -> &[VSwitchId] {
+    match blocked {
+        Blocked::Pool { vswitches, .. } => vswitches,
+        Blocked::Key => &[],
+    }
+}
