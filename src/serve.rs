@@ -184,13 +184,21 @@ pub(crate) async fn cluster_id(
 }
 
 /// What serving pods shares with other parts.
-struct Outside {
-    questions: Questions,
-    metrics: Metrics,
-    scratch: ScratchStore,
+pub struct Outside {
+    /// What the kubelet API asks.
+    pub questions: Questions,
+    /// Counts what happens.
+    pub metrics: Metrics,
+    /// The files of simulated containers.
+    pub scratch: ScratchStore,
 }
 
-fn parts(
+/// What [`pods::run`] needs, around a ledger that was just opened: its rows are loaded, and its
+/// writer is started. The second client is for the pod watch.
+///
+/// # Errors
+/// When the ledger cannot be read, or the system refuses a thread.
+pub fn parts(
     config: &Config,
     (client, watch_client): (Client, Client),
     mut ledger: Ledger,
