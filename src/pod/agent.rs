@@ -9,6 +9,7 @@ mod accept;
 mod asked;
 mod elsewhere;
 mod face;
+mod keys;
 mod step;
 mod supply;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use jiff::Timestamp;
 use self::accept::created;
 pub(super) use self::accept::{asks, class, published};
 use self::elsewhere::Other;
+use self::keys::Keys;
 use self::step::Pod;
 use self::supply::Objects;
 use super::record::Names;
@@ -45,6 +47,8 @@ pub struct Agent {
     pods: HashMap<PodUid, Box<Pod>>,
     /// Fixed-IP pods that are not on our nodes: unscheduled, or with somebody else.
     others: HashMap<PodUid, Other>,
+    /// All of both by their keys.
+    keys: Keys,
     /// Nodes that shut down, and since when.
     shutdowns: HashMap<NodeName, Timestamp>,
     names: Names,
@@ -84,6 +88,7 @@ impl Agent {
             engine,
             pods: HashMap::new(),
             others: HashMap::new(),
+            keys: Keys::default(),
             shutdowns: HashMap::new(),
             names: Names::default(),
             objects: Objects::default(),
@@ -234,6 +239,9 @@ impl Agent {
     /// The object is proved to be gone.
     fn gone(&mut self, now: Timestamp, uid: &PodUid) {
         self.unseen.remove(uid);
+        if let Some(key) = self.key_of(uid).cloned() {
+            self.keys.remove(&key, uid);
+        }
         self.others.remove(uid);
         if let Some(pod) = self.pods.remove(uid) {
             if let Some(at) = pod.wake_at {
@@ -273,7 +281,7 @@ impl Agent {
         let looking = self.looking.remove(&key).unwrap_or_default();
         let Ok(found) = result else {
             self.tell(now, Event::LookFailed(key.clone()));
-            if looking.again || self.unseen.iter().any(|uid| self.key_of(uid) == Some(&key)) {
+            if looking.again || self.of_key(&key).any(|uid| self.unseen.contains(uid)) {
                 self.look(key);
             }
             return;
@@ -287,14 +295,10 @@ impl Agent {
             self.look(key);
             return;
         }
-        let others: Vec<PodUid> = self
-            .pods
-            .iter()
-            .map(|(uid, pod)| (uid, pod.record.key()))
-            .chain(self.others.iter().map(|(uid, other)| (uid, &other.key)))
-            .filter(|(known, of)| **of == key && Some(*known) != uid.as_ref())
-            .map(|(known, _)| known.clone())
-            .collect();
+        let others = self
+            .of_key(&key)
+            .filter(|known| Some(*known) != uid.as_ref());
+        let others: Vec<PodUid> = others.cloned().collect();
         for gone in others {
             self.gone(now, &gone);
         }
@@ -361,6 +365,12 @@ impl Agent {
     fn key_of(&self, uid: &PodUid) -> Option<&PodKey> {
         let here = self.pods.get(uid).map(|pod| pod.record.key());
         here.or_else(|| self.others.get(uid).map(|other| &other.key))
+    }
+
+    /// The pods that are known under this name, on our nodes or not.
+    fn of_key(&self, key: &PodKey) -> impl Iterator<Item = &PodUid> {
+        let candidates = self.keys.candidates(key);
+        candidates.filter(move |uid| self.key_of(uid) == Some(key))
     }
 
     fn run_timers(&mut self, now: Timestamp) {

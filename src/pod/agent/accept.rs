@@ -96,6 +96,7 @@ impl Agent {
             awaited: None,
             wake_at: None,
         };
+        self.keys.insert(pod.record.key(), uid.clone());
         self.pods.insert(uid.clone(), Box::new(pod));
         self.evaluate(now, uid);
     }

@@ -72,6 +72,7 @@ impl Agent {
                 published: None,
             });
         }
+        self.keys.insert(&other.key, uid.clone());
         self.others.insert(uid.clone(), other);
     }
 

@@ -11,6 +11,7 @@ mod asked;
 mod deletion;
 mod play;
 mod refusals;
+mod scale;
 mod shutdown;
 mod simulation;
 mod supply;
