@@ -236,7 +236,7 @@ fn configure(conn: &Connection) -> Result<(), Error> {
         .map_err(Error::sql("set when to checkpoint"))?;
     conn.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; \
-         PRAGMA trusted_schema = OFF; PRAGMA cache_size = -2048; PRAGMA temp_store = MEMORY;",
+         PRAGMA trusted_schema = OFF; PRAGMA cache_size = -1024; PRAGMA temp_store = MEMORY;",
     )
     .map_err(Error::sql("configure the connection"))
 }
