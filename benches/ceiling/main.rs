@@ -334,8 +334,8 @@ impl Shell {
         let ledger = Ledger::open(file, settings.clone(), Timestamp::now()).expect("a ledger");
         let opened = Instant::now();
         let requests = Requests::default();
-        let runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = { runtime }.enable_all().build().expect("a runtime");
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().expect("a runtime");
         let (changes, changed) = watch::channel(settings);
         let (asker, questions) = Asker::new();
         let outside = Outside {

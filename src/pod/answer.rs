@@ -1,7 +1,7 @@
 //! What the API server answers to a write, as far as it is read: the version that the write led to, or why not.
 //!
-//! Owns the encoding of these answers. Protobuf costs the API server a tenth of what JSON costs it, and all but one
-//! field is skipped here by its length. What an object looks like after a write the watch tells.
+//! Owns the encoding of these answers. Protobuf costs the API server less than JSON, and all but one field is skipped
+//! here by its length. What an object looks like after a write the watch tells.
 
 use bytes::Bytes;
 use http::Request;

@@ -125,7 +125,7 @@ impl WholeSecond {
     }
 
     fn time(self) -> Timestamp {
-        Timestamp::from_second(self.0.get()).unwrap_or_default()
+        Timestamp::from_second(self.0.get()).expect("it was read out of a time")
     }
 }
 

@@ -156,10 +156,10 @@ impl Record {
         Some(record)
     }
 
-    /// Takes in a later view of the same pod, from the watch or from the answer to a write.
+    /// Takes in a later view of the same pod, from the watch or from a look at it.
     ///
     /// Returns whether it told anything new: a view of another UID or one that is not newer than
-    /// the last changes nothing, since the answer to a write can overtake the watch.
+    /// the last changes nothing, since a look can overtake the watch.
     pub fn observe(&mut self, view: &PodView, names: &mut Names, now: Timestamp) -> bool {
         if view.metadata.uid.as_deref() != Some(self.uid.as_str()) {
             return false;

@@ -291,7 +291,7 @@ fn request(record: &Record, write: &core::Action<'_>) -> Action {
 mod tests {
     use super::*;
 
-    /// One of each for tens of thousands of pods; the allocator's next size is half as large again.
+    /// There is one for each of tens of thousands of pods; the allocator's next size is 640 bytes.
     #[test]
     fn what_is_kept_of_a_pod_fits_the_allocator_s_size() {
         assert!(size_of::<Pod>() <= 512, "{} bytes", size_of::<Pod>());
