@@ -3,18 +3,23 @@
 
 use std::hint::black_box;
 
+use bytes::Bytes;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use holdfast::config::Profile;
 use holdfast::pod::behaviour::Behaviours;
 use holdfast::pod::core::{Action, Facts, Lifecycle, NodeInfo, step};
 use holdfast::pod::needs::Supply;
+use holdfast::pod::protobuf::schema::POD;
+use holdfast::pod::protobuf::{self, Field, Kind, Message};
 use holdfast::pod::record::{Names, Record, Terms};
 use holdfast::pod::view::PodView;
 use holdfast_provider::engine::{Assignment, Network};
 use holdfast_provider::id::NodeType;
 use jiff::{SignedDuration, Timestamp};
-use kube::core::WatchEvent;
 use serde_json::{Value, json};
+
+#[path = "../src/pod/protobuf/encode.rs"]
+mod encode;
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).expect("in range")
@@ -66,12 +71,17 @@ fn pod() -> Value {
 }
 
 fn decoding(c: &mut Criterion) {
-    let event = json!({"type": "ADDED", "object": pod()}).to_string();
-    c.bench_function("watch event/decode", |b| {
+    let pod = pod();
+    let raw = Bytes::from(encode::enveloped(&pod, POD));
+    c.bench_function("pod/decode", |b| {
         b.iter(|| {
-            let event: WatchEvent<PodView> = serde_json::from_str(&event).expect("a pod");
-            event
+            let object = protobuf::enclosed(&raw).expect("an envelope");
+            protobuf::from_slice::<PodView>(&object, POD).expect("a pod")
         });
+    });
+    let text = pod.to_string();
+    c.bench_function("pod/decode from JSON", |b| {
+        b.iter(|| serde_json::from_str::<PodView>(&text).expect("a pod"));
     });
 }
 

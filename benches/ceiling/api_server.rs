@@ -13,6 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
+use holdfast::pod::protobuf::schema::POD;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body, Frame};
 use jiff::Timestamp;
@@ -20,6 +21,8 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::POD_LIST;
+use crate::encode::{bytes, enveloped};
 use crate::testing::{cut, merge};
 
 /// One real life, as `kubectl get --raw '/api/v1/pods?watch=1'` printed it: a pod of a StatefulSet
@@ -262,7 +265,7 @@ impl Server {
                 (0..window).for_each(|_| self.begin_next());
             }
             Order::Page(from, answer) => {
-                drop(answer.send(self.page(from, usize::MAX).0.into()));
+                drop(answer.send(self.page(from, usize::MAX).0));
             }
             Order::Listed(answer) => drop(answer.send(self.listed)),
             Order::HangUp => self.watch = None,
@@ -354,8 +357,7 @@ impl Server {
         assert!(text.len() <= SLOT_BYTES, "{} bytes of text", text.len());
         self.texts[start..start + text.len()].copy_from_slice(text.as_bytes());
         self.lengths[pod] = text.len();
-        let event = format!("{{\"type\":\"{kind}\",\"object\":{text}}}\n");
-        let event = Bytes::from(event);
+        let event = event(kind, &parsed(&text));
         match &self.watch {
             // A client that has gone hears nothing; it will list.
             Some(watch) => drop(watch.send(event)),
@@ -427,23 +429,18 @@ impl Server {
     }
 
     /// From which pod on, and how many; whether there are no more.
-    fn page(&self, from: usize, limit: usize) -> (String, bool) {
+    fn page(&self, from: usize, limit: usize) -> (Bytes, bool) {
         let limit = limit.min(200);
         let here = (from..self.states.len()).filter(|pod| self.states[*pod] != State::Absent);
         let pods: Vec<usize> = here.take(limit + 1).collect();
         let next = pods.get(limit).map_or_else(String::new, usize::to_string);
-        let mut page = format!(
-            "{{\"kind\":\"PodList\",\"apiVersion\":\"v1\",\"metadata\":{{{VERSION}{}\",\"continue\":\"{next}\"}},\"items\":[",
-            self.version
-        );
-        for (index, pod) in pods.iter().take(limit).enumerate() {
-            if index > 0 {
-                page.push(',');
-            }
-            page.push_str(self.text(*pod));
-        }
-        page.push_str("]}");
-        (page, pods.len() <= limit)
+        let shown = pods.iter().take(limit);
+        let page = json!({
+            "kind": "PodList", "apiVersion": "v1",
+            "metadata": {"resourceVersion": self.version.to_string(), "continue": next},
+            "items": shown.map(|pod| parsed(self.text(*pod))).collect::<Vec<_>>(),
+        });
+        (enveloped(&page, POD_LIST).into(), pods.len() <= limit)
     }
 
     fn write_status(&mut self, pod: usize, body: &[u8]) -> Response<Answer> {
@@ -451,13 +448,13 @@ impl Server {
         if self.states[pod] == State::Absent {
             return refusal(StatusCode::NOT_FOUND);
         }
-        let mut after: Value = serde_json::from_str(self.text(pod)).expect("JSON");
+        let mut after = parsed(self.text(pod));
         assert_eq!(after["metadata"]["uid"], patch["metadata"]["uid"]);
         merge(&mut after, patch);
         after["metadata"]["managedFields"] = self.fields.clone();
         let runs = after["status"]["phase"] == "Running";
         self.show("MODIFIED", pod, after.to_string());
-        let answer = whole(StatusCode::OK, self.text(pod).to_owned());
+        let answer = whole(StatusCode::OK, enveloped(&after, POD));
         if runs && self.states[pod] == State::Pending {
             self.states[pod] = State::Running;
             self.came_to(pod, State::Running);
@@ -508,8 +505,23 @@ fn uid(pod: usize) -> String {
     )
 }
 
-fn whole(code: StatusCode, text: String) -> Response<Answer> {
-    let mut response = Response::new(Answer::Whole(Some(text.into())));
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).expect("JSON")
+}
+
+/// `WatchEvent` of k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto with its length before it.
+fn event(kind: &str, pod: &Value) -> Bytes {
+    let mut raw = Vec::new();
+    bytes(1, &enveloped(pod, POD), &mut raw);
+    let mut event = Vec::new();
+    bytes(1, kind.as_bytes(), &mut event);
+    bytes(2, &raw, &mut event);
+    let length = u32::try_from(event.len()).expect("a short event");
+    [&length.to_be_bytes()[..], &event].concat().into()
+}
+
+fn whole(code: StatusCode, body: impl Into<Bytes>) -> Response<Answer> {
+    let mut response = Response::new(Answer::Whole(Some(body.into())));
     *response.status_mut() = code;
     response
 }

@@ -21,18 +21,23 @@ use holdfast::config::{Config, PROCESS};
 use holdfast::kubelet::scratch::ScratchStore;
 use holdfast::metrics::{Metrics, Requests};
 use holdfast::node::NodeTable;
+use holdfast::pod::protobuf::schema::POD;
+use holdfast::pod::protobuf::{self, Field, Kind, Message};
 use holdfast::pod::run::{self, Asker};
 use holdfast::pod::view::{self, PodView};
 use holdfast::serve::{Outside, parts};
 use holdfast_provider::ledger::Ledger;
 use jiff::Timestamp;
-use kube::core::ObjectList;
+use kube::core::ListMeta;
+use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 mod api_server;
 mod cost;
+#[path = "../../src/pod/protobuf/encode.rs"]
+mod encode;
 #[path = "../../src/pod/testing.rs"]
 #[allow(
     dead_code,
@@ -286,13 +291,49 @@ fn missed(table: &mut Table, shell: Shell, server: &ApiServer, gone: usize) -> S
     shell
 }
 
+/// A list of pods.
+static POD_LIST: Message = &[
+    Field {
+        number: 1,
+        name: "metadata",
+        kind: Kind::One(LIST_META),
+    },
+    Field {
+        number: 2,
+        name: "items",
+        kind: Kind::Many(POD),
+    },
+];
+
+static LIST_META: Message = &[
+    Field {
+        number: 2,
+        name: "resourceVersion",
+        kind: Kind::Text,
+    },
+    Field {
+        number: 3,
+        name: "continue",
+        kind: Kind::Text,
+    },
+];
+
+#[derive(Deserialize)]
+struct PodList {
+    metadata: ListMeta,
+    #[expect(dead_code, reason = "it is only decoded")]
+    #[serde(default)]
+    items: Vec<PodView>,
+}
+
 /// The list decoded once more, with nothing else done: what part of the start that is.
 fn decode(server: &ApiServer) -> Duration {
     let (mut from, mut cost) = (0, Duration::ZERO);
     loop {
         let page = server.page(from);
         let before = own_cpu();
-        let list: ObjectList<PodView> = serde_json::from_slice(&page).expect("a list");
+        let raw = protobuf::enclosed(&page).expect("an envelope");
+        let list: PodList = protobuf::from_slice(&raw, POD_LIST).expect("a list");
         cost += own_cpu().saturating_sub(before);
         let next = list.metadata.continue_.unwrap_or_default();
         let Ok(next) = next.parse() else {

@@ -12,18 +12,12 @@ use prost::Message;
 use serde::Deserialize;
 use serde::de::Error as _;
 
+use super::protobuf;
+
 /// For the header `Accept`.
 pub(super) const ACCEPT: &str = "application/vnd.kubernetes.protobuf, application/json";
-
-/// What a protobuf body begins with (Kubernetes, "API Concepts", "Kubernetes Protobuf encoding").
-const MAGIC: &[u8] = b"k8s\0";
-
-/// `Unknown` of k8s.io/apimachinery/pkg/runtime/generated.proto, the envelope of every object.
-#[derive(Message)]
-struct Envelope {
-    #[prost(bytes = "bytes", tag = "2")]
-    raw: Bytes,
-}
+/// The same where JSON cannot be read.
+pub(super) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 
 /// Any object, of which only the metadata is read.
 #[derive(Message, Deserialize)]
@@ -47,21 +41,35 @@ struct Refusal {
     message: String,
     #[prost(string, tag = "4")]
     reason: String,
+    #[prost(int32, tag = "6")]
+    code: i32,
+}
+
+/// Sends a request and returns the body of its answer as it comes.
+///
+/// # Errors
+/// The request was refused, or there was no answer.
+pub(super) async fn send(client: &Client, request: Request<Vec<u8>>) -> kube::Result<Body> {
+    // kube's own requests copy the body, and decode that of a DELETE twice.
+    let answer = client.send(request.map(Body::from)).await?;
+    let code = answer.status();
+    let body = answer.into_body();
+    if code.is_client_error() || code.is_server_error() {
+        let body = body.collect_bytes().await?;
+        return Err(kube::Error::Api(Box::new(refusal(
+            Some(code.as_u16()),
+            &body,
+        ))));
+    }
+    Ok(body)
 }
 
 /// Sends a request and returns the body of its answer.
 ///
 /// # Errors
-/// The request was refused, or there was no answer.
+/// As [`send`].
 pub(super) async fn ask(client: &Client, request: Request<Vec<u8>>) -> kube::Result<Bytes> {
-    // kube's own requests copy the body, and decode that of a DELETE twice.
-    let answer = client.send(request.map(Body::from)).await?;
-    let code = answer.status();
-    let body = answer.into_body().collect_bytes().await?;
-    if code.is_client_error() || code.is_server_error() {
-        return Err(kube::Error::Api(Box::new(refusal(code.as_u16(), &body))));
-    }
-    Ok(body)
+    send(client, request).await?.collect_bytes().await
 }
 
 /// `metadata.resourceVersion` of the object in a body.
@@ -69,12 +77,13 @@ pub(super) async fn ask(client: &Client, request: Request<Vec<u8>>) -> kube::Res
 /// # Errors
 /// There is none.
 pub(super) fn version(body: &Bytes) -> kube::Result<u64> {
-    let object = match enclosed(body) {
-        Some(envelope) => Object::decode(envelope.raw).map_err(serde_json::Error::custom),
-        None => serde_json::from_slice(body),
+    let object = if protobuf::is_protobuf(body) {
+        decoded(body).map_err(serde_json::Error::custom)
+    } else {
+        serde_json::from_slice(body)
     };
     object
-        .and_then(|object| {
+        .and_then(|object: Object| {
             let version = object.metadata.unwrap_or_default().resource_version;
             version.parse().map_err(|_| {
                 serde_json::Error::custom(format!("`{version}` is no resource version"))
@@ -83,22 +92,26 @@ pub(super) fn version(body: &Bytes) -> kube::Result<u64> {
         .map_err(kube::Error::SerdeError)
 }
 
-fn refusal(code: u16, body: &Bytes) -> Status {
-    let told = enclosed(body).and_then(|envelope| Refusal::decode(envelope.raw).ok());
-    if let Some(Refusal { message, reason }) = told {
-        return Status::failure(&message, &reason).with_code(code);
+/// What a body says that refuses. A watch refuses without a `code` of HTTP.
+pub(super) fn refusal(code: Option<u16>, body: &Bytes) -> Status {
+    if let Ok(told) = decoded::<Refusal>(body) {
+        let code = code.unwrap_or_else(|| u16::try_from(told.code).unwrap_or_default());
+        return Status::failure(&told.message, &told.reason).with_code(code);
     }
     // What stands before the API server answers in its own words.
+    let code = code.unwrap_or_default();
     serde_json::from_slice(body).unwrap_or_else(|_| {
         let text = String::from_utf8_lossy(body);
         Status::failure(text.trim(), "Failed to parse error data").with_code(code)
     })
 }
 
-/// The envelope, if this is protobuf.
-fn enclosed(body: &Bytes) -> Option<Envelope> {
-    let rest = body.strip_prefix(MAGIC)?;
-    Envelope::decode(body.slice_ref(rest)).ok()
+/// The message in a body's envelope.
+///
+/// # Errors
+/// There is no envelope, or it holds something else.
+pub(super) fn decoded<T: Message + Default>(body: &Bytes) -> Result<T, protobuf::Error> {
+    Ok(T::decode(protobuf::enclosed(body)?)?)
 }
 
 #[cfg(test)]
@@ -108,10 +121,9 @@ mod tests {
     /// A body as the API server writes it: the envelope names the type first.
     fn protobuf(object: &impl Message) -> Bytes {
         let type_meta = b"\x0a\x09\x0a\x02v1\x12\x03Pod";
-        let envelope = Envelope {
-            raw: object.encode_to_vec().into(),
-        };
-        [MAGIC, type_meta, &envelope.encode_to_vec()]
+        let raw = object.encode_to_vec();
+        let length = u8::try_from(raw.len()).unwrap();
+        [b"k8s\0", &type_meta[..], &[0x12, length], &raw]
             .concat()
             .into()
     }
@@ -146,16 +158,18 @@ mod tests {
         let told = protobuf(&Refusal {
             message: "pods \"web-0\" not found".to_owned(),
             reason: "NotFound".to_owned(),
+            code: 404,
         });
-        let read = refusal(404, &told);
+        assert_eq!(refusal(None, &told).code, 404);
+        let read = refusal(Some(404), &told);
         assert_eq!(
             (read.code, &*read.message, &*read.reason),
             (404, "pods \"web-0\" not found", "NotFound")
         );
-        let read = refusal(502, &Bytes::from_static(b"<html> no upstream\n"));
+        let read = refusal(Some(502), &Bytes::from_static(b"<html> no upstream\n"));
         assert_eq!((read.code, &*read.message), (502, "<html> no upstream"));
         let json = br#"{"kind": "Status", "code": 409, "message": "UID in precondition: a"}"#;
-        let read = refusal(409, &Bytes::from_static(json));
+        let read = refusal(Some(409), &Bytes::from_static(json));
         assert_eq!((read.code, &*read.message), (409, "UID in precondition: a"));
     }
 }

@@ -7,11 +7,11 @@
 //!                  agent ⇄ provider engine ⇄ ledger, cloud
 //! ```
 //!
-//! `view` decodes, `record` remembers, `core` decides, with `life` and `stop` for what containers do,
-//! `needs` for what they cannot start without and `behaviour` for what annotations ask; `draft` and
-//! `status` write it down, `agent` keeps all pods and talks to the engine, `run` does the I/O;
-//! `running` tells others what runs.
-//! Everything but `run`, `api`, `answer`, `events` and `census` is synchronous and pure. Addresses are not
+//! `list_watch` and `protobuf` bring what `view` decodes, `record` remembers, `core` decides, with `life` and `stop` for
+//! what containers do, `needs` for what they cannot start without and `behaviour` for what annotations ask; `draft` and
+//! `status` write it down, `agent` keeps all pods and talks to the engine, `run` does the I/O; `running` tells others
+//! what runs.
+//! Everything but `run`, `list_watch`, `api`, `answer`, `events` and `census` is synchronous and pure. Addresses are not
 //! decided here.
 
 pub mod agent;
@@ -24,8 +24,10 @@ pub mod core;
 mod draft;
 mod events;
 mod life;
+mod list_watch;
 pub mod needs;
 mod observed;
+pub mod protobuf;
 pub(crate) mod quantity;
 pub mod record;
 pub mod run;

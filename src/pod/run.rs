@@ -12,8 +12,9 @@ use holdfast_provider::engine::{Event, Reason};
 use holdfast_provider::id::{NodeName, PodKey, PodUid};
 use holdfast_provider::ledger::{self, Done, Work, Writer};
 use jiff::{SignedDuration, Timestamp};
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client};
+use kube::Client;
+use kube::runtime::WatchStreamExt as _;
+
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -21,8 +22,8 @@ use super::agent::{Action, Agent, Figures, ForeignNode, Input, ObjectKey, Refuse
 use super::api;
 use super::core::Topic;
 use super::events::Recorder;
+use super::list_watch;
 use super::running::RunningPod;
-use super::view::PodView;
 use crate::chain::chain;
 use crate::clock::Clock;
 use crate::kube_client;
@@ -35,8 +36,6 @@ const LOOK: Duration = Duration::from_secs(1);
 const STRANDED_EVERY: u32 = 5;
 /// A pause before a question is asked again that got no answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// Pods per page of a list: a page is decoded at once, and is the peak of a start's memory.
-const PAGE: u32 = 200;
 
 /// Why serving pods ended.
 #[derive(Debug, thiserror::Error)]
@@ -477,21 +476,16 @@ async fn pause_after_failure<T>(result: &Result<T, Refused>) {
 /// One watch of all pods for the whole process: kube speaks HTTP/1.1, so one for each node would
 /// be a socket for each node.
 fn pods(client: Client, watches: WatchMetrics) -> impl Stream<Item = Input> + Send {
-    let api: Api<PodView> = Api::all(client);
-    let config = watcher::Config::default().page_size(PAGE);
-    watcher(api, config).backoff(kube_client::watch_backoff()).filter_map(move |event| {
-        std::future::ready(match event {
-            Ok(watcher::Event::Init) => Some(Input::ListBegan),
-            Ok(watcher::Event::InitApply(pod) | watcher::Event::Apply(pod)) => {
-                Some(Input::Seen(Box::new(pod)))
-            }
-            Ok(watcher::Event::InitDone) => Some(Input::ListDone),
-            Ok(watcher::Event::Delete(pod)) => Some(Input::Deleted(Box::new(pod))),
-            Err(error) => {
-                watches.broke("pods");
-                tracing::warn!(error = %chain(&error), "the pod watch broke off and is started again");
-                None
-            }
+    list_watch::pods(client)
+        .backoff(kube_client::watch_backoff())
+        .filter_map(move |told| {
+            std::future::ready(match told {
+                Ok(input) => Some(input),
+                Err(error) => {
+                    watches.broke("pods");
+                    tracing::warn!(error = %chain(&error), "the pod watch broke off and is started again");
+                    None
+                }
+            })
         })
-    })
 }

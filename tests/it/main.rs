@@ -9,6 +9,7 @@ mod check;
 mod churn;
 mod cli;
 mod crossing;
+mod encoding;
 mod explain;
 mod faults;
 mod healing;

@@ -1,0 +1,471 @@
+//! Objects of Kubernetes in protobuf, read into the same types as from JSON.
+//!
+//! Owns a serde format. In protobuf a field is a number, so a [`Message`] says which numbers are read and what they are
+//! called in JSON; all else is skipped by its length. What is read therefore stands once, in the types, and
+//! [`schema`] has the numbers. Reads only what a Go program has written: fields in the order of their numbers, the
+//! elements of a list together (Kubernetes, "API Concepts", "Kubernetes Protobuf encoding").
+//!
+//! Absent is what JSON would leave out. Go writes an empty string or a 0 that is not behind a pointer into protobuf,
+//! and `omitempty` keeps it out of JSON; [`Kind`] tells the two apart.
+
+#[cfg(test)]
+mod encode;
+pub mod schema;
+#[cfg(test)]
+mod tests;
+
+use bytes::Bytes;
+use prost::Message as _;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use serde::de::value::BorrowedStrDeserializer;
+use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer as _, MapAccess, SeqAccess};
+use serde::{Deserialize, forward_to_deserialize_any};
+
+/// The fields of a message that are read.
+pub type Message = &'static [Field];
+
+/// One field of a message.
+#[derive(Debug)]
+pub struct Field {
+    /// In protobuf.
+    pub number: u32,
+    /// In JSON.
+    pub name: &'static str,
+    /// How it is written.
+    pub kind: Kind,
+}
+
+/// How a field is written.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// A string; absent when it is empty.
+    Text,
+    /// Strings.
+    Texts,
+    /// A map from strings to strings.
+    TextMap,
+    /// A map from strings to quantities, each a message with a string.
+    Quantities,
+    /// True or false.
+    Bool,
+    /// A number; absent when it is 0.
+    Count,
+    /// A number behind a pointer: it may be 0.
+    Number,
+    /// A time; absent when it is no time. JSON has it in RFC 3339.
+    Time,
+    /// A message.
+    One(Message),
+    /// Messages.
+    Many(Message),
+    /// A message whose fields belong to the parent in JSON, for Go embeds it.
+    Embedded(Message),
+}
+
+/// What was read is not what the table says, or not what the type wants.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no envelope.
+    #[error("not in the protobuf encoding of Kubernetes")]
+    Foreign,
+    /// The bytes are no protobuf.
+    #[error("not a protobuf message")]
+    Wire(#[from] prost::DecodeError),
+    /// The bytes end within a field.
+    #[error("the field ends before its length")]
+    Short,
+    /// The field is written in another way.
+    #[error("the field `{0}` is not written as expected")]
+    Mistyped(&'static str),
+    /// The type does not take the value.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl de::Error for Error {
+    fn custom<T: std::fmt::Display>(message: T) -> Self {
+        Self::Refused(message.to_string())
+    }
+}
+
+/// What an object in protobuf begins with.
+const MAGIC: &[u8] = b"k8s\0";
+
+/// `Unknown` of k8s.io/apimachinery/pkg/runtime/generated.proto, the envelope of every object.
+#[derive(prost::Message)]
+struct Envelope {
+    #[prost(bytes = "bytes", tag = "2")]
+    raw: Bytes,
+}
+
+/// Whether this is an object in protobuf, and not in JSON.
+pub fn is_protobuf(body: &[u8]) -> bool {
+    body.starts_with(MAGIC)
+}
+
+/// The object in its envelope.
+///
+/// # Errors
+/// This is no object in protobuf.
+pub fn enclosed(body: &Bytes) -> Result<Bytes, Error> {
+    let rest = body.strip_prefix(MAGIC).ok_or(Error::Foreign)?;
+    Ok(Envelope::decode(body.slice_ref(rest))?.raw)
+}
+
+/// Reads one message.
+///
+/// # Errors
+/// The bytes are not this message.
+pub fn from_slice<'de, T: Deserialize<'de>>(raw: &'de [u8], message: Message) -> Result<T, Error> {
+    T::deserialize(Value {
+        name: "",
+        kind: Kind::One(message),
+        raw: Raw::Bytes(raw),
+        following: None,
+    })
+}
+
+/// A value as it is on the wire.
+#[derive(Clone, Copy)]
+enum Raw<'de> {
+    Varint(u64),
+    Bytes(&'de [u8]),
+}
+
+impl<'de> Raw<'de> {
+    /// `None` after a value that no field here has.
+    fn take(wire: WireType, number: u32, from: &mut &'de [u8]) -> Result<Option<Self>, Error> {
+        Ok(match wire {
+            WireType::Varint => Some(Self::Varint(decode_varint(from)?)),
+            WireType::LengthDelimited => {
+                let length = usize::try_from(decode_varint(from)?).map_err(|_| Error::Short)?;
+                let (bytes, rest) = from.split_at_checked(length).ok_or(Error::Short)?;
+                *from = rest;
+                Some(Self::Bytes(bytes))
+            }
+            _ => {
+                skip_field(wire, number, from, DecodeContext::default())?;
+                None
+            }
+        })
+    }
+
+    fn bytes(self, name: &'static str) -> Result<&'de [u8], Error> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Varint(_) => Err(Error::Mistyped(name)),
+        }
+    }
+
+    fn text(self, name: &'static str) -> Result<&'de str, Error> {
+        std::str::from_utf8(self.bytes(name)?).map_err(|_| Error::Mistyped(name))
+    }
+
+    fn is_absent(self, kind: Kind) -> bool {
+        match (kind, self) {
+            (Kind::Text | Kind::Time, Self::Bytes(bytes)) => bytes.is_empty(),
+            (Kind::Count, Self::Varint(number)) => number == 0,
+            _ => false,
+        }
+    }
+}
+
+/// What follows the first field of a number in its message, for the others of that number.
+struct Following<'a, 'de> {
+    number: u32,
+    rest: &'a mut &'de [u8],
+}
+
+impl<'de> Following<'_, 'de> {
+    fn next(&mut self) -> Result<Option<Raw<'de>>, Error> {
+        let mut behind = *self.rest;
+        if behind.is_empty() {
+            return Ok(None);
+        }
+        let (number, wire) = decode_key(&mut behind)?;
+        if number != self.number {
+            return Ok(None);
+        }
+        let raw = Raw::take(wire, number, &mut behind)?;
+        *self.rest = behind;
+        Ok(raw)
+    }
+}
+
+/// Fields 1 and 2 of a message: the two of a map's entry, or of a time.
+fn pair(mut from: &[u8]) -> Result<[Option<Raw<'_>>; 2], Error> {
+    let mut found = [None; 2];
+    while !from.is_empty() {
+        let (number, wire) = decode_key(&mut from)?;
+        let raw = Raw::take(wire, number, &mut from)?;
+        if let 1 | 2 = number {
+            found[number as usize - 1] = raw;
+        }
+    }
+    Ok(found)
+}
+
+/// The value of a field. Of a list or a map `raw` is the first element.
+struct Value<'a, 'de> {
+    name: &'static str,
+    kind: Kind,
+    raw: Raw<'de>,
+    /// Absent where there is no field around it.
+    following: Option<Following<'a, 'de>>,
+}
+
+impl Value<'_, '_> {
+    fn time(&self) -> Result<jiff::Timestamp, Error> {
+        let [seconds, nanos] = pair(self.raw.bytes(self.name)?)?;
+        let (seconds, nanos) = match (seconds, nanos) {
+            (Some(Raw::Varint(seconds)), Some(Raw::Varint(nanos))) => (seconds, nanos),
+            (Some(Raw::Varint(seconds)), None) => (seconds, 0),
+            _ => return Err(Error::Mistyped(self.name)),
+        };
+        let nanos = i32::try_from(nanos.cast_signed()).map_err(|_| Error::Mistyped(self.name))?;
+        jiff::Timestamp::new(seconds.cast_signed(), nanos).map_err(de::Error::custom)
+    }
+}
+
+impl<'de> Deserializer<'de> for Value<'_, 'de> {
+    type Error = Error;
+
+    fn deserialize_any<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let name = self.name;
+        match self.kind {
+            Kind::Text => visitor.visit_borrowed_str(self.raw.text(name)?),
+            Kind::Time => visitor.visit_string(self.time()?.to_string()),
+            Kind::Bool | Kind::Count | Kind::Number => match (self.kind, self.raw) {
+                (_, Raw::Bytes(_)) => Err(Error::Mistyped(name)),
+                (Kind::Bool, Raw::Varint(value)) => visitor.visit_bool(value != 0),
+                (_, Raw::Varint(value)) => visitor.visit_i64(value.cast_signed()),
+            },
+            Kind::One(message) | Kind::Embedded(message) => {
+                visitor.visit_map(Fields::new(self.raw.bytes(name)?, message))
+            }
+            Kind::Texts => visitor.visit_seq(Elements::of(self, Kind::Text)),
+            Kind::Many(message) => visitor.visit_seq(Elements::of(self, Kind::One(message))),
+            Kind::TextMap => visitor.visit_map(Entries::of(self, |value| value.text(name))),
+            Kind::Quantities => visitor.visit_map(Entries::of(self, |value| {
+                let [text, _] = pair(value.bytes(name)?)?;
+                text.map_or(Ok(""), |text| text.text(name))
+            })),
+        }
+    }
+
+    fn deserialize_option<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: de::Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_struct<V: de::Visitor<'de>>(
+        self,
+        name: &'static str,
+        wanted: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        if let Kind::One(message) = self.kind {
+            debug_assert_eq!(
+                schema::missing(message, wanted),
+                None,
+                "a field that {name} reads has no number"
+            );
+        }
+        self.deserialize_any(visitor)
+    }
+
+    fn deserialize_enum<V: de::Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        visitor.visit_enum(self.raw.text(self.name)?.into_deserializer())
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map identifier ignored_any
+    }
+}
+
+/// The fields of a message as a map.
+struct Fields<'de> {
+    rest: &'de [u8],
+    message: Message,
+    /// What is left of the parent, within an embedded message.
+    parent: Option<(&'de [u8], Message)>,
+    found: Option<(&'static Field, Raw<'de>)>,
+}
+
+impl<'de> Fields<'de> {
+    fn new(rest: &'de [u8], message: Message) -> Self {
+        Self {
+            rest,
+            message,
+            parent: None,
+            found: None,
+        }
+    }
+
+    fn advance(&mut self) -> Result<Option<(&'static Field, Raw<'de>)>, Error> {
+        loop {
+            if self.rest.is_empty() {
+                let Some(parent) = self.parent.take() else {
+                    return Ok(None);
+                };
+                (self.rest, self.message) = parent;
+                continue;
+            }
+            let (number, wire) = decode_key(&mut self.rest)?;
+            let raw = Raw::take(wire, number, &mut self.rest)?;
+            let field = self.message.iter().find(|field| field.number == number);
+            match (field, raw) {
+                (
+                    Some(Field {
+                        kind: Kind::Embedded(message),
+                        name,
+                        ..
+                    }),
+                    Some(raw),
+                ) => {
+                    self.parent = Some((self.rest, self.message));
+                    (self.rest, self.message) = (raw.bytes(name)?, message);
+                }
+                (Some(field), Some(raw)) if !raw.is_absent(field.kind) => {
+                    return Ok(Some((field, raw)));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+impl<'de> MapAccess<'de> for Fields<'de> {
+    type Error = Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Error> {
+        self.found = self.advance()?;
+        self.found
+            .map(|(field, _)| seed.deserialize(BorrowedStrDeserializer::new(field.name)))
+            .transpose()
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
+        let (field, raw) = self.found.take().ok_or(Error::Short)?;
+        seed.deserialize(Value {
+            name: field.name,
+            kind: field.kind,
+            raw,
+            following: Some(Following {
+                number: field.number,
+                rest: &mut self.rest,
+            }),
+        })
+        // Serde's own words name no field.
+        .map_err(|error| match error {
+            Error::Refused(why) => Error::Refused(format!("{}: {why}", field.name)),
+            error => error,
+        })
+    }
+}
+
+/// The elements of a list.
+struct Elements<'a, 'de> {
+    name: &'static str,
+    kind: Kind,
+    next: Option<Raw<'de>>,
+    following: Option<Following<'a, 'de>>,
+}
+
+impl<'a, 'de> Elements<'a, 'de> {
+    fn of(list: Value<'a, 'de>, kind: Kind) -> Self {
+        Self {
+            name: list.name,
+            kind,
+            next: Some(list.raw),
+            following: list.following,
+        }
+    }
+
+    fn take(&mut self) -> Result<Option<Raw<'de>>, Error> {
+        match (self.next.take(), &mut self.following) {
+            (None, Some(following)) => following.next(),
+            (next, _) => Ok(next),
+        }
+    }
+}
+
+impl<'de> SeqAccess<'de> for Elements<'_, 'de> {
+    type Error = Error;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, Error> {
+        let element = self.take()?.map(|raw| Value {
+            name: self.name,
+            kind: self.kind,
+            raw,
+            following: None,
+        });
+        element.map(|element| seed.deserialize(element)).transpose()
+    }
+}
+
+/// The entries of a map: each a message with the key and the value, which `read` makes a text of.
+struct Entries<'a, 'de, F> {
+    elements: Elements<'a, 'de>,
+    value: Option<Raw<'de>>,
+    read: F,
+}
+
+impl<'a, 'de, F> Entries<'a, 'de, F>
+where
+    F: Fn(Raw<'de>) -> Result<&'de str, Error>,
+{
+    fn of(map: Value<'a, 'de>, read: F) -> Self {
+        Self {
+            elements: Elements::of(map, Kind::Text),
+            value: None,
+            read,
+        }
+    }
+}
+
+impl<'de, F> MapAccess<'de> for Entries<'_, 'de, F>
+where
+    F: Fn(Raw<'de>) -> Result<&'de str, Error>,
+{
+    type Error = Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, Error> {
+        let Some(entry) = self.elements.take()? else {
+            return Ok(None);
+        };
+        let name = self.elements.name;
+        let [key, value] = pair(entry.bytes(name)?)?;
+        self.value = value;
+        let key = key.map_or(Ok(""), |key| key.text(name))?;
+        seed.deserialize(BorrowedStrDeserializer::new(key))
+            .map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
+        let value = self.value.take().map_or(Ok(""), &self.read)?;
+        seed.deserialize(BorrowedStrDeserializer::new(value))
+    }
+}

@@ -1,0 +1,119 @@
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::encode::{bytes, encode, enveloped};
+use super::schema::POD;
+use super::*;
+use crate::pod::view::PodView;
+
+/// A pod with every field that is read.
+const EVERYTHING: &str = include_str!("pod.json");
+
+fn everything() -> Value {
+    serde_json::from_str(EVERYTHING).unwrap()
+}
+
+fn same(pod: &Value) {
+    let from_json: PodView = serde_json::from_value(pod.clone()).unwrap();
+    let body = Bytes::from(enveloped(pod, POD));
+    let from_protobuf: PodView = from_slice(&enclosed(&body).unwrap(), POD).unwrap();
+    assert_eq!(format!("{from_protobuf:#?}"), format!("{from_json:#?}"));
+}
+
+/// All objects of each message, by its table.
+type Met<'a> = BTreeMap<*const Field, (Message, Vec<&'a Value>)>;
+
+fn meet<'a>(message: Message, object: &'a Value, met: &mut Met<'a>) {
+    let known = met.entry(message.as_ptr());
+    known.or_insert((message, Vec::new())).1.push(object);
+    for field in message {
+        let value = &object[field.name];
+        match field.kind {
+            Kind::Embedded(inner) => meet(inner, object, met),
+            Kind::One(inner) if !value.is_null() => meet(inner, value, met),
+            Kind::Many(inner) => {
+                let list = value.as_array().into_iter().flatten();
+                list.for_each(|one| meet(inner, one, met));
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn every_field_is_in_the_pod_that_is_read_in_both_encodings() {
+    let (pod, mut met) = (everything(), Met::new());
+    meet(POD, &pod, &mut met);
+    let unmet: Vec<&str> = met
+        .values()
+        .flat_map(|(message, objects)| message.iter().map(move |field| (field, objects)))
+        .filter(|(field, _)| field.number != 0 && !matches!(field.kind, Kind::Embedded(_)))
+        .filter(|(field, objects)| objects.iter().all(|object| object[field.name].is_null()))
+        .map(|(field, _)| field.name)
+        .collect();
+    assert_eq!(unmet, [""; 0]);
+}
+
+#[test]
+fn a_pod_reads_the_same_in_protobuf_and_in_json() {
+    same(&everything());
+    same(&json!({"metadata": {}, "spec": {}, "status": {}}));
+    same(&json!({"metadata": {"name": "a", "managedFields": [{"manager": "m"}]}}));
+}
+
+#[test]
+fn an_empty_string_and_a_zero_are_absent_unless_they_are_behind_a_pointer() {
+    let pod = json!({
+        "metadata": {"uid": "", "generation": 0, "deletionGracePeriodSeconds": 0, "labels": {"": ""}},
+        "spec": {"nodeName": "", "terminationGracePeriodSeconds": 0},
+        "status": {"phase": "", "podIP": "", "observedGeneration": 0},
+    });
+    let view: PodView = from_slice(&encode(&pod, POD), POD).unwrap();
+    let meta = view.metadata;
+    assert_eq!((meta.uid, meta.generation), (None, None));
+    assert_eq!(meta.deletion_grace_period_seconds, Some(0));
+    assert_eq!(meta.labels.unwrap()[""], "");
+    assert_eq!(view.spec.node_name, None);
+    assert_eq!(view.spec.termination_grace_period_seconds, Some(0));
+    assert_eq!(
+        (view.status.pod_ip, view.status.observed_generation),
+        (None, None)
+    );
+}
+
+#[test]
+fn a_time_that_is_not_set_is_absent() {
+    let mut meta = Vec::new();
+    bytes(8, &[], &mut meta);
+    let mut pod = Vec::new();
+    bytes(1, &meta, &mut pod);
+    let view: PodView = from_slice(&pod, POD).unwrap();
+    assert_eq!(view.metadata.creation_timestamp, None);
+}
+
+#[test]
+fn what_is_no_pod_is_refused_wherever_it_ends() {
+    let whole = encode(&everything(), POD);
+    for end in 0..whole.len() {
+        // Cut between two fields it is a smaller pod; nowhere may it panic.
+        drop(from_slice::<PodView>(&whole[..end], POD));
+    }
+    let refused = |raw: &[u8], why: &str| {
+        let error = from_slice::<PodView>(raw, POD).unwrap_err();
+        assert_eq!(error.to_string(), why);
+    };
+    refused(&[0x0a, 5, 1], "the field ends before its length");
+    refused(&[0xff], "not a protobuf message");
+    refused(
+        &[0x08, 1],
+        "the field `metadata` is not written as expected",
+    );
+    // A UID with a byte that is no text.
+    refused(
+        &[0x0a, 3, 0x2a, 1, 0xff],
+        "the field `uid` is not written as expected",
+    );
+    let json = Bytes::from_static(b"{\"kind\": \"Pod\"}");
+    assert!(matches!(enclosed(&json), Err(Error::Foreign)));
+}
