@@ -2,27 +2,67 @@
 //!
 //! Owns the order of changes and nothing of what they mean.
 
+use std::marker::PhantomData;
+
 use anyhow::{Context, Result, bail};
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
-use http::Request;
-use kube::{Client, core::WatchEvent};
-use serde::{Deserialize, de::DeserializeOwned};
+use http::{Request, header};
+use http_body_util::BodyExt as _;
+use kube::{Client, client::Body};
+use prost::Message;
+use tokio_util::{
+    codec::{FramedRead, LengthDelimitedCodec},
+    io::StreamReader,
+};
 
 /// What every object that is watched has, and no more: decoding whole ones would load the machine that is measured.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// For the same reason they come in protobuf, which the API server encodes for its own controllers in any case.
+#[derive(Clone, PartialEq, Message)]
 pub(crate) struct Metadata {
+    #[prost(string, tag = "1")]
     pub(crate) name: String,
+    #[prost(string, tag = "6")]
     pub(crate) resource_version: String,
 }
 
-/// An object as far as it is looked at.
-pub(crate) trait View: Clone + DeserializeOwned + Send + 'static {
+/// `WatchEvent` of k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto.
+#[derive(Message)]
+struct Event {
+    #[prost(string, tag = "1")]
+    kind: String,
+    #[prost(message, optional, tag = "2")]
+    object: Option<RawExtension>,
+}
+
+/// `RawExtension` of k8s.io/apimachinery/pkg/runtime/generated.proto.
+#[derive(Message)]
+struct RawExtension {
+    #[prost(bytes = "bytes", tag = "1")]
+    raw: Bytes,
+}
+
+/// `Unknown` of the same file, the envelope of every object.
+#[derive(Message)]
+struct Envelope {
+    #[prost(bytes = "bytes", tag = "2")]
+    raw: Bytes,
+}
+
+/// `Status` of k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto.
+#[derive(Message)]
+struct Refusal {
+    #[prost(string, tag = "3")]
+    message: String,
+}
+
+/// An object as far as it is looked at: the message with the numbers of its kind.
+pub(crate) trait View: Message + Default + 'static {
     fn metadata(&self) -> &Metadata;
 }
 
 /// What has become of an object.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) enum Change<T> {
     Is(T),
     Gone(T),
@@ -33,8 +73,11 @@ pub(crate) struct Feed<T> {
     client: Client,
     path: String,
     version: String,
-    events: BoxStream<'static, kube::Result<WatchEvent<T>>>,
+    events: Frames,
+    of: PhantomData<T>,
 }
+
+type Frames = BoxStream<'static, std::io::Result<BytesMut>>;
 
 impl<T: View> Feed<T> {
     /// Watches the collection at `path` from the state that the API server has now, objects that exist included.
@@ -50,6 +93,7 @@ impl<T: View> Feed<T> {
             path,
             version,
             events,
+            of: PhantomData,
         })
     }
 
@@ -63,31 +107,35 @@ impl<T: View> Feed<T> {
                 self.events = events(&self.client, &self.path, &self.version).await?;
                 continue;
             };
-            match event {
-                WatchEvent::Added(it) | WatchEvent::Modified(it) => {
-                    self.version.clone_from(&it.metadata().resource_version);
-                    return Ok(Change::Is(it));
-                }
-                WatchEvent::Deleted(it) => {
-                    self.version.clone_from(&it.metadata().resource_version);
-                    return Ok(Change::Gone(it));
-                }
-                WatchEvent::Bookmark(mark) => self.version = mark.metadata.resource_version,
-                WatchEvent::Error(status) => bail!("the API server says: {}", status.message),
+            let event = Event::decode(event.freeze()).context("no watch event")?;
+            let object = event.object.unwrap_or_default().raw;
+            let rest = object.strip_prefix(b"k8s\0").context("no envelope")?;
+            let object = Envelope::decode(object.slice_ref(rest))?.raw;
+            if event.kind == "ERROR" {
+                bail!("the API server says: {}", Refusal::decode(object)?.message);
+            }
+            let it = T::decode(object).context("no object")?;
+            self.version.clone_from(&it.metadata().resource_version);
+            match event.kind.as_str() {
+                "ADDED" | "MODIFIED" => return Ok(Change::Is(it)),
+                "DELETED" => return Ok(Change::Gone(it)),
+                _ => {}
             }
         }
     }
 }
 
-async fn events<T: View>(
-    client: &Client,
-    path: &str,
-    version: &str,
-) -> Result<BoxStream<'static, kube::Result<WatchEvent<T>>>> {
+async fn events(client: &Client, path: &str, version: &str) -> Result<Frames> {
     let request = Request::get(format!("{path}&resourceVersion={version}"))
-        .body(Vec::new())
+        .header(header::ACCEPT, "application/vnd.kubernetes.protobuf")
+        .body(Body::empty())
         .context("cannot build a request")?;
-    let events = client.request_events::<T>(request).await;
-    let events = events.with_context(|| format!("cannot watch {path}"))?;
-    Ok(events.boxed())
+    let answer = client.send(request).await;
+    let answer = answer.with_context(|| format!("cannot watch {path}"))?;
+    if !answer.status().is_success() {
+        bail!("cannot watch {path}: {}", answer.status());
+    }
+    let bytes = answer.into_body().into_data_stream();
+    let bytes = StreamReader::new(bytes.map_err(std::io::Error::other));
+    Ok(FramedRead::new(bytes, LengthDelimitedCodec::new()).boxed())
 }

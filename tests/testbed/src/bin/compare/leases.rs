@@ -11,25 +11,37 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use holdfast_testbed::ControlPlane;
-use serde::{Deserialize, Serialize};
+use prost::Message;
+use serde::Serialize;
 use tokio::task::JoinHandle;
 
 use crate::feed::{Change, Feed, Metadata, View};
 
 const PATH: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Message)]
 struct LeaseView {
+    #[prost(message, required, tag = "1")]
     metadata: Metadata,
-    #[serde(default)]
+    #[prost(message, required, tag = "2")]
     spec: Spec,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, PartialEq, Message)]
 struct Spec {
-    lease_duration_seconds: u64,
-    renew_time: Option<String>,
+    #[prost(int32, tag = "2")]
+    lease_duration_seconds: i32,
+    #[prost(message, optional, tag = "4")]
+    renew_time: Option<MicroTime>,
+}
+
+/// Of k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+struct MicroTime {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
 }
 
 impl View for LeaseView {
@@ -42,7 +54,7 @@ impl View for LeaseView {
 #[derive(Clone, Debug)]
 struct Kept {
     duration: Duration,
-    renew_time: Option<String>,
+    renew_time: Option<MicroTime>,
     renewed: Instant,
 }
 
@@ -83,7 +95,8 @@ impl Book {
     fn note(&mut self, change: Change<LeaseView>, now: Instant) {
         match change {
             Change::Is(lease) if lease.metadata.name.starts_with(&self.prefix) => {
-                let duration = Duration::from_secs(lease.spec.lease_duration_seconds);
+                let seconds = lease.spec.lease_duration_seconds;
+                let duration = Duration::from_secs(seconds.try_into().unwrap_or_default());
                 let kept = Kept {
                     duration,
                     renew_time: lease.spec.renew_time,
@@ -181,7 +194,7 @@ fn lock(book: &Mutex<Book>) -> MutexGuard<'_, Book> {
 mod tests {
     use super::*;
 
-    fn renewal(name: &str, renew_time: &str) -> Change<LeaseView> {
+    fn renewal(name: &str, seconds: i64) -> Change<LeaseView> {
         Change::Is(LeaseView {
             metadata: Metadata {
                 name: name.to_owned(),
@@ -189,7 +202,7 @@ mod tests {
             },
             spec: Spec {
                 lease_duration_seconds: 40,
-                renew_time: Some(renew_time.to_owned()),
+                renew_time: Some(MicroTime { seconds, nanos: 0 }),
             },
         })
     }
@@ -200,11 +213,11 @@ mod tests {
         let at = |seconds| began + Duration::from_secs(seconds);
         let mut book = Book::new("n-", began);
         for name in ["n-1", "n-2", "n-3", "other"] {
-            book.note(renewal(name, "0"), began);
+            book.note(renewal(name, 0), began);
         }
-        book.note(renewal("n-1", "1"), at(40));
-        book.note(renewal("n-2", "1"), at(41));
-        book.note(renewal("n-1", "1"), at(45));
+        book.note(renewal("n-1", 1), at(40));
+        book.note(renewal("n-2", 1), at(41));
+        book.note(renewal("n-1", 1), at(45));
         let renewals = book.renewals(at(50));
         assert_eq!(renewals.leases, 3);
         assert_eq!(renewals.missed, 2, "n-2 came late and n-3 not at all");

@@ -17,7 +17,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_testbed::ControlPlane;
 use http::{Method, Request};
 use kube::Client;
-use serde::Deserialize;
+use prost::Message;
 use serde_json::json;
 use tokio::{sync::watch, task::JoinHandle, time::sleep_until};
 
@@ -30,10 +30,11 @@ use crate::{
 const STANDSTILL: Duration = Duration::from_mins(2);
 
 /// A pod as far as it is looked at.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Message)]
 struct PodView {
+    #[prost(message, required, tag = "1")]
     metadata: Metadata,
-    #[serde(default)]
+    #[prost(message, required, tag = "3")]
     status: Status,
 }
 
@@ -43,12 +44,12 @@ impl View for PodView {
     }
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, PartialEq, Message)]
 struct Status {
+    #[prost(string, tag = "1")]
     phase: String,
-    #[serde(rename = "podIP")]
-    pod_ip: Option<String>,
+    #[prost(string, tag = "6")]
+    pod_ip: String,
 }
 
 /// When a pod was seen.
@@ -322,7 +323,7 @@ fn note(
     match change {
         Change::Is(pod) => {
             let it = seen.entry(pod.metadata.name).or_default();
-            it.address = pod.status.pod_ip;
+            it.address = Some(pod.status.pod_ip).filter(|ip| !ip.is_empty());
             if it.running.is_none() && pod.status.phase == "Running" {
                 it.running = Some(now);
                 told.send_modify(|counts| counts.running += 1);

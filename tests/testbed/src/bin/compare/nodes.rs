@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
+use prost::Message;
 use tokio::time::timeout;
 
 use crate::{
@@ -24,23 +24,25 @@ const CHURN: usize = 200;
 /// How long no further node may get ready, or get its lease.
 const STANDSTILL: Duration = Duration::from_mins(2);
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Message)]
 struct NodeView {
+    #[prost(message, required, tag = "1")]
     metadata: Metadata,
-    #[serde(default)]
+    #[prost(message, required, tag = "3")]
     status: Status,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Message)]
 struct Status {
-    #[serde(default)]
+    #[prost(message, repeated, tag = "4")]
     conditions: Vec<Condition>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, PartialEq, Message)]
 struct Condition {
-    #[serde(rename = "type")]
+    #[prost(string, tag = "1")]
     kind: String,
+    #[prost(string, tag = "2")]
     status: String,
 }
 
