@@ -13,7 +13,7 @@ use crate::settings::{Retention, VSwitch};
 
 const PAGE: usize = 4096;
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         cluster: "cluster".into(),
         region: "region".into(),
@@ -33,16 +33,16 @@ fn settings() -> Settings {
     }
 }
 
-fn begin() -> Timestamp {
+pub(super) fn begin() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
 }
 
-fn open(path: &Path) -> Result<Ledger, Error> {
+pub(super) fn open(path: &Path) -> Result<Ledger, Error> {
     Ledger::open(path, settings(), begin())
 }
 
 /// A directory with a whole ledger in it, closed.
-fn closed() -> (TempDir, PathBuf) {
+pub(super) fn closed() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("holdfast.db");
     drop(open(&path).unwrap());
@@ -73,11 +73,11 @@ fn refused(path: &Path, words: &[&str]) {
     assert_eq!(std::fs::read(path).ok(), before, "the file is as it was");
 }
 
-fn write(ledger: &mut Ledger) -> Result<Batch, Error> {
+pub(super) fn write(ledger: &mut Ledger) -> Result<Batch, Error> {
     ledger.commit(begin(), &[Job::Note(begin(), Note::Started)])
 }
 
-fn entries(ledger: &Ledger) -> i64 {
+pub(super) fn entries(ledger: &Ledger) -> i64 {
     ledger.number("SELECT count(*) FROM journal WHERE what = 'started'")
 }
 

@@ -9,6 +9,7 @@
 //! Its face names no type of the database behind it.
 
 mod acquire;
+mod checkpoint;
 mod eni;
 mod error;
 pub mod explain;
@@ -43,6 +44,7 @@ use crate::cloud::sim::{self, Failure, Simulator};
 use crate::cloud::{self, Request, Response};
 use crate::engine::{Network, PodFacts, Reason};
 use crate::id::{ClientToken, EniId, PodKey, PodUid, VSwitchId};
+use crate::ledger::checkpoint::Checkpointer;
 use crate::ledger::op::{Explained, Op};
 use crate::policy::eni::Step;
 use crate::policy::pool::Counts;
@@ -299,6 +301,8 @@ pub struct Ledger {
     data_version: i64,
     /// The ledger time that the journal says stands still, because the wall clock is behind it.
     stands_at: Option<Timestamp>,
+    /// After the connection, whose end it waits for.
+    checkpointer: Option<Checkpointer>,
     /// Held as long as the ledger is open; a ledger in memory needs none.
     _lock: Option<std::fs::File>,
 }
@@ -312,6 +316,12 @@ impl Ledger {
     /// What the ledger was opened with.
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// From now on a thread of its own brings the log into the file.
+    fn checkpoint_aside(&mut self, limits: checkpoint::Limits) -> std::io::Result<()> {
+        self.checkpointer = Checkpointer::start(&mut self.conn, limits)?;
+        Ok(())
     }
 
     /// Runs `jobs` in order and commits them together. `wall` is the wall clock; the time that

@@ -124,6 +124,7 @@ impl Ledger {
             id,
             data_version,
             stands_at: None,
+            checkpointer: None,
             _lock: None,
         })
     }

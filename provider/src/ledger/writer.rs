@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::cloud::{self, Request, Response, sim};
-use crate::ledger::{Error, Job, Ledger, Note, Outcome, Turn};
+use crate::ledger::{Error, Job, Ledger, Note, Outcome, Turn, checkpoint};
 use crate::settings::Settings;
 
 /// Work that waits for the thread: enough for a burst, and a bound on memory.
@@ -71,12 +71,13 @@ impl Writer {
     /// Starts the thread. `clock` is the wall clock; `done` gets every result, in order.
     ///
     /// # Errors
-    /// When the system refuses a thread.
+    /// When the system refuses a thread, or the file cannot be opened once more to checkpoint it.
     pub fn start(
-        ledger: Ledger,
+        mut ledger: Ledger,
         clock: impl Fn() -> Timestamp + Send + 'static,
         done: impl Fn(Done) + Send + 'static,
     ) -> std::io::Result<Self> {
+        ledger.checkpoint_aside(checkpoint::LIMITS)?;
         let (queue, work) = sync_channel(QUEUE);
         let thread = std::thread::Builder::new()
             .name("ledger".into())

@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::rc::Rc;
 
+use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
@@ -155,6 +156,27 @@ fn copy_files(from: &Path, to: &Path) {
     }
 }
 
+/// The files of a process that dies while another thread of it brings the log into the database:
+/// of that, every second page has been written.
+fn copy_files_amid_a_checkpoint(from: &Path, to: &Path) {
+    const PAGE: usize = 4096;
+    copy_files(from, to);
+    let beside = Connection::open(from).unwrap();
+    let busy = |row: &rusqlite::Row<'_>| row.get::<_, bool>(0);
+    let busy = beside.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], busy);
+    assert!(!busy.unwrap(), "no other checkpoint is under way");
+    let mut database = std::fs::read(from).unwrap();
+    let before = std::fs::read(to).unwrap();
+    for (index, page) in database.chunks_mut(PAGE).enumerate().step_by(2) {
+        let old = before.chunks(PAGE).nth(index);
+        match old {
+            Some(old) => page.copy_from_slice(old),
+            None => page.fill(0),
+        }
+    }
+    std::fs::write(to, database).unwrap();
+}
+
 /// Runs `work` until it dies at the point after `left` others, and leaves the files of that moment
 /// at `died`. Says whether it died.
 fn dies(left: usize, path: &Path, died: &Path, work: impl FnOnce()) -> bool {
@@ -162,7 +184,11 @@ fn dies(left: usize, path: &Path, died: &Path, work: impl FnOnce()) -> bool {
     let (flag, from, to) = (Rc::clone(&has_died), path.to_owned(), died.to_owned());
     failpoint::arm(left, move || {
         flag.set(true);
-        copy_files(&from, &to);
+        if left.is_multiple_of(2) {
+            copy_files(&from, &to);
+        } else {
+            copy_files_amid_a_checkpoint(&from, &to);
+        }
     });
     let ended = catch_unwind(AssertUnwindSafe(work));
     failpoint::disarm();
