@@ -94,7 +94,7 @@ pub async fn world<O: Objects>(
 }
 
 /// The specification of a container of any kind.
-fn specification(pod: &Pod, name: &str) -> Option<Container> {
+pub(super) fn specification(pod: &Pod, name: &str) -> Option<Container> {
     if let Some(container) = fields::find(pod, name) {
         return Some(container.clone());
     }
@@ -102,6 +102,11 @@ fn specification(pod: &Pod, name: &str) -> Option<Container> {
     let ephemeral = ephemeral.iter().find(|one| one.name == name)?;
     Some(Container {
         name: ephemeral.name.clone(),
+        command: ephemeral.command.clone(),
+        args: ephemeral.args.clone(),
+        stdin: ephemeral.stdin,
+        stdin_once: ephemeral.stdin_once,
+        tty: ephemeral.tty,
         env: ephemeral.env.clone(),
         env_from: ephemeral.env_from.clone(),
         volume_mounts: ephemeral.volume_mounts.clone(),

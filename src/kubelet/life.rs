@@ -111,7 +111,9 @@ pub fn log_lines(
 }
 
 /// Names of the containers of all kinds.
-fn container_names(spec: &k8s_openapi::api::core::v1::PodSpec) -> impl Iterator<Item = &str> {
+pub(super) fn container_names(
+    spec: &k8s_openapi::api::core::v1::PodSpec,
+) -> impl Iterator<Item = &str> {
     let inits = spec.init_containers.iter().flatten();
     let ephemeral = spec.ephemeral_containers.iter().flatten();
     let containers = inits.chain(&spec.containers).map(|one| &*one.name);

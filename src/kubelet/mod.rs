@@ -5,6 +5,7 @@
 //! answers. Does not decide what happens to pods, and keeps none: a whole pod is read from the API
 //! server when a caller asks for it, what runs is asked of those who know the pods. It has tasks and connections of its own, and nothing waits for it.
 
+mod attach;
 mod auth;
 mod certificate;
 mod client_certificate;

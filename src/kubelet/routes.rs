@@ -18,6 +18,7 @@ use http::{StatusCode, header};
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
+use super::attach;
 use super::auth::{Auth, Right, subresources, verb};
 use super::limits::Limits;
 use super::listing;
@@ -63,7 +64,7 @@ impl Nodes {
 /// What the listeners have in common.
 pub(super) struct Shared {
     pub(super) client: Client,
-    pods: Asker,
+    pub(super) pods: Asker,
     scraper: Scraper,
     pub(super) counters: stats::Counters,
     pub(super) sessions: Sessions,
@@ -127,7 +128,7 @@ pub(super) fn router(endpoint: Endpoint) -> Router {
         node
     };
     let paths = session(paths, "exec", "/{container}", || both(sessions::exec));
-    let paths = session(paths, "attach", "/{container}", || both(sessions::attach));
+    let paths = session(paths, "attach", "/{container}", || both(attach::attach));
     let paths = session(paths, "portForward", "", || both(sessions::port_forward));
     paths
         .route(

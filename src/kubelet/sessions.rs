@@ -1,6 +1,6 @@
-//! `exec`, `attach` and `port-forward`: which container a caller means, and what it is connected to.
+//! `exec` and `port-forward`: which container a caller means, and what it is connected to.
 //!
-//! Owns the lookup, and when a session ends because its container does. Protocols are in
+//! Owns the lookup, also for [`super::attach`], and when a session ends because its container does. Protocols are in
 //! [`super::streaming`], what a container answers in [`super::shell`] and [`super::port`].
 
 use std::convert::Infallible;
@@ -13,24 +13,23 @@ use axum::response::{IntoResponse, Response};
 use holdfast_provider::ledger::Reader;
 use http::StatusCode;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerState, Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Api;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 use super::container::{self, ContainerError, NodeFacts};
 use super::fields::Allocatable;
 use super::hosts::Dns;
-use super::life::{self, NoLogs, Stream};
+use super::life::{self, NoLogs};
 use super::limits::{Full, Place};
-use super::logs::{self, Follow};
+use super::logs;
 use super::objects::ApiObjects;
 use super::port;
 use super::routes::Endpoint;
 use super::scratch::ScratchStore;
 use super::shell::{self, Terminal, World};
 use super::streaming::{
-    ExecOptions, ExitStatus, OptionsError, Streams, serve_attach, serve_exec, serve_port_forward,
+    ExecOptions, ExitStatus, OptionsError, Streams, serve_exec, serve_port_forward,
 };
 use crate::chain::chain;
 use crate::config::Config;
@@ -40,9 +39,6 @@ use crate::pod::quantity;
 const LOOK_PERIOD: Duration = Duration::from_secs(2);
 /// A process that is killed with its container (128 + SIGKILL).
 const KILLED: i32 = 137;
-
-/// `^C` and `^D`.
-const LEAVE: [u8; 2] = [0x03, 0x04];
 
 /// What all sessions share.
 pub(super) struct Sessions {
@@ -86,7 +82,7 @@ impl Sessions {
 
 /// No session begins.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub(super) enum Error {
     #[error(transparent)]
     Options(#[from] OptionsError),
     #[error("you must specify a command to execute")]
@@ -117,15 +113,15 @@ impl IntoResponse for Error {
 }
 
 /// The parts of a path: namespace and pod, sometimes a UID, and a container.
-type Parts = Path<Vec<(String, String)>>;
+pub(super) type Parts = Path<Vec<(String, String)>>;
 
-fn part<'a>(parts: &'a Parts, name: &str) -> &'a str {
+pub(super) fn part<'a>(parts: &'a Parts, name: &str) -> &'a str {
     let found = parts.0.iter().find(|(known, _)| known == name);
     found.map_or("", |(_, value)| value)
 }
 
 /// The pod of a path, of the UID in it if it has one.
-async fn pod(endpoint: &Endpoint, parts: &Parts) -> Result<Pod, Error> {
+pub(super) async fn pod(endpoint: &Endpoint, parts: &Parts) -> Result<Pod, Error> {
     let (namespace, name, uid) = (
         part(parts, "namespace"),
         part(parts, "pod"),
@@ -138,14 +134,12 @@ async fn pod(endpoint: &Endpoint, parts: &Parts) -> Result<Pod, Error> {
     Ok(pod)
 }
 
-fn state<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerState> {
-    let statuses = life::statuses(pod.status.as_ref()?);
-    let mut found = statuses.filter(|status| status.name == container);
-    found.next()?.state.as_ref()
-}
-
-fn is_running(pod: &Pod, container: &str) -> bool {
-    state(pod, container).is_some_and(|state| state.running.is_some())
+/// The run that a container is in, by how often it was restarted; none while it does not run.
+pub(super) fn running(pod: &Pod, container: &str) -> Option<u32> {
+    let mut statuses = life::statuses(pod.status.as_ref()?);
+    let found = statuses.find(|status| status.name == container)?;
+    let runs = found.state.as_ref()?.running.is_some();
+    runs.then(|| u32::try_from(found.restart_count).unwrap_or(0))
 }
 
 pub(super) async fn exec(
@@ -155,12 +149,16 @@ pub(super) async fn exec(
     request: Request,
 ) -> Response {
     match begin_exec(&endpoint, &parts, &query.unwrap_or_default()).await {
-        Ok((world, options, place)) => {
-            let until = ended(endpoint, Arc::clone(&world.pod), world.container.clone());
+        Ok((world, restarts, options, place)) => {
             let (command, tty) = (options.command.clone(), options.tty);
             let run = async move |streams| {
                 let _place = place;
-                execute(&world, &command, tty, streams, until).await
+                tokio::select! {
+                    code = run(&world, &command, tty, streams) => ExitStatus::Exited(code),
+                    () = ended(&endpoint, &world.pod, &world.container, restarts) => {
+                        ExitStatus::Exited(KILLED)
+                    }
+                }
             };
             serve_exec(request, options, run).await
         }
@@ -172,7 +170,7 @@ async fn begin_exec(
     endpoint: &Endpoint,
     parts: &Parts,
     query: &str,
-) -> Result<(World, ExecOptions, Place), Error> {
+) -> Result<(World, u32, ExecOptions, Place), Error> {
     let options = ExecOptions::from_query(query, part(parts, "container"))?;
     if options.command.is_empty() {
         return Err(Error::NoCommand);
@@ -180,26 +178,35 @@ async fn begin_exec(
     let place = endpoint.shared.limits.place()?;
     let _beginning = endpoint.shared.limits.beginning().await;
     let pod = pod(endpoint, parts).await?;
-    if !is_running(&pod, &options.container) {
+    let Some(restarts) = running(&pod, &options.container) else {
         return Err(Error::NotRunning(options.container));
-    }
+    };
+    let world = world(endpoint, Arc::new(pod), &options.container).await?;
+    Ok((world, restarts, options, place))
+}
+
+/// What the commands of a container can see.
+pub(super) async fn world(
+    endpoint: &Endpoint,
+    pod: Arc<Pod>,
+    container: &str,
+) -> Result<World, ContainerError> {
     let sessions = &endpoint.shared.sessions;
     let node = NodeFacts {
         dns: dns(endpoint).await,
         allocatable: sessions.allocatable,
     };
     let mac = sessions.mac(&pod).await;
-    let world = container::world(
-        Arc::new(pod),
-        &options.container,
+    container::world(
+        pod,
+        container,
         &ApiObjects(endpoint.shared.client.clone()),
         &node,
         &sessions.scratch,
         mac,
         Arc::new(Timestamp::now),
     )
-    .await?;
-    Ok((world, options, place))
+    .await
 }
 
 /// How names would be resolved: by the cluster's DNS Service, if it has one under the usual name.
@@ -216,13 +223,8 @@ async fn dns(endpoint: &Endpoint) -> Dns {
     }
 }
 
-async fn execute(
-    world: &World,
-    command: &[String],
-    tty: bool,
-    streams: Streams,
-    until: impl Future<Output = ()> + Send,
-) -> ExitStatus {
+/// Runs a command to its exit code.
+pub(super) async fn run(world: &World, command: &[String], tty: bool, streams: Streams) -> i32 {
     let stdout = streams
         .stdout
         .unwrap_or_else(|| Box::new(tokio::io::sink()));
@@ -246,14 +248,13 @@ async fn execute(
         streams.stderr,
     );
     tokio::select! {
-        code = run => ExitStatus::Exited(code),
-        () = until => ExitStatus::Exited(KILLED),
+        code = run => code,
         never = resize => match never {},
     }
 }
 
-/// Returns once the container does not run any more.
-async fn ended(endpoint: Endpoint, pod: Arc<Pod>, container: String) {
+/// Returns once this run of the container has ended.
+pub(super) async fn ended(endpoint: &Endpoint, pod: &Pod, container: &str, restarts: u32) {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let name = pod.metadata.name.as_deref().unwrap_or_default();
     loop {
@@ -265,94 +266,14 @@ async fn ended(endpoint: Endpoint, pod: Arc<Pod>, container: String) {
         if shutdown.run_until_cancelled(turn).await.is_none() {
             return;
         }
-        match logs::read_here(&endpoint, namespace, name).await {
-            Ok(now) if now.metadata.uid == pod.metadata.uid && is_running(&now, &container) => {}
+        match logs::read_here(endpoint, namespace, name).await {
+            Ok(now)
+                if now.metadata.uid == pod.metadata.uid
+                    && running(&now, container) == Some(restarts) => {}
             // The API server is away: the container may well run.
             Err(logs::Error::Unreachable(_)) => {}
             Ok(_) | Err(_) => return,
         }
-    }
-}
-
-pub(super) async fn attach(
-    State(endpoint): State<Endpoint>,
-    parts: Parts,
-    RawQuery(query): RawQuery,
-    request: Request,
-) -> Response {
-    match begin_attach(&endpoint, &parts, &query.unwrap_or_default()).await {
-        Ok((follow, options, place)) => {
-            let tty = options.tty;
-            let run = async move |streams| {
-                let _place = place;
-                show(follow, tty, streams).await
-            };
-            serve_attach(request, options, run).await
-        }
-        Err(error) => error.into_response(),
-    }
-}
-
-async fn begin_attach(
-    endpoint: &Endpoint,
-    parts: &Parts,
-    query: &str,
-) -> Result<(Follow, ExecOptions, Place), Error> {
-    let options = ExecOptions::from_query(query, part(parts, "container"))?;
-    let place = endpoint.shared.limits.place()?;
-    let _beginning = endpoint.shared.limits.beginning().await;
-    let pod = pod(endpoint, parts).await?;
-    if !is_running(&pod, &options.container) {
-        return Err(Error::NotRunning(options.container));
-    }
-    let follow = Follow::new(endpoint, &pod, &options.container, Timestamp::now())?;
-    Ok((follow, options, place))
-}
-
-/// What the container writes from now on. It reads nothing: whatever is sent to it is thrown away, but for the keys
-/// that end what runs in a terminal. They end the session, which nobody could leave otherwise: kubectl hands all
-/// keys on.
-async fn show(mut follow: Follow, tty: bool, streams: Streams) -> ExitStatus {
-    let Streams {
-        stdin,
-        mut stdout,
-        mut stderr,
-        ..
-    } = streams;
-    let line_end: &[u8] = if tty { b"\r\n" } else { b"\n" };
-    let write = async {
-        while let Some(lines) = follow.next().await {
-            for line in lines {
-                let out = match line.stream {
-                    Stream::Stderr => stderr.as_mut().or(stdout.as_mut()),
-                    Stream::Stdout => stdout.as_mut(),
-                };
-                if let Some(out) = out {
-                    out.write_all(line.text.as_bytes()).await?;
-                    out.write_all(line_end).await?;
-                }
-            }
-        }
-        std::io::Result::Ok(())
-    };
-    let read = async {
-        let mut sent = [0; 1024];
-        if let Some(mut stdin) = stdin {
-            // How it ends does not matter, the session goes on.
-            while let Ok(length @ 1..) = stdin.read(&mut sent).await {
-                if tty && sent[..length].iter().any(|key| LEAVE.contains(key)) {
-                    return;
-                }
-            }
-        }
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        written = write => match written {
-            Ok(()) => ExitStatus::SUCCESS,
-            Err(error) => ExitStatus::Failed(error.to_string()),
-        },
-        () = read => ExitStatus::SUCCESS,
     }
 }
 

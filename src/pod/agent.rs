@@ -32,7 +32,7 @@ use self::elsewhere::Other;
 use self::keys::Keys;
 use self::step::Pod;
 use self::supply::Objects;
-use super::record::Names;
+use super::record::{Names, ProcessExit};
 use super::view::{Phase, PodView};
 
 pub(crate) use accept::instance_size;
@@ -121,6 +121,7 @@ impl Agent {
             Input::Looked(key, result) => self.looked(now, key, result),
             Input::NodeLooked(name, result) => self.node_looked(now, &name, result),
             Input::ObjectLooked(key, result) => self.object_looked(now, &key, result),
+            Input::Exited(uid, exit) => self.exited(now, &uid, exit),
             Input::ShutDown(node, begins) => self.shut_down(now, node, begins),
             Input::Engine(event) => self.tell(now, event),
         }
@@ -188,6 +189,13 @@ impl Agent {
         }
         if let Some(listing) = self.listing.as_mut().filter(|_| ours) {
             listing.insert(uid);
+        }
+    }
+
+    fn exited(&mut self, now: Timestamp, uid: &PodUid, exit: ProcessExit) {
+        let pod = self.pods.get_mut(uid);
+        if pod.is_some_and(|pod| pod.record.exited(exit, now)) {
+            self.evaluate(now, uid);
         }
     }
 

@@ -291,14 +291,7 @@ impl<'a> Life<'a> {
 
     fn run(&mut self, role: Role, status: &mut ContainerStatus<'a>, started_at: Timestamp) {
         let behaviour = self.record.behaviour(&status.container.name);
-        let at_once = Exit {
-            after: SignedDuration::ZERO,
-            code: 0,
-            out_of_memory: false,
-        };
-        let exit = behaviour.and_then(Behaviour::exit);
-        if let Some(exit) = exit.or((role == Role::Init).then_some(at_once)) {
-            let at = later(started_at, exit.after);
+        if let Some((at, exit)) = self.exit(role, status, started_at) {
             if at <= self.around.now {
                 status.state = State::Terminated(Ended {
                     exit_code: exit.code.into(),
@@ -331,6 +324,28 @@ impl<'a> Life<'a> {
                 self.wake(later(started_at, edge));
             }
         }
+    }
+
+    /// When and how this run of a container ends, if that is known: as annotations ask, or as its process did,
+    /// whatever comes first.
+    fn exit(
+        &self,
+        role: Role,
+        status: &ContainerStatus<'_>,
+        started_at: Timestamp,
+    ) -> Option<(Timestamp, Exit)> {
+        let name = &status.container.name;
+        let with_code = |code| Exit {
+            after: SignedDuration::ZERO,
+            code,
+            out_of_memory: false,
+        };
+        let asked = self.record.behaviour(name).and_then(Behaviour::exit);
+        let asked = asked.or((role == Role::Init).then(|| with_code(0)));
+        let asked = asked.map(|exit| (later(started_at, exit.after), exit));
+        let seen = self.record.exit_of(name, status.restarts);
+        let seen = seen.map(|(code, at)| (at.max(started_at), with_code(code)));
+        asked.into_iter().chain(seen).min_by_key(|(at, _)| *at)
     }
 
     /// Whether its image cannot be pulled now.

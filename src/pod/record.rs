@@ -69,6 +69,20 @@ struct Extra {
     rested: Vec<(Arc<str>, u32)>,
     /// Since when a container runs whose image was changed.
     outdated_since: Option<Timestamp>,
+    /// Processes that have ended, the newest of each container, and when.
+    exits: Vec<(ProcessExit, Timestamp)>,
+}
+
+/// The end of a container's first process, such as a shell that somebody left. The API does not show it before the
+/// status that it leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessExit {
+    /// Name of the container.
+    pub container: Box<str>,
+    /// `restartCount` of the run that it was in. Any other run has a process of its own.
+    pub restarts: u32,
+    /// Its exit code.
+    pub code: u8,
 }
 
 /// What a pod gets when it is accepted.
@@ -343,6 +357,28 @@ impl Record {
         let all = self.extra.as_deref().map_or(&[][..], |extra| &extra.rested);
         let found = all.iter().find(|(name, _)| **name == *container);
         found.map_or(0, |(_, restarts)| *restarts)
+    }
+
+    /// Takes note that a process ended at `at`; whether nothing had ended that run of the container before.
+    pub(super) fn exited(&mut self, exit: ProcessExit, at: Timestamp) -> bool {
+        let exits = &mut self.extra.get_or_insert_default().exits;
+        let is_late = exits
+            .iter()
+            .any(|(known, _)| known.container == exit.container && known.restarts >= exit.restarts);
+        if !is_late {
+            exits.retain(|(known, _)| known.container != exit.container);
+            exits.push((exit, at));
+        }
+        !is_late
+    }
+
+    /// With what code and when the process of this run of a container ended, if it did.
+    pub(super) fn exit_of(&self, container: &str, restarts: u32) -> Option<(u8, Timestamp)> {
+        let exits = self.extra.as_deref().map_or(&[][..], |extra| &extra.exits);
+        let mut all = exits.iter();
+        let is_of = |exit: &ProcessExit| *exit.container == *container && exit.restarts == restarts;
+        let (exit, at) = all.find(|(exit, _)| is_of(exit))?;
+        Some((exit.code, *at))
     }
 
     /// Since when a container of it runs whose image was changed.

@@ -23,6 +23,7 @@ use super::api;
 use super::core::Topic;
 use super::events::Recorder;
 use super::list_watch;
+use super::record::ProcessExit;
 use super::running::RunningPod;
 use crate::chain::chain;
 use crate::clock::Clock;
@@ -86,18 +87,19 @@ pub type Forget = Box<dyn Fn(&PodUid) + Send>;
 /// Questions that wait; more callers wait for a place.
 const QUESTIONS: usize = 16;
 
-/// A question about the pods, and where the answer goes.
+/// A question about the pods, or something that became of one, and where the answer goes.
 #[derive(Debug)]
 enum Question {
     Running(NodeName, oneshot::Sender<Option<Vec<RunningPod>>>),
     Figures(NodeName, oneshot::Sender<Figures>),
+    Exited(PodUid, ProcessExit, oneshot::Sender<bool>),
 }
 
 /// What others have asked.
 #[derive(Debug)]
 pub struct Questions(mpsc::Receiver<Question>);
 
-/// Asks about the pods, and gets its answer out of memory.
+/// Asks about the pods and gets its answer out of memory, or tells of them.
 #[derive(Clone, Debug)]
 pub struct Asker(mpsc::Sender<Question>);
 
@@ -133,6 +135,15 @@ impl Asker {
         let (answer, answered) = oneshot::channel();
         self.ask(Question::Figures(node.clone(), answer), answered)
             .await
+    }
+
+    /// Tells that the first process of a container has ended.
+    pub async fn exited(&self, uid: PodUid, exit: ProcessExit) -> Result<(), NoAnswer> {
+        let (answer, answered) = oneshot::channel();
+        let taken = self
+            .ask(Question::Exited(uid, exit, answer), answered)
+            .await?;
+        taken.then_some(()).ok_or(NoAnswer::NotServing)
     }
 
     async fn ask<T>(
@@ -280,7 +291,7 @@ impl Shell {
     }
 
     /// Nobody listens any more when the caller has gone; then the answer does not matter.
-    fn reply(&self, question: Question) {
+    fn reply(&mut self, question: Question) {
         let now = self.clock.now();
         match question {
             Question::Running(node, answer) if !answer.is_closed() => {
@@ -289,6 +300,10 @@ impl Shell {
             }
             Question::Figures(node, answer) if !answer.is_closed() => {
                 drop(answer.send(self.agent.figures(&node, now)));
+            }
+            Question::Exited(uid, exit, answer) => {
+                let _ = answer.send(self.agent.is_serving());
+                self.feed(Input::Exited(uid, exit));
             }
             Question::Running(..) | Question::Figures(..) => {}
         }

@@ -13,11 +13,11 @@ use crate::streams::{SPDY, WEBSOCKET};
 use crate::support::*;
 
 const CTRL_C: &str = "\u{3}";
-const CTRL_D: &str = "\u{4}";
-const PROMPT: &str = "/ # ";
+pub(crate) const CTRL_D: &str = "\u{4}";
+pub(crate) const PROMPT: &str = "/ # ";
 
 /// kubectl on a terminal.
-struct Terminal {
+pub(crate) struct Terminal {
     keys: OwnedWritePty,
     screen: OwnedReadPty,
     /// What was shown and not looked at yet.
@@ -26,7 +26,12 @@ struct Terminal {
 }
 
 impl Terminal {
-    async fn open(scene: &Scene, env: &[(&str, &str)], args: &[&str], size: (u16, u16)) -> Self {
+    pub(crate) async fn open(
+        scene: &Scene,
+        env: &[(&str, &str)],
+        args: &[&str],
+        size: (u16, u16),
+    ) -> Self {
         let plain = scene.plane.kubectl_command().await.unwrap();
         let plain = plain.as_std();
         let set = plain
@@ -53,7 +58,7 @@ impl Terminal {
         }
     }
 
-    async fn press(&mut self, keys: &str) {
+    pub(crate) async fn press(&mut self, keys: &str) {
         self.keys.write_all(keys.as_bytes()).await.unwrap();
     }
 
@@ -73,7 +78,7 @@ impl Terminal {
     }
 
     /// Waits until `text` is shown and gives what was shown before it.
-    async fn until(&mut self, text: &str) -> String {
+    pub(crate) async fn until(&mut self, text: &str) -> String {
         loop {
             if let Some(at) = self.shown.find(text) {
                 let rest = self.shown.split_off(at + text.len());
@@ -86,14 +91,14 @@ impl Terminal {
     }
 
     /// What a command shows before the next prompt.
-    async fn run(&mut self, command: &str) -> String {
+    pub(crate) async fn run(&mut self, command: &str) -> String {
         self.press(&format!("{command}\r")).await;
         self.until(&format!("{command}\r\n")).await;
         self.until(PROMPT).await
     }
 
     /// What is shown to the end, and the exit code.
-    async fn end(mut self) -> (String, Option<i32>) {
+    pub(crate) async fn end(mut self) -> (String, Option<i32>) {
         while self.look().await {}
         let ended = timeout(PATIENCE, self.kubectl.wait()).await;
         let status = ended.expect("kubectl ends with what it runs").unwrap();

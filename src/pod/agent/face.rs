@@ -13,6 +13,7 @@ use jiff::SignedDuration;
 
 use crate::pod::core::{Lifecycle, NodeInfo, Topic};
 use crate::pod::needs::{self, Keys};
+use crate::pod::record::ProcessExit;
 use crate::pod::view::PodView;
 
 /// What the agent is set to.
@@ -55,6 +56,8 @@ pub enum Input {
     NodeLooked(NodeName, Result<Option<ForeignNode>, Refused>),
     /// A ConfigMap or Secret was looked for: its keys, if it is there.
     ObjectLooked(ObjectKey, Result<Option<Keys>, Refused>),
+    /// The first process of a container has ended.
+    Exited(PodUid, ProcessExit),
     /// One of our nodes begins to shut down, or (`false`) is up again.
     ShutDown(NodeName, bool),
     /// For the engine.

@@ -26,6 +26,9 @@ use serde_json::json;
 use api_server::{fixed, kept_for_hours, of_job, on, ordinary, unbound};
 use world::{HOUR, Queue, SECOND, Wish, World};
 
+use super::Input;
+use crate::pod::record::ProcessExit;
+
 /// A rollout restart of one pod: deleted, and made again once it is gone.
 fn roll(world: &mut World, name: &str) {
     world.delete(name);
@@ -271,4 +274,35 @@ fn an_opted_in_pod_without_the_toleration_gets_it() {
     assert_eq!(tolerations(&world).as_array().unwrap().len(), 1);
     world.edit("web-0", |pod| pod["spec"]["nodeName"] = "acs-b".into());
     assert_eq!(world.shown("web-0"), "1/1 Running 192.168.1.1");
+}
+
+#[test]
+fn a_shell_that_was_left_ends_its_container_and_none_of_another_pod() {
+    let mut world = World::fast();
+    let mut once = on("acs-b", ordinary("once"));
+    once["spec"]["restartPolicy"] = "Never".into();
+    let uid = world.create(once);
+    world.create(on("acs-b", ordinary("other")));
+    world.pass(SECOND * 10);
+    let main = world.api.pod("once").unwrap()["spec"]["containers"][0]["name"].clone();
+    let exit = |code| ProcessExit {
+        container: main.as_str().unwrap().into(),
+        restarts: 0,
+        code,
+    };
+    world.feed(Input::Exited("gone".into(), exit(1)));
+    world.pass(SECOND * 10);
+    assert!(world.shown("once").starts_with("1/1 Running"));
+    world.feed(Input::Exited(uid.clone(), exit(3)));
+    world.pass(SECOND * 10);
+    assert!(
+        world.shown("once").starts_with("0/1 Error"),
+        "{}",
+        world.shown("once")
+    );
+    let status = &world.api.pod("once").unwrap()["status"];
+    assert_eq!(status["phase"], "Failed");
+    let state = &status["containerStatuses"][0]["state"];
+    assert_eq!(state["terminated"]["exitCode"], 3);
+    assert!(world.shown("other").starts_with("1/1 Running"));
 }

@@ -1,5 +1,6 @@
 mod any_order;
 mod deletion;
+mod exits;
 mod image;
 mod life;
 mod shutdown;

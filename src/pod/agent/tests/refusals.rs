@@ -51,6 +51,32 @@ fn a_delete_that_is_refused_or_not_answered_is_sent_again() {
 }
 
 #[test]
+fn an_exit_is_told_once_however_often_its_status_is_refused_or_not_answered() {
+    for trouble in [Trouble::Code(500), Trouble::NoAnswer, Trouble::Unheard] {
+        let mut world = World::fast();
+        let uid = world.create(on("acs-b", ordinary("plain")));
+        world.pass(SECOND * 10);
+        let main = world.api.pod("plain").unwrap()["spec"]["containers"][0]["name"].clone();
+        let exit = ProcessExit {
+            container: main.as_str().unwrap().into(),
+            restarts: 0,
+            code: 3,
+        };
+        world.api.troubles.extend([(Verb::Status, trouble); 3]);
+        world.feed(Input::Exited(uid.clone(), exit.clone()));
+        world.feed(Input::Exited(uid, exit));
+        world.pass(SECOND * 120);
+        let status = &world.api.pod("plain").unwrap()["status"]["containerStatuses"][0];
+        assert_eq!(status["restartCount"], 1, "{trouble:?}");
+        assert_eq!(status["lastState"]["terminated"]["exitCode"], 3);
+        assert!(
+            world.shown("plain").starts_with("1/1 Running"),
+            "{trouble:?}"
+        );
+    }
+}
+
+#[test]
 fn another_uid_under_the_name_is_looked_at_and_proves_the_old_pod_gone() {
     let mut world = World::fast();
     world.create(ordinary("plain"));

@@ -37,7 +37,7 @@ pub(super) fn container(world: &World) -> &Value {
 }
 
 /// The writes, without the address.
-fn writes(world: &World) -> Vec<String> {
+pub(super) fn writes(world: &World) -> Vec<String> {
     let writes = world.story.iter().filter(|line| line.contains("write"));
     let short = |line: &String| line.replace("s write:", "").replace(" 192.168.1.8", "");
     writes.map(short).collect()

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::super::{Action, Facts, Lifecycle, NodeInfo, Profile, step};
 use crate::pod::behaviour;
 use crate::pod::needs::Supply;
-use crate::pod::record::{Names, Record, Terms};
+use crate::pod::record::{Names, ProcessExit, Record, Terms};
 use crate::pod::testing::{cut, kubectl, merge, view, without_times};
 
 pub(super) const UID: &str = "0b9e3a51-6f0e-4c53-9a44-0f6f0f1c7d11";
@@ -245,6 +245,17 @@ impl World {
             .unwrap();
         pod["metadata"]["resourceVersion"] = (version + 1).to_string().into();
         assert!(self.record.observe(&view(pod), &mut self.names, self.now));
+    }
+
+    /// The process of the first container ends in the run after so many restarts; whether that was news.
+    pub(super) fn exit(&mut self, restarts: u32, code: u8) -> bool {
+        let name = self.pod()["spec"]["containers"][0]["name"].clone();
+        let exit = ProcessExit {
+            container: name.as_str().unwrap().into(),
+            restarts,
+            code,
+        };
+        self.record.exited(exit, self.now)
     }
 
     /// All that was in memory is lost.
