@@ -1,7 +1,7 @@
 //! `/metrics`: what is there now, put together for one answer.
 //!
-//! Owns where the figures are looked up, and that callers together cost one look at the ledger in
-//! a while. Names and texts are in [`crate::metrics`].
+//! Owns where the figures are looked up, and that callers together cost one look at the ledger and
+//! the process in a while. Names and texts are in [`crate::metrics`].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,12 +12,13 @@ use holdfast_provider::ledger::{self, Reader, Totals};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::chain::chain;
 use crate::clock;
-use crate::metrics::{Metrics, Moment};
+use crate::metrics::{Metrics, Moment, Process};
 use crate::node::NodeTable;
 use crate::pod::run::{Asker, NoAnswer};
 
-/// How long the ledger's numbers count: with a thousand nodes there are a thousand callers.
+/// How long the numbers of the ledger and the process count: with a thousand nodes there are a thousand callers.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// There is no answer.
@@ -40,7 +41,14 @@ pub(super) struct Scraper {
     nodes: NodeTable,
     pods: Asker,
     /// Held while somebody looks, so that the others get the same answer.
-    known: Mutex<Option<(Instant, Arc<Totals>)>>,
+    known: Mutex<Option<(Instant, Look)>>,
+}
+
+/// What is looked up for all callers together.
+#[derive(Clone)]
+struct Look {
+    totals: Arc<Totals>,
+    process: Option<Process>,
 }
 
 impl Scraper {
@@ -56,28 +64,38 @@ impl Scraper {
 
     /// The text for a caller that asks this node.
     pub(super) async fn text(&self, node: &NodeName) -> Result<String, Error> {
-        let totals = self.totals().await?;
+        let Look { totals, process } = self.look().await?;
         let moment = Moment {
             now: clock::wall(),
             node: node.clone(),
             figures: self.pods.figures(node).await?,
             totals,
             nodes: self.nodes.clone(),
+            process,
         };
         Ok(self.metrics.text(&moment)?)
     }
 
-    async fn totals(&self) -> Result<Arc<Totals>, Error> {
+    async fn look(&self) -> Result<Look, Error> {
         let mut known = self.known.lock().await;
-        if let Some((at, totals)) = &*known
+        if let Some((at, look)) = &*known
             && at.elapsed() < FRESH
         {
-            return Ok(Arc::clone(totals));
+            return Ok(look.clone());
         }
         let ledger = self.ledger.clone();
-        let look = move || Reader::open(&ledger)?.totals(clock::wall());
-        let totals = Arc::new(tokio::task::spawn_blocking(look).await??);
-        *known = Some((Instant::now(), Arc::clone(&totals)));
-        Ok(totals)
+        let look = move || {
+            let totals = Reader::open(&ledger)?.totals(clock::wall())?;
+            // What holdfast is for is told even so.
+            let process = Process::own().unwrap_or_else(|error| {
+                tracing::warn!(error = %chain(&error), "metrics of the process are left out");
+                None
+            });
+            let totals = Arc::new(totals);
+            Ok::<_, ledger::Error>(Look { totals, process })
+        };
+        let look = tokio::task::spawn_blocking(look).await??;
+        *known = Some((Instant::now(), look.clone()));
+        Ok(look)
     }
 }

@@ -11,6 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::process::Process;
 use crate::node::NodeTable;
 use crate::pod::agent::Figures;
 
@@ -29,6 +30,8 @@ pub struct Moment {
     pub totals: Arc<Totals>,
     /// All nodes.
     pub nodes: NodeTable,
+    /// What the process takes, where that can be told.
+    pub process: Option<Process>,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -74,6 +77,9 @@ impl Moment {
         self.node(&mut registry);
         self.pods(&mut registry);
         self.addresses(&mut registry);
+        if let Some(process) = &self.process {
+            process.register(&mut registry);
+        }
         registry
     }
 
@@ -212,7 +218,7 @@ impl Moment {
 }
 
 /// A count; more than fit are not there.
-fn number(count: u64) -> i64 {
+pub(super) fn number(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 

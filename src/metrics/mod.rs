@@ -8,6 +8,7 @@
 mod gauges;
 mod ledger;
 mod pods;
+mod process;
 mod requests;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use prometheus_client::registry::Registry;
 pub use gauges::Moment;
 pub use ledger::LedgerMetrics;
 pub use pods::PodMetrics;
+pub use process::Process;
 pub use requests::Requests;
 pub use watches::WatchMetrics;
 

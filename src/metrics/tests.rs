@@ -65,6 +65,15 @@ fn moment() -> Moment {
             enis: [("InUse", 7)].into(),
         }),
         nodes: NodeTable::new(&config),
+        process: Some(Process {
+            cpu_s: 12.25,
+            resident_bytes: 40 << 20,
+            virtual_bytes: 1 << 40,
+            open_fds: 17,
+            max_fds: Some(1024),
+            threads: 5,
+            started_s: 1_799_999_000.5,
+        }),
     }
 }
 
@@ -215,6 +224,35 @@ async fn every_figure_stands_in_the_text_once_and_with_its_value() {
         1.0,
     );
     check("holdfast_watch_restarts_total{resource=\"nodes\"}", 0.0);
+    check("process_cpu_seconds_total", 12.25);
+    check("process_resident_memory_bytes", 41_943_040.0);
+    check("process_virtual_memory_bytes", 1_099_511_627_776.0);
+    check("process_open_fds", 17.0);
+    check("process_max_fds", 1024.0);
+    check("process_threads", 5.0);
+    check("process_start_time_seconds", 1_799_999_000.5);
+}
+
+/// Two figures that the system tells in another way as well; the others are held against a process that nobody else
+/// uses, from outside.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_this_process_takes_is_what_the_system_says() {
+    let own = Process::own().unwrap().unwrap();
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    assert_eq!(own.max_fds, limit.current);
+    let begun = Timestamp::now().as_duration().as_secs_f64() - own.started_s;
+    // A day: no test runs longer, and minutes and hours or an epoch mixed up give more.
+    assert!((0.0..86_400.0).contains(&begun), "{own:?}");
+}
+
+#[test]
+fn a_limit_that_is_none_is_a_very_large_number() {
+    let mut moment = moment();
+    let process = moment.process.as_mut().unwrap();
+    process.max_fds = None;
+    let text = Metrics::new(&Requests::default()).text(&moment).unwrap();
+    assert!(parse(&text)["process_max_fds"] > 1e18, "{text}");
 }
 
 #[tokio::test]
@@ -224,7 +262,7 @@ async fn readme_names_every_metric_and_none_that_is_not_there() {
     let told: BTreeSet<_> = told.filter_map(|rest| rest.split(' ').next()).collect();
     let readme = include_str!("../../README.md");
     let words = readme.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-    let prefixes = ["holdfast_", "kubelet_", "rest_client_"];
+    let prefixes = ["holdfast_", "kubelet_", "rest_client_", "process_"];
     let named: BTreeSet<_> = words
         .filter(|word| !word.ends_with('_'))
         .filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix)))

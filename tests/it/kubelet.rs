@@ -167,6 +167,69 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
     lines.map(sample).collect()
 }
 
+/// What is told of the process is what the system tells of it, within what may change meanwhile.
+#[cfg(target_os = "linux")]
+fn told_of_the_process(scene: &Scene, told: &BTreeMap<String, f64>) {
+    let file = |name: &str| {
+        let path = format!("/proc/{}/{name}", scene.pid());
+        std::fs::read_to_string(path).unwrap()
+    };
+    let status = file("status");
+    let field = |name: &str| -> f64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let word = line.unwrap().split_whitespace().next().unwrap();
+        word.parse().unwrap()
+    };
+    let limits = file("limits");
+    let limit = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"));
+    let limit: f64 = limit
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let files = std::fs::read_dir(format!("/proc/{}/fd", scene.pid())).unwrap();
+    let files = u32::try_from(files.count()).unwrap();
+    let near = |name: &str, value: f64, by: f64| {
+        let range = value / by..value * by;
+        assert!(
+            range.contains(&told[name]),
+            "{name}: {} is not in {range:?}",
+            told[name]
+        );
+    };
+    near(
+        "process_resident_memory_bytes",
+        field("VmRSS:") * 1024.0,
+        1.5,
+    );
+    near(
+        "process_virtual_memory_bytes",
+        field("VmSize:") * 1024.0,
+        1.5,
+    );
+    near("process_threads", field("Threads:"), 1.5);
+    near("process_open_fds", files.into(), 2.0);
+    near("process_max_fds", limit, 1.000_1);
+    let now = jiff::Timestamp::now().as_duration().as_secs_f64();
+    let age_s = now - told["process_start_time_seconds"];
+    // The system counts in hundredths and tells when it began in whole seconds.
+    assert!(
+        (-1.0..PATIENCE.as_secs_f64() * 5.0).contains(&age_s),
+        "{age_s}"
+    );
+    let cpu_s = told["process_cpu_seconds_total"];
+    assert!(cpu_s > 0.0 && cpu_s < age_s * 64.0, "{cpu_s} in {age_s}");
+}
+
+#[cfg(not(target_os = "linux"))]
+fn told_of_the_process(_: &Scene, told: &BTreeMap<String, f64>) {
+    assert!(told.keys().all(|name| !name.starts_with("process_")));
+}
+
 #[tokio::test]
 async fn metrics_tell_how_many_addresses_claims_and_pods_there_are() {
     let scene = Scene::start(&config()).await;
@@ -267,6 +330,7 @@ async fn metrics_tell_how_many_addresses_claims_and_pods_there_are() {
     })
     .await
     .unwrap();
+    told_of_the_process(&scene, &samples(&text));
     for pod in ["kept", "db-0", "once"] {
         assert!(
             !text.contains(&format!("\"{pod}\"")),
