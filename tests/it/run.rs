@@ -1,12 +1,12 @@
 //! `kubectl run -i`, `kubectl attach -i` and `kubectl debug -it`: a container that is the shell somebody works in.
 
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::streams::{SPDY, WEBSOCKET};
+use crate::streams::{SPDY, WEBSOCKET, kubectl, text};
 use crate::support::*;
 use crate::terminal::{CTRL_D, PROMPT, Terminal};
 
@@ -16,30 +16,6 @@ async fn scene() -> Scene {
 
 /// Opts in: such a pod needs nothing else to come to a virtual node.
 const LABEL: &str = "--labels=alibabacloud.com/acs=true";
-
-/// Runs kubectl with this on its standard input.
-async fn piped(scene: &Scene, env: &[(&str, &str)], args: &[&str], input: &str) -> Output {
-    let mut command = scene.plane.kubectl_command().await.unwrap();
-    let mut child = command
-        .args(["-n", &scene.namespace])
-        .args(args)
-        .envs(env.iter().copied())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(input.as_bytes()).await.unwrap();
-    drop(stdin);
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await;
-    output.expect("kubectl ends").unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
 
 fn main_status(pod: &Pod) -> &ContainerStatus {
     let status = pod.status.as_ref().unwrap();
@@ -60,7 +36,7 @@ async fn a_pod_to_try_things_in(env: &[(&str, &str)]) {
         ("cut", "hostname -i; false", 1),
     ] {
         let args = run(name, &["--rm", "--restart=Never", "--", "sh"]);
-        let output = piped(&scene, env, &args, input).await;
+        let output = kubectl(&scene, env, &args, input.as_bytes()).await;
         let (shown, said) = (text(&output.stdout), text(&output.stderr));
         assert_eq!(output.status.code(), Some(code), "{shown}\n{said}");
         // kubectl shows the log first.
@@ -165,10 +141,10 @@ async fn without_stdin_once_a_shell_goes_on_when_its_input_ends() {
         .await;
     scene.running("box").await;
     let attach = ["attach", "-i", "box"];
-    let output = piped(&scene, &WEBSOCKET, &attach, "hostname\n").await;
+    let output = kubectl(&scene, &WEBSOCKET, &attach, b"hostname\n").await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "box\n");
-    let output = piped(&scene, &WEBSOCKET, &attach, "exit 5\n").await;
+    let output = kubectl(&scene, &WEBSOCKET, &attach, b"exit 5\n").await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     let ended = scene
         .pod_with("box", "has failed", |pod| pod_phase(pod) == "Failed")

@@ -35,7 +35,13 @@ async fn scene() -> Scene {
     scene
 }
 
-async fn kubectl(scene: &Scene, env: &[(&str, &str)], args: &[&str], input: &[u8]) -> Output {
+/// Runs kubectl with this on its standard input.
+pub(crate) async fn kubectl(
+    scene: &Scene,
+    env: &[(&str, &str)],
+    args: &[&str],
+    input: &[u8],
+) -> Output {
     let mut command = scene.plane.kubectl_command().await.unwrap();
     let mut child = command
         .args(["-n", &scene.namespace])
@@ -44,6 +50,7 @@ async fn kubectl(scene: &Scene, env: &[(&str, &str)], args: &[&str], input: &[u8
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        .kill_on_drop(true)
         .spawn()
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -52,11 +59,12 @@ async fn kubectl(scene: &Scene, env: &[(&str, &str)], args: &[&str], input: &[u8
         let _ = stdin.write_all(input).await;
         drop(stdin);
     };
-    let (output, ()) = tokio::join!(child.wait_with_output(), write);
-    output.unwrap()
+    let run = async { tokio::join!(child.wait_with_output(), write) };
+    let ended = tokio::time::timeout(PATIENCE, run).await;
+    ended.expect("kubectl ends").0.unwrap()
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
