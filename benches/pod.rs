@@ -1,4 +1,4 @@
-//! The path of a pod through this program, without I/O: a watch event decoded, taken in, and the
+//! The path of a pod through this program, without I/O: a pod decoded, taken in, and the
 //! status that answers it.
 
 use std::hint::black_box;
@@ -19,6 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 #[path = "../src/pod/protobuf/encode.rs"]
+#[allow(dead_code, reason = "shared with the tests of the encoding")]
 mod encode;
 
 fn now() -> Timestamp {

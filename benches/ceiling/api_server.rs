@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::POD_LIST;
-use crate::encode::{bytes, enveloped};
+use crate::encode::{self, enveloped};
 use crate::testing::{cut, merge};
 
 /// One real life, as `kubectl get --raw '/api/v1/pods?watch=1'` printed it: a pod of a StatefulSet
@@ -357,7 +357,8 @@ impl Server {
         assert!(text.len() <= SLOT_BYTES, "{} bytes of text", text.len());
         self.texts[start..start + text.len()].copy_from_slice(text.as_bytes());
         self.lengths[pod] = text.len();
-        let event = event(kind, &parsed(&text));
+        let object = enveloped(&parsed(&text), POD);
+        let event = Bytes::from(encode::event(kind, &object));
         match &self.watch {
             // A client that has gone hears nothing; it will list.
             Some(watch) => drop(watch.send(event)),
@@ -507,17 +508,6 @@ fn uid(pod: usize) -> String {
 
 fn parsed(text: &str) -> Value {
     serde_json::from_str(text).expect("JSON")
-}
-
-/// `WatchEvent` of k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto with its length before it.
-fn event(kind: &str, pod: &Value) -> Bytes {
-    let mut raw = Vec::new();
-    bytes(1, &enveloped(pod, POD), &mut raw);
-    let mut event = Vec::new();
-    bytes(1, kind.as_bytes(), &mut event);
-    bytes(2, &raw, &mut event);
-    let length = u32::try_from(event.len()).expect("a short event");
-    [&length.to_be_bytes()[..], &event].concat().into()
 }
 
 fn whole(code: StatusCode, body: impl Into<Bytes>) -> Response<Answer> {

@@ -140,9 +140,13 @@ impl PodWatch {
         }
     }
 
-    /// A list begins anew, for its pages are of one moment; a watch goes on after the last event.
+    /// A list begins anew: its pages are of one moment, and a pod that is left out of it counts as gone. A watch goes
+    /// on after the last event. An event that cannot be read is left out: asked for again it would be the same.
     fn recover(&mut self, error: &Error) {
         self.state = match std::mem::replace(&mut self.state, State::New) {
+            State::Watching(version, frames) if matches!(error, Error::Unread(..)) => {
+                State::Watching(version, frames)
+            }
             State::Listed(version) | State::Watching(version, _) if !error.is_expired() => {
                 State::Listed(version)
             }
@@ -266,3 +270,6 @@ fn read_pod(raw: &[u8]) -> Result<Box<PodView>, Error> {
         .map(Box::new)
         .map_err(|error| Error::Unread("a pod", error))
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,6 @@ use holdfast_provider::ledger::{self, Done, Work, Writer};
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
 use kube::runtime::WatchStreamExt as _;
-
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -302,8 +301,11 @@ impl Shell {
                 drop(answer.send(self.agent.figures(&node, now)));
             }
             Question::Exited(uid, exit, answer) => {
-                let _ = answer.send(self.agent.is_serving());
-                self.feed(Input::Exited(uid, exit));
+                let is_serving = self.agent.is_serving();
+                let _ = answer.send(is_serving);
+                if is_serving {
+                    self.feed(Input::Exited(uid, exit));
+                }
             }
             Question::Running(..) | Question::Figures(..) => {}
         }

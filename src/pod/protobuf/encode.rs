@@ -21,6 +21,18 @@ pub(crate) fn enveloped(object: &Value, message: Message) -> Vec<u8> {
     all
 }
 
+/// What a watch tells of an object: `WatchEvent` of k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto, with its
+/// length before it. The object is in its envelope.
+pub(crate) fn event(kind: &str, object: &[u8]) -> Vec<u8> {
+    let mut raw = Vec::new();
+    bytes(1, object, &mut raw);
+    let mut event = Vec::new();
+    bytes(1, kind.as_bytes(), &mut event);
+    bytes(2, &raw, &mut event);
+    let length = u32::try_from(event.len()).expect("a short event");
+    [&length.to_be_bytes()[..], &event].concat()
+}
+
 /// The fields of a message, and, as one that is not read, what the table does not have.
 pub(crate) fn encode(object: &Value, message: Message) -> Vec<u8> {
     let mut all = Vec::new();

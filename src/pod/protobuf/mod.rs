@@ -9,7 +9,7 @@
 //! and `omitempty` keeps it out of JSON; [`Kind`] tells the two apart.
 
 #[cfg(test)]
-mod encode;
+pub(super) mod encode;
 pub mod schema;
 #[cfg(test)]
 mod tests;

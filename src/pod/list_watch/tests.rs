@@ -1,0 +1,225 @@
+//! An API server that answers by a script, and what is made of it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use kube::client::Body;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::protobuf::encode::{bytes, encode, enveloped, event};
+use super::*;
+
+/// An answer, and what is in the query of the request that it is for.
+type Step = (&'static [&'static str], u16, Vec<u8>);
+
+/// What is told until the script is at its end.
+async fn played(script: impl IntoIterator<Item = Step>) -> Vec<String> {
+    let script = Arc::new(Mutex::new(script.into_iter().collect::<VecDeque<_>>()));
+    let over = CancellationToken::new();
+    let (steps, ends) = (Arc::clone(&script), over.clone());
+    let service = tower::service_fn(move |request: HttpRequest<Body>| {
+        let step = steps.lock().unwrap().pop_front();
+        let ends = ends.clone();
+        async move {
+            let Some((wanted, code, body)) = step else {
+                ends.cancel();
+                return std::future::pending().await;
+            };
+            let uri = request.uri().to_string();
+            assert!(uri.starts_with("/api/v1/pods?"), "{uri}");
+            assert!(wanted.iter().all(|part| uri.contains(part)), "{uri}");
+            assert_eq!(request.headers()[header::ACCEPT], answer::PROTOBUF);
+            let answer = http::Response::builder().status(code);
+            Ok::<_, std::convert::Infallible>(answer.body(Body::from(body)).unwrap())
+        }
+    });
+    let mut pods = std::pin::pin!(pods(Client::new(service, "default")));
+    let name = |pod: Box<PodView>| pod.metadata.name.unwrap_or_default();
+    let mut all = Vec::new();
+    // Nothing is asked before what came of the last answer was told.
+    while let Some(Some(told)) = over.run_until_cancelled(pods.next()).await {
+        all.push(match told {
+            Ok(Input::ListBegan) => "list".to_owned(),
+            Ok(Input::ListDone) => "all".to_owned(),
+            Ok(Input::Seen(pod)) => format!("+{}", name(pod)),
+            Ok(Input::Deleted(pod)) => format!("-{}", name(pod)),
+            Ok(other) => format!("{other:?}"),
+            Err(error) => error.to_string(),
+        });
+        assert!(all.len() < 100, "it does not end: {all:#?}");
+    }
+    assert!(script.lock().unwrap().is_empty(), "{all:#?}");
+    all
+}
+
+fn pod(name: &str, version: u32) -> Value {
+    json!({"kind": "Pod", "metadata": {"name": name, "resourceVersion": version.to_string()}})
+}
+
+fn list(version: &str, token: &str, pods: &[Value]) -> Vec<u8> {
+    let mut metadata = Vec::new();
+    bytes(2, version.as_bytes(), &mut metadata);
+    bytes(3, token.as_bytes(), &mut metadata);
+    let mut list = Vec::new();
+    bytes(1, &metadata, &mut list);
+    for pod in pods {
+        bytes(2, &encode(pod, schema::POD), &mut list);
+    }
+    envelope(&list)
+}
+
+fn envelope(object: &[u8]) -> Vec<u8> {
+    let mut all = b"k8s\0".to_vec();
+    bytes(2, object, &mut all);
+    all
+}
+
+fn tell(kind: &str, pod: &Value) -> Vec<u8> {
+    event(kind, &enveloped(pod, schema::POD))
+}
+
+/// `Status` with its message, reason and, with two bytes, code.
+fn status(message: &str, reason: &str, code: u16) -> Vec<u8> {
+    let mut status = Vec::new();
+    bytes(3, message.as_bytes(), &mut status);
+    bytes(4, reason.as_bytes(), &mut status);
+    let [low, high] = [code & 0x7f | 0x80, code >> 7].map(|byte| u8::try_from(byte).unwrap());
+    status.extend([6 << 3, low, high]);
+    envelope(&status)
+}
+
+const LIST: &[&str] = &["limit=200"];
+const WATCH_FROM_7: &[&str] = &[
+    "watch=true",
+    "allowWatchBookmarks=true",
+    "resourceVersion=7",
+];
+
+fn empty_list() -> Step {
+    (LIST, 200, list("7", "", &[]))
+}
+
+#[tokio::test]
+async fn pages_are_one_list_and_the_watch_goes_on_from_it() {
+    let told = played([
+        (LIST, 200, list("7", "more", &[pod("a", 3), pod("b", 5)])),
+        (
+            &["limit=200", "continue=more"],
+            200,
+            list("7", "", &[pod("c", 6)]),
+        ),
+        (
+            WATCH_FROM_7,
+            200,
+            [tell("ADDED", &pod("d", 8)), tell("DELETED", &pod("a", 9))].concat(),
+        ),
+        // The API server has ended the watch, as it does.
+        (&["resourceVersion=9"], 200, tell("BOOKMARK", &pod("", 12))),
+        (
+            &["resourceVersion=12"],
+            200,
+            tell("MODIFIED", &pod("b", 13)),
+        ),
+    ]);
+    let want = ["list", "+a", "+b", "+c", "all", "+d", "-a", "+b"];
+    assert_eq!(told.await, want);
+}
+
+#[tokio::test]
+async fn a_list_that_breaks_off_begins_anew() {
+    let refused = status("the server is starting", "ServiceUnavailable", 503);
+    let told = played([
+        (LIST, 200, list("7", "more", &[pod("a", 3)])),
+        (&["continue=more"], 503, refused),
+        (LIST, 200, list("", "", &[])),
+        (LIST, 200, b"<html>".to_vec()),
+        (LIST, 200, list("8", "", &[pod("b", 8)])),
+        (&["resourceVersion=8"], 200, Vec::new()),
+    ]);
+    let want = [
+        "list",
+        "+a",
+        "the API server does not give the list of pods",
+        "list",
+        "the API server sent a list without a resource version",
+        "list",
+        "the API server sent a list that cannot be read",
+        "list",
+        "+b",
+        "all",
+    ];
+    assert_eq!(told.await, want);
+}
+
+#[tokio::test]
+async fn what_is_not_kept_any_more_is_listed_again() {
+    let expired = || status("too old resource version: 7 (9)", "Expired", 410);
+    let told = played([
+        empty_list(),
+        (WATCH_FROM_7, 200, event("ERROR", &expired())),
+        empty_list(),
+        (WATCH_FROM_7, 410, expired()),
+        empty_list(),
+        (WATCH_FROM_7, 200, Vec::new()),
+    ]);
+    let want = [
+        "list",
+        "all",
+        "the API server ended the watch: too old resource version: 7 (9) (Expired)",
+        "list",
+        "all",
+        "the API server does not start the watch of pods",
+        "list",
+        "all",
+    ];
+    assert_eq!(told.await, want);
+}
+
+#[tokio::test]
+async fn a_watch_that_breaks_goes_on_after_the_last_event() {
+    let begun = [tell("ADDED", &pod("a", 8)), tell("ADDED", &pod("b", 9))].concat();
+    let cut = begun[..begun.len() - 3].to_vec();
+    let failed = event("ERROR", &status("etcd has no leader", "InternalError", 500));
+    let told = played([
+        empty_list(),
+        (
+            WATCH_FROM_7,
+            503,
+            status("try again", "ServiceUnavailable", 503),
+        ),
+        (WATCH_FROM_7, 200, cut),
+        (&["resourceVersion=8"], 200, failed),
+        (&["resourceVersion=8"], 200, tell("ADDED", &pod("b", 9))),
+    ]);
+    let want = [
+        "list",
+        "all",
+        "the API server does not start the watch of pods",
+        "+a",
+        "the connection of the watch broke",
+        "the API server ended the watch: etcd has no leader (InternalError)",
+        "+b",
+    ];
+    assert_eq!(told.await, want);
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_read_is_told_and_holds_up_no_other() {
+    let no_pod = event("ADDED", &envelope(&[0x08, 1]));
+    let json = event("ADDED", b"{}");
+    let after = tell("ADDED", &pod("a", 9));
+    let told = played([
+        empty_list(),
+        (WATCH_FROM_7, 200, [no_pod, json, after].concat()),
+        (&["resourceVersion=9"], 200, Vec::new()),
+    ]);
+    let want = [
+        "list",
+        "all",
+        "the API server sent a pod that cannot be read",
+        "the API server sent an event that cannot be read",
+        "+a",
+    ];
+    assert_eq!(told.await, want);
+}
