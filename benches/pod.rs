@@ -10,7 +10,7 @@ use holdfast::pod::behaviour::Behaviours;
 use holdfast::pod::core::{Action, Facts, Lifecycle, NodeInfo, step};
 use holdfast::pod::needs::Supply;
 use holdfast::pod::protobuf::schema::POD;
-use holdfast::pod::protobuf::{self, Field, Kind, Message};
+use holdfast::pod::protobuf::{self, Message, encode, envelope};
 use holdfast::pod::record::{Names, Record, Terms};
 use holdfast::pod::view::PodView;
 use holdfast_provider::engine::{Assignment, Network};
@@ -18,9 +18,9 @@ use holdfast_provider::id::NodeType;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-#[path = "../src/pod/protobuf/encode.rs"]
+#[path = "../src/pod/protobuf/as_sent.rs"]
 #[allow(dead_code, reason = "shared with the tests of the encoding")]
-mod encode;
+mod as_sent;
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).expect("in range")
@@ -73,7 +73,7 @@ fn pod() -> Value {
 
 fn decoding(c: &mut Criterion) {
     let pod = pod();
-    let raw = Bytes::from(encode::enveloped(&pod, POD));
+    let raw = Bytes::from(as_sent::enveloped(&pod, POD));
     c.bench_function("pod/decode", |b| {
         b.iter(|| {
             let object = protobuf::enclosed(&raw).expect("an envelope");

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use holdfast::pod::protobuf::schema::POD;
+use holdfast::pod::protobuf::{self, schema::POD};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body, Frame};
 use jiff::Timestamp;
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::POD_LIST;
-use crate::encode::{self, enveloped};
+use crate::as_sent::{self, enveloped};
 use crate::testing::{cut, merge};
 
 /// One real life, as `kubectl get --raw '/api/v1/pods?watch=1'` printed it: a pod of a StatefulSet
@@ -358,7 +358,7 @@ impl Server {
         self.texts[start..start + text.len()].copy_from_slice(text.as_bytes());
         self.lengths[pod] = text.len();
         let object = enveloped(&parsed(&text), POD);
-        let event = Bytes::from(encode::event(kind, &object));
+        let event = Bytes::from(as_sent::event(kind, &object));
         match &self.watch {
             // A client that has gone hears nothing; it will list.
             Some(watch) => drop(watch.send(event)),
@@ -388,7 +388,11 @@ impl Server {
         let pod = path.strip_prefix("/api/v1/namespaces/default/pods/");
         let pod = pod.and_then(|rest| number(rest.trim_end_matches("/status")));
         match (request.method(), pod) {
-            (&Method::PATCH, Some(pod)) => self.write_status(pod, request.body()),
+            (&Method::PUT, Some(pod)) => self.write_status(pod, put(request.body())),
+            (&Method::PATCH, Some(pod)) => {
+                let patch = serde_json::from_slice(request.body()).expect("JSON");
+                self.write_status(pod, patch)
+            }
             (&Method::DELETE, Some(pod)) => self.remove(pod, request.body()),
             (&Method::GET, Some(pod)) if self.states[pod] != State::Absent => {
                 whole(StatusCode::OK, self.text(pod).to_owned())
@@ -444,8 +448,7 @@ impl Server {
         (enveloped(&page, POD_LIST).into(), pods.len() <= limit)
     }
 
-    fn write_status(&mut self, pod: usize, body: &[u8]) -> Response<Answer> {
-        let patch: Value = serde_json::from_slice(body).expect("JSON");
+    fn write_status(&mut self, pod: usize, patch: Value) -> Response<Answer> {
         if self.states[pod] == State::Absent {
             return refusal(StatusCode::NOT_FOUND);
         }
@@ -504,6 +507,17 @@ fn uid(pod: usize) -> String {
         random.u32(..),
         random.u16(..)
     )
+}
+
+/// What of a pod in protobuf was written: the same as a patch has.
+fn put(body: &Bytes) -> Value {
+    let raw = protobuf::enclosed(body).expect("an envelope");
+    let pod: Value = protobuf::from_slice(&raw, POD).expect("a pod");
+    let metadata = &pod["metadata"];
+    json!({
+        "metadata": {"uid": metadata["uid"], "annotations": metadata["annotations"]},
+        "status": pod["status"],
+    })
 }
 
 fn parsed(text: &str) -> Value {

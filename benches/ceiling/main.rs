@@ -22,7 +22,7 @@ use holdfast::kubelet::scratch::ScratchStore;
 use holdfast::metrics::{Metrics, Requests};
 use holdfast::node::NodeTable;
 use holdfast::pod::protobuf::schema::POD;
-use holdfast::pod::protobuf::{self, Field, Kind, Message};
+use holdfast::pod::protobuf::{self, Field, Kind, Message, encode, envelope};
 use holdfast::pod::run::{self, Asker};
 use holdfast::pod::view::{self, PodView};
 use holdfast::serve::{Outside, parts};
@@ -35,9 +35,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 mod api_server;
+#[path = "../../src/pod/protobuf/as_sent.rs"]
+mod as_sent;
 mod cost;
-#[path = "../../src/pod/protobuf/encode.rs"]
-mod encode;
 #[path = "../../src/pod/testing.rs"]
 #[allow(
     dead_code,

@@ -32,12 +32,16 @@ use self::elsewhere::Other;
 use self::keys::Keys;
 use self::step::Pod;
 use self::supply::Objects;
+use super::base::Base;
 use super::record::{Names, ProcessExit};
 use super::view::{Phase, PodView};
 
 pub(crate) use accept::instance_size;
 pub use asked::Figures;
-pub use face::{Action, ForeignNode, Input, ObjectKey, Refused, Settings};
+pub use face::{Action, ForeignNode, Input, ObjectKey, Refused, Settings, StatusWrite};
+
+/// Pods that are kept whole at most; the status of others is written by a patch. Each takes some 3 kB.
+const BASES_MAX: usize = 512;
 
 /// See the module.
 pub struct Agent {
@@ -53,6 +57,8 @@ pub struct Agent {
     shutdowns: HashMap<NodeName, Timestamp>,
     names: Names,
     objects: Objects,
+    /// Pods on our nodes as they were last seen, until a status is written.
+    bases: HashMap<PodUid, Base>,
     /// UIDs that the running list has shown so far.
     listing: Option<BTreeSet<PodUid>>,
     /// Pods that a list did not show, until a GET says more.
@@ -92,6 +98,7 @@ impl Agent {
             shutdowns: HashMap::new(),
             names: Names::default(),
             objects: Objects::default(),
+            bases: HashMap::new(),
             listing: None,
             unseen: HashSet::new(),
             looking: HashMap::new(),
@@ -168,6 +175,7 @@ impl Agent {
         };
         let was_known = self.key_of(&uid).is_some();
         if self.pods.contains_key(&uid) {
+            self.keep_base(&uid, view);
             if self.observe(now, &uid, view) {
                 self.evaluate(now, &uid);
             }
@@ -175,6 +183,7 @@ impl Agent {
             && self.settings.nodes.contains_key(&node)
         {
             self.others.remove(&uid);
+            self.keep_base(&uid, view);
             self.accept(now, &uid, node, view);
         } else {
             self.seen_elsewhere(&uid, view);
@@ -189,6 +198,16 @@ impl Agent {
         }
         if let Some(listing) = self.listing.as_mut().filter(|_| ours) {
             listing.insert(uid);
+        }
+    }
+
+    /// The status that is written next is put on this view, and on no earlier one.
+    fn keep_base(&mut self, uid: &PodUid, view: &PodView) {
+        self.bases.remove(uid);
+        if self.bases.len() < BASES_MAX
+            && let Some(base) = Base::of(view)
+        {
+            self.bases.insert(uid.clone(), base);
         }
     }
 
@@ -247,6 +266,7 @@ impl Agent {
     /// The object is proved to be gone.
     fn gone(&mut self, now: Timestamp, uid: &PodUid) {
         self.unseen.remove(uid);
+        self.bases.remove(uid);
         if let Some(key) = self.key_of(uid).cloned() {
             self.keys.remove(&key, uid);
         }

@@ -1,6 +1,6 @@
 //! The requests that are made about pods, each with a deadline, and what their refusals mean.
 //!
-//! Owns the kind of request that writes a status: one strategic merge patch of the subresource
+//! Owns the kind of request that writes a status: one PUT or strategic merge patch of the subresource
 //! `status`, annotations included, with the UID in the body. Retries nothing; the agent does.
 
 use std::collections::HashMap;
@@ -15,7 +15,7 @@ use kube::{Api, Client};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::agent::{ForeignNode, ObjectKey, Refused};
+use super::agent::{ForeignNode, ObjectKey, Refused, StatusWrite};
 use super::answer::{self, ask};
 use super::needs::{Keys, Kind};
 use super::view::PodView;
@@ -30,13 +30,18 @@ pub(super) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 pub(super) async fn write_status(
     client: &Client,
     key: &PodKey,
-    body: Vec<u8>,
+    write: StatusWrite,
 ) -> Result<u64, Refused> {
-    let request = pod_request(Method::PATCH, key, "/status")
-        .header(
-            header::CONTENT_TYPE,
+    let (method, kind, body) = match write {
+        StatusWrite::Put(body) => (Method::PUT, answer::PROTOBUF, body),
+        StatusWrite::Patch(body) => (
+            Method::PATCH,
             "application/strategic-merge-patch+json",
-        )
+            body,
+        ),
+    };
+    let request = pod_request(method, key, "/status")
+        .header(header::CONTENT_TYPE, kind)
         .header(header::ACCEPT, answer::ACCEPT)
         .body(body);
     let request = request.expect("a pod's path is a valid URI");
@@ -125,7 +130,7 @@ pub(super) async fn look_object(client: &Client, key: &ObjectKey) -> Result<Opti
                 .collect(),
         )),
         Err(Refused::Gone) => Ok(None),
-        Err(Refused::Later) => Err(Refused::Later),
+        Err(refused) => Err(refused),
     }
 }
 
@@ -172,6 +177,12 @@ async fn judge<T>(
     {
         return Err(Refused::Gone);
     }
+    if let kube::Error::Api(status) = &error
+        && is_stale(status)
+    {
+        tracing::debug!(%object, operation, "the object has changed meanwhile");
+        return Err(Refused::Stale);
+    }
     tracing::warn!(%object, operation, error = %chain(&error), "a request was refused");
     Err(Refused::Later)
 }
@@ -185,6 +196,11 @@ pub(super) fn is_gone(status: &Status) -> bool {
         Ok(StatusCode::UNPROCESSABLE_ENTITY) => status.message.contains("metadata.uid"),
         _ => false,
     }
+}
+
+/// Whether the object has another version than the request.
+pub(super) fn is_stale(status: &Status) -> bool {
+    status.code == StatusCode::CONFLICT.as_u16() && !is_gone(status)
 }
 
 #[cfg(test)]

@@ -162,7 +162,7 @@ impl PodWatch {
             }
             State::Listing(pods, after) => {
                 if let Some(pod) = pods.next() {
-                    return Ok(Some(Input::Seen(read_pod(&pod)?)));
+                    return Ok(Some(Input::Seen(read_pod(pod)?)));
                 }
                 match after {
                     After::Page(token) => {
@@ -253,7 +253,7 @@ fn told(frame: Bytes, version: &mut String) -> Result<Option<Input>, Error> {
         return Err(Error::Ended(Box::new(answer::refusal(None, &object))));
     }
     let object = protobuf::enclosed(&object).map_err(unread)?;
-    let pod = read_pod(&object)?;
+    let pod = read_pod(object)?;
     match &pod.metadata.resource_version {
         Some(new) => version.clone_from(new),
         None => return Err(Error::NoVersion("an event")),
@@ -265,10 +265,11 @@ fn told(frame: Bytes, version: &mut String) -> Result<Option<Input>, Error> {
     })
 }
 
-fn read_pod(raw: &[u8]) -> Result<Box<PodView>, Error> {
-    protobuf::from_slice(raw, schema::POD)
-        .map(Box::new)
-        .map_err(|error| Error::Unread("a pod", error))
+fn read_pod(raw: Bytes) -> Result<Box<PodView>, Error> {
+    let read = protobuf::from_slice::<PodView>(&raw, schema::POD);
+    let mut pod = Box::new(read.map_err(|error| Error::Unread("a pod", error))?);
+    pod.encoded = raw;
+    Ok(pod)
 }
 
 #[cfg(test)]

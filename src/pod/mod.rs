@@ -1,7 +1,7 @@
 //! Pods on our nodes: from the watch to the status that people see.
 //!
 //! ```text
-//!   watch ─▶ view ─▶ record ─▶ core::step ─▶ status ─▶ PATCH, DELETE
+//!   watch ─▶ view ─▶ record ─▶ core::step ─▶ status ─▶ PUT, PATCH, DELETE
 //!                       │          ▲
 //!                       ▼          │ network
 //!                  agent ⇄ provider engine ⇄ ledger, cloud
@@ -9,7 +9,7 @@
 //!
 //! `list_watch` and `protobuf` bring what `view` decodes, `record` remembers, `core` decides, with `life` and `stop` for
 //! what containers do, `needs` for what they cannot start without and `behaviour` for what annotations ask; `draft` and
-//! `status` write it down, `agent` keeps all pods and talks to the engine, `run` does the I/O; `running` tells others
+//! `status` write it down, `base` puts it on the pod that was seen, `agent` keeps all pods and talks to the engine, `run` does the I/O; `running` tells others
 //! what runs.
 //! Everything but `run`, `list_watch`, `api`, `answer`, `events` and `census` is synchronous and pure. Addresses are not
 //! decided here.
@@ -18,6 +18,7 @@ pub mod agent;
 mod answer;
 mod api;
 mod back_off;
+mod base;
 pub mod behaviour;
 pub mod census;
 pub mod core;

@@ -196,7 +196,7 @@ impl ConditionType {
         Self::DisruptionTarget,
     ];
 
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::PodScheduled => "PodScheduled",
             Self::PodReadyToStartContainers => "PodReadyToStartContainers",

@@ -419,8 +419,8 @@ impl Shell {
         match action {
             Action::Commit(number, job) => self.work.push_back(Work::Job(number, job)),
             Action::Call(number, request) => self.work.push_back(Work::Call(number, request)),
-            Action::WriteStatus { uid, key, body } => self.spawn(|client| async move {
-                let result = api::write_status(&client, &key, body).await;
+            Action::WriteStatus { uid, key, write } => self.spawn(|client| async move {
+                let result = api::write_status(&client, &key, write).await;
                 Input::Wrote(uid, result)
             }),
             Action::Delete(uid, key) => self.spawn(|client| async move {

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use holdfast_provider::policy::use_spec;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{NodeAffinity, Pod, Toleration};
@@ -28,6 +29,9 @@ pub struct PodView {
     /// What was last reported of it.
     #[serde(default)]
     pub status: Status,
+    /// All of it as it was sent, if that was protobuf; empty otherwise.
+    #[serde(skip)]
+    pub encoded: Bytes,
 }
 
 impl Resource for PodView {

@@ -288,7 +288,7 @@ async fn metrics_tell_how_many_addresses_claims_and_pods_there_are() {
             1.0,
         ),
         (
-            "holdfast_api_writes_total{verb=\"patch\",resource=\"pods/status\",outcome=\"ok\"}"
+            "holdfast_api_writes_total{verb=\"update\",resource=\"pods/status\",outcome=\"ok\"}"
                 .into(),
             3.0,
         ),

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use holdfast_testbed::{PodRecorder, PodRow, eventually};
-use kube::api::DeleteParams;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, PatchParams, PostParams};
 use serde_json::json;
 
 use crate::support::*;
@@ -222,7 +223,7 @@ async fn the_fast_profile_writes_twice_in_a_pod_s_life() {
     let namespace = scene.namespace.clone();
     eventually("two writes a pod", Duration::from_secs(20), async || {
         let log = std::fs::read_to_string(&audit).map_err(|error| error.to_string())?;
-        let writes = log
+        let mut verbs: Vec<String> = log
             .lines()
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
             .filter(|entry| entry["objectRef"]["namespace"] == namespace.as_str())
@@ -232,11 +233,91 @@ async fn the_fast_profile_writes_twice_in_a_pod_s_life() {
                     .as_str()
                     .is_some_and(|agent| agent.starts_with("holdfast"))
             })
-            .count();
-        (writes == 2 * names.len())
+            .map(|entry| entry["verb"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        verbs.sort_unstable();
+        // The cheapest request that writes a status is a PUT.
+        let wanted = [vec!["delete"; names.len()], vec!["update"; names.len()]].concat();
+        (verbs == wanted)
             .then_some(())
-            .ok_or_else(|| format!("{writes} writes"))
+            .ok_or_else(|| format!("{verbs:?}"))
     })
     .await
     .unwrap();
+}
+
+#[tokio::test]
+async fn the_first_status_leaves_all_else_as_it_was() {
+    let scene = Scene::start(&two_zones("profile: fast")).await;
+    let pods = scene.pods();
+    let pod = TestPod::fixed("mine")
+        .in_zone(ZONE_B)
+        .labelled("app", "mine")
+        .annotated("example.com/note", "n")
+        .with(&json!({
+            "schedulerName": "nobody",
+            "readinessGates": [{"conditionType": "example.com/gate"}],
+        }));
+    let mut object = pod.object();
+    object.metadata.finalizers = Some(vec!["example.com/mine".to_owned()]);
+    pods.create(&PostParams::default(), &object).await.unwrap();
+    let status = json!({"status": {
+        "message": "theirs",
+        "conditions": [{"type": "example.com/gate", "status": "True", "message": "theirs"}],
+    }});
+    let params = PatchParams::default();
+    let patch = kube::api::Patch::Strategic(&status);
+    let before = pods.patch_status("mine", &params, &patch).await.unwrap();
+
+    let binding = json!({
+        "apiVersion": "v1", "kind": "Binding", "metadata": {"name": "mine"},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": NODE_B},
+    });
+    let path = format!("/api/v1/namespaces/{}/pods/mine/binding", scene.namespace);
+    let request = http::Request::post(path).header("content-type", "application/json");
+    let request = request.body(binding.to_string().into_bytes()).unwrap();
+    scene
+        .client
+        .request::<serde_json::Value>(request)
+        .await
+        .unwrap();
+
+    scene.running("mine").await;
+    let after = pods.get("mine").await.unwrap();
+    let kept = |pod: &Pod| {
+        let mut pod = serde_json::to_value(pod).unwrap();
+        let metadata = pod["metadata"].as_object_mut().unwrap();
+        metadata.retain(|name, _| !["managedFields", "resourceVersion"].contains(&&**name));
+        let annotations = metadata["annotations"].as_object_mut().unwrap();
+        let theirs = |name: &str| [FIXED_IP, "example.com/note"].contains(&name);
+        annotations.retain(|name, _| theirs(name));
+        // The API server's own, when it binds.
+        let labels = metadata["labels"].as_object_mut().unwrap();
+        labels.retain(|name, _| !name.starts_with("topology.kubernetes.io/"));
+        pod["spec"].as_object_mut().unwrap().remove("nodeName");
+        let status = &pod["status"];
+        let gate = status["conditions"].as_array().unwrap().iter();
+        let gate: Vec<_> = gate
+            .filter(|one| one["type"] == "example.com/gate")
+            .collect();
+        json!([
+            pod["metadata"],
+            pod["spec"],
+            status["qosClass"],
+            status["message"],
+            gate
+        ])
+    };
+    assert_eq!(kept(&after), kept(&before));
+    let managers = after.metadata.managed_fields.unwrap();
+    let managers: Vec<_> = managers.into_iter().filter_map(|one| one.manager).collect();
+    assert!(
+        managers.iter().any(|name| name.starts_with("holdfast")),
+        "{managers:?}"
+    );
+    assert!(managers.len() > 1, "{managers:?}");
+
+    let free = json!({"metadata": {"finalizers": null}});
+    let patch = kube::api::Patch::Merge(&free);
+    pods.patch("mine", &params, &patch).await.unwrap();
 }

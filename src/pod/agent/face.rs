@@ -85,6 +85,8 @@ impl fmt::Display for ObjectKey {
 pub enum Refused {
     /// The object is gone, or another one has its name.
     Gone,
+    /// It has another version than the one that was to be changed.
+    Stale,
     /// Not now: worth another try.
     Later,
 }
@@ -98,6 +100,15 @@ pub struct ForeignNode {
     pub zone: Zone,
 }
 
+/// How a status is written, each with its body.
+#[derive(Debug)]
+pub enum StatusWrite {
+    /// PUT of the whole pod in protobuf, for the version that was seen.
+    Put(Vec<u8>),
+    /// PATCH with a strategic merge patch in JSON, whatever the version.
+    Patch(Vec<u8>),
+}
+
 /// Something to do.
 #[derive(Debug)]
 pub enum Action {
@@ -105,14 +116,14 @@ pub enum Action {
     Commit(u64, Job),
     /// Call the cloud and bring back the result under this number.
     Call(u64, Request),
-    /// PATCH the status; `body` is a strategic merge patch.
+    /// Write the status.
     WriteStatus {
         /// Whose.
         uid: PodUid,
         /// Namespace and name.
         key: PodKey,
-        /// The JSON.
-        body: Vec<u8>,
+        /// With what request.
+        write: StatusWrite,
     },
     /// DELETE with grace 0 and the UID as precondition.
     Delete(PodUid, PodKey),

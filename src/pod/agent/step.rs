@@ -11,7 +11,8 @@ use holdfast_provider::policy::opt_in::OptIn;
 use jiff::{SignedDuration, Timestamp};
 
 use super::supply::Search;
-use super::{Action, Agent, Refused, Settings};
+use super::{Action, Agent, Refused, Settings, StatusWrite};
+use crate::pod::base::Base;
 use crate::pod::core::{self, Facts};
 use crate::pod::needs::Supply;
 use crate::pod::record::Record;
@@ -121,7 +122,8 @@ impl Agent {
                 self.queue.extend(is_new.then(|| uid.clone()));
             }
             Some(write) => {
-                self.actions.push(request(&pod.record, &write));
+                let base = self.bases.remove(uid);
+                self.actions.push(request(&pod.record, base, &write));
                 let uid = (!step.said.is_empty()).then(|| Arc::new(uid.clone()));
                 for ((topic, note), uid) in step.said.into_iter().zip(uid.iter().cycle()) {
                     let key = pod.record.key().clone();
@@ -184,7 +186,9 @@ impl Agent {
                 pod.attempts += 1;
                 let factor = 1_i32 << pod.attempts.min(16);
                 let pause = BACK_OFF.checked_mul(factor).unwrap_or(BACK_OFF_MAX);
-                pod.not_before = Some(now + pause.min(BACK_OFF_MAX));
+                // What was seen since is tried at once, or else a patch; both can be refused as well.
+                let is_soon = refused == Refused::Stale && pod.attempts == 1;
+                pod.not_before = (!is_soon).then(|| now + pause.min(BACK_OFF_MAX));
                 if refused == Refused::Gone {
                     // Its own DELETED event will say so too; a look proves it should that be lost.
                     let key = pod.record.key().clone();
@@ -273,12 +277,17 @@ pub(super) fn network_of<'a>(pod: &'a Pod, engine: &'a Engine) -> Cow<'a, Networ
     }
 }
 
-fn request(record: &Record, write: &core::Action<'_>) -> Action {
+fn request(record: &Record, base: Option<Base>, write: &core::Action<'_>) -> Action {
     let (uid, key) = (record.uid().clone(), record.key().clone());
     match write {
         core::Action::WriteStatus(wanted) => {
-            let body = serde_json::to_vec(wanted).expect("a status is plain data");
-            Action::WriteStatus { uid, key, body }
+            let write = match base {
+                Some(base) => {
+                    StatusWrite::Put(base.with(wanted).expect("a status of known fields"))
+                }
+                None => StatusWrite::Patch(serde_json::to_vec(wanted).expect("plain data")),
+            };
+            Action::WriteStatus { uid, key, write }
         }
         core::Action::DeleteObject => Action::Delete(uid, key),
         core::Action::StopNetwork | core::Action::EndNetwork => {

@@ -156,11 +156,11 @@ impl Agent {
         };
         known.is_asked = false;
         let waiting = std::mem::take(&mut known.waiting);
-        let failed = result == Err(Refused::Later);
+        let failed = matches!(result, Err(Refused::Later | Refused::Stale));
         match result {
             Ok(keys) => known.answer = Some((now, keys)),
             Err(Refused::Gone) => known.answer = Some((now, None)),
-            Err(Refused::Later) => {}
+            Err(Refused::Later | Refused::Stale) => {}
         }
         for uid in waiting {
             let search = self.pods.get_mut(&uid).and_then(|pod| pod.search.as_mut());

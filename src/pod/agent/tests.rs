@@ -80,7 +80,7 @@ fn fast_is_two_writes_in_a_pods_life() {
     assert!(world.is_gone("web-0"));
     assert_eq!(
         world.api.requests,
-        ["PATCH default/web-0/status", "DELETE default/web-0"]
+        ["PUT default/web-0/status", "DELETE default/web-0"]
     );
 }
 

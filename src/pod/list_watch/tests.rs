@@ -7,7 +7,8 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::protobuf::encode::{bytes, encode, enveloped, event};
+use super::protobuf::as_sent::{encode, enveloped, event};
+use super::protobuf::encode::append_bytes;
 use super::*;
 
 /// An answer, and what is in the query of the request that it is for.
@@ -59,19 +60,19 @@ fn pod(name: &str, version: u32) -> Value {
 
 fn list(version: &str, token: &str, pods: &[Value]) -> Vec<u8> {
     let mut metadata = Vec::new();
-    bytes(2, version.as_bytes(), &mut metadata);
-    bytes(3, token.as_bytes(), &mut metadata);
+    append_bytes(2, version.as_bytes(), &mut metadata);
+    append_bytes(3, token.as_bytes(), &mut metadata);
     let mut list = Vec::new();
-    bytes(1, &metadata, &mut list);
+    append_bytes(1, &metadata, &mut list);
     for pod in pods {
-        bytes(2, &encode(pod, schema::POD), &mut list);
+        append_bytes(2, &encode(pod, schema::POD), &mut list);
     }
     envelope(&list)
 }
 
 fn envelope(object: &[u8]) -> Vec<u8> {
     let mut all = b"k8s\0".to_vec();
-    bytes(2, object, &mut all);
+    append_bytes(2, object, &mut all);
     all
 }
 
@@ -82,8 +83,8 @@ fn tell(kind: &str, pod: &Value) -> Vec<u8> {
 /// `Status` with its message, reason and, with two bytes, code.
 fn status(message: &str, reason: &str, code: u16) -> Vec<u8> {
     let mut status = Vec::new();
-    bytes(3, message.as_bytes(), &mut status);
-    bytes(4, reason.as_bytes(), &mut status);
+    append_bytes(3, message.as_bytes(), &mut status);
+    append_bytes(4, reason.as_bytes(), &mut status);
     let [low, high] = [code & 0x7f | 0x80, code >> 7].map(|byte| u8::try_from(byte).unwrap());
     status.extend([6 << 3, low, high]);
     envelope(&status)

@@ -1,58 +1,55 @@
-//! Objects in protobuf as an API server sends them, out of JSON: for tests and benchmarks.
+//! Objects written in protobuf, out of JSON.
+//!
+//! Owns how the kinds of fields are written; numbers and kinds come from the tables that reading has. Knows no envelope.
 
 use prost::encoding::{WireType, encode_key, encode_varint};
+use serde::de::Error as _;
 use serde_json::Value;
 
-use super::{Field, Kind, Message};
+use super::{Error, Field, Kind, Message};
 
-/// The number of what no table has: it must be skipped.
-const UNREAD: u32 = 1000;
+/// What is done with a field that the table does not have.
+type Unknown = fn(&str, &Value, &mut Vec<u8>) -> Result<(), Error>;
 
-/// An object in its envelope.
-pub(crate) fn enveloped(object: &Value, message: Message) -> Vec<u8> {
-    let mut all = b"k8s\0".to_vec();
-    let text = |name: &str| object[name].as_str().unwrap_or_default();
-    let mut type_meta = Vec::new();
-    bytes(1, text("apiVersion").as_bytes(), &mut type_meta);
-    bytes(2, text("kind").as_bytes(), &mut type_meta);
-    bytes(1, &type_meta, &mut all);
-    bytes(2, &encode(object, message), &mut all);
-    bytes(3, b"", &mut all);
-    all
-}
-
-/// What a watch tells of an object: `WatchEvent` of k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto, with its
-/// length before it. The object is in its envelope.
-pub(crate) fn event(kind: &str, object: &[u8]) -> Vec<u8> {
-    let mut raw = Vec::new();
-    bytes(1, object, &mut raw);
-    let mut event = Vec::new();
-    bytes(1, kind.as_bytes(), &mut event);
-    bytes(2, &raw, &mut event);
-    let length = u32::try_from(event.len()).expect("a short event");
-    [&length.to_be_bytes()[..], &event].concat()
-}
-
-/// The fields of a message, and, as one that is not read, what the table does not have.
-pub(crate) fn encode(object: &Value, message: Message) -> Vec<u8> {
+/// The fields of a message.
+///
+/// # Errors
+/// The table does not have a field, or has another kind of value.
+pub fn encode(object: &Value, message: Message) -> Result<Vec<u8>, Error> {
     let mut all = Vec::new();
-    fields(object, message, &mut all);
-    let unread: Vec<u8> = object
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(name, _)| !is_in(name, message))
-        .flat_map(|(_, value)| value.to_string().into_bytes())
-        .collect();
-    bytes(UNREAD, &unread, &mut all);
-    all
+    let refused: Unknown = |name, _, _| Err(Error::Unnumbered(name.to_owned()));
+    append_fields(object, message, refused, &mut all)?;
+    Ok(all)
 }
 
-/// One field as bytes with their length.
-pub(crate) fn bytes(number: u32, value: &[u8], to: &mut Vec<u8>) {
+/// Appends the fields of a message.
+///
+/// # Errors
+/// The table has another kind of value, or `unknown` says so.
+pub fn append_fields(
+    object: &Value,
+    message: Message,
+    unknown: Unknown,
+    to: &mut Vec<u8>,
+) -> Result<(), Error> {
+    known_fields(object, message, unknown, to)?;
+    let all = object.as_object().into_iter().flatten();
+    for (name, value) in all.filter(|(name, _)| !is_in(name, message)) {
+        unknown(name, value, to)?;
+    }
+    Ok(())
+}
+
+/// Appends one field as bytes with their length.
+pub fn append_bytes(number: u32, value: &[u8], to: &mut Vec<u8>) {
     encode_key(number, WireType::LengthDelimited, to);
     encode_varint(value.len() as u64, to);
     to.extend_from_slice(value);
+}
+
+fn append_varint(number: u32, value: i64, to: &mut Vec<u8>) {
+    encode_key(number, WireType::Varint, to);
+    encode_varint(value.cast_unsigned(), to);
 }
 
 fn is_in(name: &str, message: Message) -> bool {
@@ -62,60 +59,89 @@ fn is_in(name: &str, message: Message) -> bool {
     })
 }
 
-fn fields(object: &Value, message: Message, to: &mut Vec<u8>) {
+fn known_fields(
+    object: &Value,
+    message: Message,
+    unknown: Unknown,
+    to: &mut Vec<u8>,
+) -> Result<(), Error> {
     for field in message.iter().filter(|field| field.number != 0) {
         if let Kind::Embedded(inner) = field.kind {
             let mut embedded = Vec::new();
-            fields(object, inner, &mut embedded);
-            bytes(field.number, &embedded, to);
-        } else if !object[field.name].is_null() {
-            one_field(field, &object[field.name], to);
+            known_fields(object, inner, unknown, &mut embedded)?;
+            append_bytes(field.number, &embedded, to);
+        } else if let Some(value) = object.get(field.name).filter(|value| !value.is_null()) {
+            one_field(field, value, unknown, to)?;
         }
     }
+    Ok(())
 }
 
-fn one_field(field: &Field, value: &Value, to: &mut Vec<u8>) {
+fn one_field(
+    field: &Field,
+    value: &Value,
+    unknown: Unknown,
+    to: &mut Vec<u8>,
+) -> Result<(), Error> {
     let number = field.number;
-    let text = |value: &Value| value.as_str().expect("a string").as_bytes().to_vec();
-    let list = |value: &Value| value.as_array().expect("a list").clone();
+    let of_kind = Error::Mistyped(field.name);
     match field.kind {
-        Kind::Text => bytes(number, &text(value), to),
-        Kind::Texts => list(value)
-            .iter()
-            .for_each(|one| bytes(number, &text(one), to)),
-        Kind::TextMap | Kind::Quantities => {
-            for (key, value) in value.as_object().expect("a map") {
-                let mut value = text(value);
-                if matches!(field.kind, Kind::Quantities) {
-                    let bare = std::mem::take(&mut value);
-                    bytes(1, &bare, &mut value);
-                }
-                let mut entry = Vec::new();
-                bytes(1, key.as_bytes(), &mut entry);
-                bytes(2, &value, &mut entry);
-                bytes(number, &entry, to);
+        Kind::Text => append_bytes(number, value.as_str().ok_or(of_kind)?.as_bytes(), to),
+        Kind::Time => append_time(number, value.as_str().ok_or(of_kind)?, to)?,
+        Kind::Bool => append_varint(number, value.as_bool().ok_or(of_kind)?.into(), to),
+        Kind::Count | Kind::Number => append_varint(number, value.as_i64().ok_or(of_kind)?, to),
+        Kind::Texts => {
+            for one in value.as_array().ok_or(of_kind)? {
+                let text = one.as_str().ok_or(Error::Mistyped(field.name))?;
+                append_bytes(number, text.as_bytes(), to);
             }
         }
-        Kind::Bool | Kind::Count | Kind::Number => {
-            let value = value.as_i64().or(value.as_bool().map(i64::from));
-            varint(number, value.expect("a number"), to);
+        Kind::TextMap | Kind::Quantities => {
+            for (key, value) in value.as_object().ok_or(of_kind)? {
+                let text = value.as_str().ok_or(Error::Mistyped(field.name))?;
+                let mut value = text.as_bytes().to_vec();
+                if matches!(field.kind, Kind::Quantities) {
+                    let text = std::mem::take(&mut value);
+                    append_bytes(1, &text, &mut value);
+                }
+                let mut entry = Vec::new();
+                append_bytes(1, key.as_bytes(), &mut entry);
+                append_bytes(2, &value, &mut entry);
+                append_bytes(number, &entry, to);
+            }
         }
-        Kind::Time => {
-            let time: jiff::Timestamp = value.as_str().expect("a time").parse().expect("a time");
-            let mut parts = Vec::new();
-            varint(1, time.as_second(), &mut parts);
-            varint(2, time.subsec_nanosecond().into(), &mut parts);
-            bytes(number, &parts, to);
+        Kind::One(message) => append_message(field, value, message, unknown, to)?,
+        Kind::Many(message) => {
+            for one in value.as_array().ok_or(of_kind)? {
+                append_message(field, one, message, unknown, to)?;
+            }
         }
-        Kind::One(message) => bytes(number, &encode(value, message), to),
-        Kind::Many(message) => list(value)
-            .iter()
-            .for_each(|one| bytes(number, &encode(one, message), to)),
         Kind::Embedded(_) => unreachable!("it has no value of its own"),
     }
+    Ok(())
 }
 
-fn varint(number: u32, value: i64, to: &mut Vec<u8>) {
-    encode_key(number, WireType::Varint, to);
-    encode_varint(value.cast_unsigned(), to);
+fn append_message(
+    field: &Field,
+    value: &Value,
+    message: Message,
+    unknown: Unknown,
+    to: &mut Vec<u8>,
+) -> Result<(), Error> {
+    if !value.is_object() {
+        return Err(Error::Mistyped(field.name));
+    }
+    let mut inner = Vec::new();
+    append_fields(value, message, unknown, &mut inner)?;
+    append_bytes(field.number, &inner, to);
+    Ok(())
+}
+
+fn append_time(number: u32, text: &str, to: &mut Vec<u8>) -> Result<(), Error> {
+    let time: jiff::Timestamp = text.parse().map_err(Error::custom)?;
+    let mut parts = Vec::new();
+    append_varint(1, time.as_second(), &mut parts);
+    append_varint(2, time.subsec_nanosecond().into(), &mut parts);
+    append_bytes(number, &parts, to);
+    Ok(())
 }

@@ -1,6 +1,6 @@
-//! Objects of Kubernetes in protobuf, read into the same types as from JSON.
+//! Objects of Kubernetes in protobuf, read into the same types as from JSON, and written out of JSON.
 //!
-//! Owns a serde format. In protobuf a field is a number, so a [`Message`] says which numbers are read and what they are
+//! Owns a serde format for reading; [`encode`] writes. In protobuf a field is a number, so a [`Message`] says which numbers are read and what they are
 //! called in JSON; all else is skipped by its length. What is read therefore stands once, in the types, and
 //! [`schema`] has the numbers. Reads only what a Go program has written: fields in the order of their numbers, the
 //! elements of a list together (Kubernetes, "API Concepts", "Kubernetes Protobuf encoding").
@@ -9,11 +9,13 @@
 //! and `omitempty` keeps it out of JSON; [`Kind`] tells the two apart.
 
 #[cfg(test)]
-pub(super) mod encode;
+pub(super) mod as_sent;
+pub mod encode;
 pub mod schema;
 #[cfg(test)]
 mod tests;
 
+use self::encode::append_bytes;
 use bytes::Bytes;
 use prost::Message as _;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -77,6 +79,9 @@ pub enum Error {
     /// The field is written in another way.
     #[error("the field `{0}` is not written as expected")]
     Mistyped(&'static str),
+    /// No number is known for the field.
+    #[error("the field `{0}` has no number")]
+    Unnumbered(String),
     /// The type does not take the value.
     #[error("{0}")]
     Refused(String),
@@ -110,6 +115,48 @@ pub fn is_protobuf(body: &[u8]) -> bool {
 pub fn enclosed(body: &Bytes) -> Result<Bytes, Error> {
     let rest = body.strip_prefix(MAGIC).ok_or(Error::Foreign)?;
     Ok(Envelope::decode(body.slice_ref(rest))?.raw)
+}
+
+/// An object in an envelope, as it is sent.
+pub fn envelope(version: &str, kind: &str, object: &[u8]) -> Vec<u8> {
+    let mut type_meta = Vec::new();
+    append_bytes(1, version.as_bytes(), &mut type_meta);
+    append_bytes(2, kind.as_bytes(), &mut type_meta);
+    let mut all = MAGIC.to_vec();
+    append_bytes(1, &type_meta, &mut all);
+    append_bytes(2, object, &mut all);
+    all
+}
+
+/// A field as it is on the wire.
+pub(super) struct RawField<'a> {
+    pub(super) number: u32,
+    /// With its number.
+    pub(super) whole: &'a [u8],
+    /// Without, if it is a message or a text.
+    pub(super) bytes: &'a [u8],
+}
+
+/// The fields of a message, in the order in which they were written.
+///
+/// # Errors
+/// The bytes are no message.
+pub(super) fn raw_fields(mut from: &[u8]) -> Result<Vec<RawField<'_>>, Error> {
+    let mut all = Vec::new();
+    while !from.is_empty() {
+        let begin = from;
+        let (number, wire) = decode_key(&mut from)?;
+        let bytes = match Raw::take(wire, number, &mut from)? {
+            Some(Raw::Bytes(bytes)) => bytes,
+            Some(Raw::Varint(_)) | None => &[],
+        };
+        all.push(RawField {
+            number,
+            whole: &begin[..begin.len() - from.len()],
+            bytes,
+        });
+    }
+    Ok(all)
 }
 
 /// Reads one message.

@@ -1,7 +1,8 @@
-//! The numbers of the fields that are read of a pod.
+//! The numbers of the fields that are read or written of a pod.
 //!
-//! Owns no choice of fields: what [`PodView`](crate::pod::view::PodView) reads has a number here, and a build with
-//! assertions refuses to read a pod where one is missing. The numbers are those of Kubernetes 1.36,
+//! Owns no choice of fields: what [`PodView`](crate::pod::view::PodView) reads and
+//! [`Wanted`](crate::pod::status::Wanted) writes has a number here, and a build with assertions refuses to read a pod
+//! where one is missing. The numbers are those of Kubernetes 1.36,
 //! `k8s.io/api/core/v1/generated.proto` and `k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto`; a number that was
 //! once given is never changed.
 
@@ -187,6 +188,7 @@ static PREFERRED_TERM: Message = &[
 static POD_STATUS: Message = &[
     f(1, "phase", Text),
     f(2, "conditions", Many(CONDITION)),
+    f(3, "message", Text),
     f(4, "reason", Text),
     f(5, "hostIP", Text),
     f(6, "podIP", Text),
@@ -221,6 +223,7 @@ static CONTAINER_STATUS: Message = &[
     f(7, "imageID", Text),
     f(8, "containerID", Text),
     f(9, "started", Bool),
+    f(10, "allocatedResources", Quantities),
     f(11, "resources", One(RESOURCES)),
 ];
 
@@ -237,8 +240,10 @@ static RUNNING: Message = &[f(1, "startedAt", Time)];
 static TERMINATED: Message = &[
     f(1, "exitCode", Count),
     f(3, "reason", Text),
+    f(4, "message", Text),
     f(5, "startedAt", Time),
     f(6, "finishedAt", Time),
+    f(7, "containerID", Text),
 ];
 
 /// The first of `wanted` that a message does not have.

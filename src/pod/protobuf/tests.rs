@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::encode::{bytes, encode, enveloped};
+use super::as_sent::{encode, enveloped};
+use super::encode::append_bytes;
 use super::schema::POD;
 use super::*;
 use crate::pod::view::PodView;
@@ -85,9 +86,9 @@ fn an_empty_string_and_a_zero_are_absent_unless_they_are_behind_a_pointer() {
 #[test]
 fn a_time_that_is_not_set_is_absent() {
     let mut meta = Vec::new();
-    bytes(8, &[], &mut meta);
+    append_bytes(8, &[], &mut meta);
     let mut pod = Vec::new();
-    bytes(1, &meta, &mut pod);
+    append_bytes(1, &meta, &mut pod);
     let view: PodView = from_slice(&pod, POD).unwrap();
     assert_eq!(view.metadata.creation_timestamp, None);
 }

@@ -2,15 +2,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bytes::Bytes;
 use holdfast_provider::id::{PodKey, PodUid};
 use jiff::{SignedDuration, Timestamp};
 use kube::core::Status;
 use serde_json::{Value, json};
 
 use crate::pod::agent::{ForeignNode, ObjectKey, Refused};
-use crate::pod::api::is_gone;
+use crate::pod::api::{is_gone, is_stale};
 use crate::pod::needs::Keys;
-use crate::pod::testing::{cut, kubectl, merge};
+use crate::pod::protobuf::{self, as_sent::encode, schema::POD};
+use crate::pod::testing::{cut, kubectl, merge, view};
+use crate::pod::view::PodView;
 
 /// How far back a list can be.
 const PAST: usize = 12;
@@ -176,6 +179,34 @@ impl ApiServer {
         })
     }
 
+    /// PUT of the subresource `status`, in protobuf: the status counts, and what people write on a pod.
+    pub(super) fn put_status(&mut self, key: &PodKey, body: &Bytes) -> Answer {
+        self.request(Verb::Status, format!("PUT {key}/status"), |api| {
+            let raw = protobuf::enclosed(body).unwrap();
+            let put: Value = protobuf::from_slice(&raw, POD).unwrap();
+            let before = api.pods.get(key).ok_or_else(|| not_found(key))?;
+            if before["metadata"]["uid"] != put["metadata"]["uid"] {
+                return Err(status(
+                    409,
+                    "Precondition failed: UID in precondition: a, UID in object meta: b",
+                ));
+            }
+            if before["metadata"]["resourceVersion"] != put["metadata"]["resourceVersion"] {
+                return Err(status(409, "the object has been modified"));
+            }
+            let mut after = before.clone();
+            after["status"] = put["status"].clone();
+            for part in ["labels", "annotations", "finalizers"] {
+                after["metadata"][part] = put["metadata"][part].clone();
+            }
+            if after != *before {
+                api.pods.insert(key.clone(), after);
+                api.changed(key);
+            }
+            Ok(api.pods.get(key).cloned())
+        })
+    }
+
     /// DELETE with grace 0 and a UID as precondition.
     pub(super) fn delete_uid(&mut self, key: &PodKey, uid: &PodUid) -> Answer {
         self.request(Verb::Delete, format!("DELETE {key}"), |api| {
@@ -295,6 +326,14 @@ pub(super) fn has_ended(pod: &Value) -> bool {
     ["Succeeded", "Failed"].contains(&pod["status"]["phase"].as_str().unwrap())
 }
 
+/// A pod as the watch brings it.
+pub(super) fn as_sent(pod: &Value) -> PodView {
+    PodView {
+        encoded: encode(pod, POD).into(),
+        ..view(pod)
+    }
+}
+
 fn status(code: u16, message: &str) -> Status {
     Status {
         code,
@@ -310,6 +349,8 @@ fn not_found(key: &PodKey) -> Status {
 fn refused(status: &Status) -> Refused {
     if is_gone(status) {
         Refused::Gone
+    } else if is_stale(status) {
+        Refused::Stale
     } else {
         Refused::Later
     }

@@ -119,12 +119,12 @@ fn an_accepted_status_is_not_written_again_while_the_watch_is_late_to_show_it() 
     world.settle();
     assert_eq!(world.shown("web-0"), "1/1 Running 192.168.1.1");
     world.pass(SECOND * 25);
-    assert_eq!(world.api.requests, ["PATCH default/web-0/status"]);
+    assert_eq!(world.api.requests, ["PUT default/web-0/status"]);
 
     world.watching = true;
     world.settle();
     world.pass(SECOND * 60);
-    assert_eq!(world.api.requests, ["PATCH default/web-0/status"]);
+    assert_eq!(world.api.requests, ["PUT default/web-0/status"]);
 }
 
 #[test]
@@ -135,5 +135,46 @@ fn an_accepted_status_that_is_never_seen_is_written_again() {
     world.watching = false;
     world.settle();
     world.pass(SECOND * 40);
-    assert_eq!(world.api.requests, ["PATCH default/web-0/status"; 2]);
+    // The view on which the first one was put may be old by now.
+    assert_eq!(
+        world.api.requests,
+        ["PUT default/web-0/status", "PATCH default/web-0/status"]
+    );
+}
+
+#[test]
+fn a_status_for_a_version_that_is_no_more_is_put_on_the_next_one_or_patched_at_once() {
+    for told in [true, false] {
+        let mut world = World::fast();
+        world.api.create(fixed("web-0"));
+        world.advance(Queue::Watch);
+        world.watching = false;
+        // Somebody labels the pod before the status is there, and the watch tells of it in time or not.
+        world.api.edit("web-0", |pod| {
+            pod["metadata"]["labels"] = json!({"app": "web"});
+        });
+        if told {
+            while world.api.requests.is_empty() {
+                assert!(
+                    [Queue::Done, Queue::Work, Queue::Requests]
+                        .into_iter()
+                        .any(|queue| world.advance(queue))
+                );
+            }
+            world.watching = true;
+            world.advance(Queue::Watch);
+        }
+        world.settle();
+        assert_eq!(world.shown("web-0"), "1/1 Running 192.168.1.1", "{told}");
+        let second = if told { "PUT" } else { "PATCH" };
+        assert_eq!(
+            world.api.requests,
+            [
+                "PUT default/web-0/status".to_owned(),
+                format!("{second} default/web-0/status")
+            ]
+        );
+        let pod = world.api.pod("web-0").unwrap();
+        assert_eq!(pod["metadata"]["labels"]["app"], "web");
+    }
 }

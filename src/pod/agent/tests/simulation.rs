@@ -23,7 +23,7 @@ const KEPT: [u64; 7] = [991, 1076, 1107, 2133, 5285, 6419, 15895];
 const STEPS: usize = 120;
 
 /// What has to go wrong at least once in that many seeds.
-const KINDS: [&str; 24] = [
+const KINDS: [&str; 25] = [
     "API server: Code(404)",
     "API server: Code(409)",
     "API server: Code(422)",
@@ -48,6 +48,7 @@ const KINDS: [&str; 24] = [
     "changes told late",
     "list of the past",
     "restart",
+    "status for an old version",
 ];
 
 fn cloud(rng: &mut Rng) -> sim::Config {

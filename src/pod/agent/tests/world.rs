@@ -13,10 +13,10 @@ use holdfast_provider::ledger::{AddressRow, Job, Ledger};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::api_server::{ApiServer, Change};
+use super::api_server::{ApiServer, Change, as_sent};
 use super::wish::settings;
 pub(super) use super::wish::{Wish, provider, slow_cloud};
-use crate::pod::agent::{Action, Agent, ForeignNode, Input, Settings};
+use crate::pod::agent::{Action, Agent, ForeignNode, Input, Refused, Settings, StatusWrite};
 use crate::pod::core::Topic;
 use crate::pod::record::version;
 use crate::pod::testing::{kubectl, view};
@@ -312,8 +312,8 @@ impl World {
     fn tell(&mut self, event: Told) {
         self.feed(match event {
             Told::ListBegan => Input::ListBegan,
-            Told::Pod(Change::Changed(pod)) => Input::Seen(Box::new(view(&pod))),
-            Told::Pod(Change::Deleted(pod)) => Input::Deleted(Box::new(view(&pod))),
+            Told::Pod(Change::Changed(pod)) => Input::Seen(Box::new(as_sent(&pod))),
+            Told::Pod(Change::Deleted(pod)) => Input::Deleted(Box::new(as_sent(&pod))),
             Told::ListDone => Input::ListDone,
         });
     }
@@ -387,12 +387,18 @@ impl World {
         let boxed = |pod: Option<Value>| pod.map(|pod| Box::new(view(&pod)));
         let api = &mut self.api;
         let (mut at, input) = match action {
-            Action::WriteStatus { uid, key, body } => {
-                let answer = api.patch_status(&key, &body);
+            Action::WriteStatus { uid, key, write } => {
+                let answer = match write {
+                    StatusWrite::Put(body) => api.put_status(&key, &body.into()),
+                    StatusWrite::Patch(body) => api.patch_status(&key, &body),
+                };
                 let answer = answer.map(|pod| {
-                    let pod = pod.expect("a PATCH answers with the pod");
+                    let pod = pod.expect("a write answers with the pod");
                     version(&view(&pod)).expect("a pod has a version")
                 });
+                if answer == Err(Refused::Stale) {
+                    self.befalls("status for an old version");
+                }
                 (self.now, Input::Wrote(uid, answer))
             }
             Action::Delete(uid, key) => {

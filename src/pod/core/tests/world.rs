@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::super::{Action, Facts, Lifecycle, NodeInfo, Profile, step};
+use crate::pod::base::tests::means_what_the_patch_does;
 use crate::pod::behaviour;
 use crate::pod::needs::Supply;
 use crate::pod::record::{Names, ProcessExit, Record, Terms};
@@ -159,6 +160,8 @@ impl World {
         let did = match step.action {
             None => return step.wake_at.map_or(Next::Idle, Next::At),
             Some(Action::WriteStatus(wanted)) => {
+                let is_first = self.patch.is_null() && self.begun_at == self.seen_at;
+                assert!(means_what_the_patch_does(self.pod(), &wanted) || !is_first);
                 self.patch = serde_json::to_value(wanted).unwrap();
                 self.apply();
                 format!("write: {}", self.kubectl())
