@@ -10,6 +10,8 @@
 
 mod acquire;
 mod checkpoint;
+#[cfg(test)]
+mod cost_tests;
 mod eni;
 mod error;
 pub mod explain;

@@ -1,0 +1,99 @@
+//! What the jobs of a pod's life cost does not depend on how many other pods stand or stood.
+//!
+//! Counted in steps of SQLite's virtual machine, which are the same on every machine.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::fault_tests::{begin, settings};
+use super::*;
+use crate::engine::{Creation, Node};
+use crate::id::NodeType;
+use crate::policy::opt_in::{FixedIp, OptIn};
+
+const FEW: usize = 16;
+const MANY: usize = 1024;
+
+/// A ledger whose statements are counted, with room for all the pods.
+struct Counted {
+    ledger: Ledger,
+    steps: Arc<AtomicU64>,
+}
+
+impl Counted {
+    fn new() -> Self {
+        let mut settings = settings();
+        settings.vswitches[0].cidr = "10.0.0.0/20".parse().unwrap();
+        let mut ledger = Ledger::in_memory(settings, begin()).unwrap();
+        let steps = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&steps);
+        let count = move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+            false
+        };
+        ledger.conn.progress_handler(1, Some(count)).unwrap();
+        Self { ledger, steps }
+    }
+
+    fn steps(&mut self, job: Job) -> u64 {
+        let before = self.steps.load(Ordering::Relaxed);
+        let batch = self.ledger.commit(begin(), &[job]).unwrap();
+        assert!(batch.results.iter().all(Result::is_ok), "{batch:?}");
+        self.steps.load(Ordering::Relaxed) - before
+    }
+}
+
+fn facts(index: usize) -> PodFacts {
+    PodFacts {
+        uid: format!("uid-{index}").as_str().into(),
+        key: PodKey::new("default", &format!("web-{index}")),
+        created: Creation {
+            at: begin(),
+            revision: 0,
+        },
+        node: Node {
+            name: "node".into(),
+            zone: "b".into(),
+            node_type: NodeType::Acs,
+        },
+        opt_in: OptIn {
+            fixed_ip: FixedIp::On { hours: 48 },
+            vswitches: Vec::new(),
+            security_groups: Vec::new(),
+        },
+        published: None,
+    }
+}
+
+fn life(index: usize) -> [Job; 4] {
+    let facts = facts(index);
+    let uid = facts.uid.clone();
+    [
+        Job::Acquire(facts),
+        Job::Deleted(uid.clone(), begin()),
+        Job::Stopped(uid.clone()),
+        Job::Gone(uid),
+    ]
+}
+
+/// Steps of each job of one more pod when so many others stand and as many are gone and retained.
+fn beside(pods: usize) -> [u64; 4] {
+    let mut counted = Counted::new();
+    for index in 0..pods {
+        let [acquire, ..] = life(index);
+        counted.steps(acquire);
+        for job in life(pods + index) {
+            counted.steps(job);
+        }
+    }
+    life(2 * pods).map(|job| counted.steps(job))
+}
+
+#[test]
+fn the_jobs_of_a_pod_cost_the_same_however_many_others_stand_or_are_retained() {
+    let (few, many) = (beside(FEW), beside(MANY));
+    println!("{few:?} steps beside {FEW} pods, {many:?} beside {MANY}");
+    for (few, many) in few.into_iter().zip(many) {
+        assert!(many <= few + few / 4, "{few} steps have become {many}");
+    }
+}
