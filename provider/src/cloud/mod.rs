@@ -109,11 +109,14 @@ pub enum Request {
 }
 
 impl Request {
+    /// The ECS action of an attachment.
+    pub(crate) const ATTACH: &str = "AttachNetworkInterface";
+
     /// The name of the ECS action.
     pub fn action(&self) -> &'static str {
         match self {
             Self::Create { .. } => "CreateNetworkInterface",
-            Self::Attach { .. } => "AttachNetworkInterface",
+            Self::Attach { .. } => Self::ATTACH,
             Self::Detach { .. } => "DetachNetworkInterface",
             Self::Delete { .. } => "DeleteNetworkInterface",
             Self::Describe { .. } => "DescribeNetworkInterfaces",

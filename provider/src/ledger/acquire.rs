@@ -4,7 +4,6 @@
 
 use std::net::Ipv4Addr;
 
-use jiff::Timestamp;
 use rusqlite::Result;
 use uuid::Uuid;
 
@@ -258,10 +257,7 @@ impl Op<'_> {
         vswitch: i64,
         address: Ipv4Addr,
     ) -> Result<EniFacts> {
-        let token = timed_uuid(
-            self.now,
-            &format!("eni/{}/{address}/{}", pod.uid, self.now_ms()),
-        );
+        let token = self.token(&pod.uid, names, address);
         let row = self.tx.row(
             "SELECT 1 + max(ifnull((SELECT max(id) FROM eni), 0), ifnull((SELECT max(eni) FROM eni_end), 0))",
             [],
@@ -415,14 +411,26 @@ impl Op<'_> {
 
     /// What a pod is called in the simulated cloud: always the same for one UID.
     pub(super) fn names(&self, pod: &PodFacts) -> Names {
-        let seed = named_uuid(&format!("instance/{}", pod.uid)).as_u64_pair().0;
+        let name = named_uuid(&format!("instance/{}", pod.uid));
         let made_s = pod.created.at.as_second().cast_unsigned();
         let region_code = region_code(&self.settings.region);
-        let request = named_uuid(&format!("request/{}", pod.uid));
         Names {
-            instance: resource_id("acs", &region_code, made_s, seed).into(),
-            request_id: format!("{:X}", request.hyphenated()),
+            instance: resource_id("acs", &region_code, made_s, name.as_u64_pair().0).into(),
+            request_id: format!("{:X}", name.hyphenated()),
         }
+    }
+
+    /// A token for the creation of an ENI: of this time, pod and address, so that a repeated
+    /// operation asks for the same ENI. Tokens of one moment stand together in an index.
+    fn token(&self, uid: &PodUid, names: &Names, address: Ipv4Addr) -> Uuid {
+        let name = Uuid::parse_str(&names.request_id);
+        let name = name.unwrap_or_else(|_| named_uuid(&format!("instance/{uid}")));
+        let mut bytes = name.into_bytes();
+        bytes[..6].copy_from_slice(&self.now_ms().to_be_bytes()[2..]);
+        for (byte, part) in bytes[12..].iter_mut().zip(address.octets()) {
+            *byte ^= part;
+        }
+        Uuid::new_v8(bytes)
     }
 
     pub(super) fn wait(&mut self, uid: &PodUid, reason: Reason, note: String, blocked: Blocked) {
@@ -457,11 +465,4 @@ pub(super) struct Accepted {
 /// A UUID that depends on nothing but `name`, so that a repeated operation names the same thing.
 fn named_uuid(name: &str) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes())
-}
-
-/// The same, in the order of time: names of one moment stand together in an index.
-fn timed_uuid(now: Timestamp, name: &str) -> Uuid {
-    let mut bytes = named_uuid(name).into_bytes();
-    bytes[..6].copy_from_slice(&now.as_millisecond().to_be_bytes()[2..]);
-    Uuid::new_v8(bytes)
 }

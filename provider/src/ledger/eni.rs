@@ -18,19 +18,27 @@ impl Op<'_> {
             return Ok(());
         };
         let pod = self.pod_of(row)?.map(|pod| pod.uid);
-        let mut facts = known.clone();
-        if self.approach(&mut facts, pod.as_ref())? == Exists::No {
-            return self.finish(&facts);
+        let left = self.bring(&known, known.clone(), pod.as_ref())?;
+        match left.filter(|facts| *facts != known && facts.is_let_go()) {
+            Some(facts) => self.detached(facts),
+            None => Ok(()),
+        }
+    }
+
+    /// Brings an ENI closer to its target, whose row is as `known`, and tells what is left of it.
+    pub(super) fn bring(
+        &mut self,
+        known: &EniFacts,
+        mut facts: EniFacts,
+        pod: Option<&PodUid>,
+    ) -> Result<Option<EniFacts>> {
+        if self.approach(&mut facts, pod)? == Exists::No {
+            self.finish(&facts)?;
+            return Ok(None);
         }
         // One write for all the steps.
-        if facts == known {
-            return Ok(());
-        }
-        self.save(&known, &facts)?;
-        if facts.is_let_go() {
-            self.detached(row)?;
-        }
-        Ok(())
+        self.save(known, &facts)?;
+        Ok(Some(facts))
     }
 
     /// Brings the ENI closer to its target: by a task for the engine or, in a cloud that answers
@@ -50,13 +58,17 @@ impl Op<'_> {
         }
         let mut before = None;
         while let Some(task) = self.task(facts, pod.cloned()) {
+            if let Some(eni) = self.launch(facts, &task.request)? {
+                facts.describe(&eni);
+                break;
+            }
             // Begun while the cloud was slow: only time ends it, and the engine looks again then.
             if before.as_ref() == Some(&task) {
                 self.out.tasks.push(task);
                 break;
             }
-            let response = match self.simulator.on(self.tx).run(self.now, &task.request) {
-                Ok(response) => response,
+            let response = match self.simulator.on(self.tx).settle(self.now, &task.request) {
+                Ok(eni) => Response::Eni(eni),
                 Err(Failure::Table(error)) => return Err(error),
                 Err(Failure::Cloud(_)) => {
                     // Left to the engine, which shows the reason to the pod and retries.
@@ -70,6 +82,16 @@ impl Op<'_> {
             before = Some(task);
         }
         Ok(Exists::Yes)
+    }
+
+    /// Creates and attaches in one write, if that is what is next and nothing stands against it.
+    fn launch(&mut self, facts: &EniFacts, next: &Request) -> Result<Option<Eni>> {
+        let (Target::InUse, Some(instance), Request::Create { .. }) =
+            (facts.target, &facts.instance, next)
+        else {
+            return Ok(None);
+        };
+        self.simulator.on(self.tx).launch(next, instance)
     }
 
     /// Adds the next call for the ENI, if there is one, to what this operation tells.
@@ -207,43 +229,48 @@ impl Op<'_> {
         }
         self.save(&known, &facts)?;
         if facts.is_let_go() {
-            self.detached(row)?;
+            self.detached(facts)?;
         }
         Ok(true)
     }
 
-    /// Writes down what the cloud tells of an ENI that was known otherwise.
+    /// Writes down what has become of an ENI, where that is not what its row has already.
     pub(super) fn save(&self, known: &EniFacts, facts: &EniFacts) -> Result<()> {
-        // The others have indexes, which are written even where nothing changes.
-        if (&facts.token, &facts.eni, facts.mac) == (&known.token, &known.eni, known.mac) {
-            return self.set_state(facts.row, facts.state);
+        // These have indexes, which are written even where nothing changes.
+        if (&facts.token, &facts.eni, facts.mac) != (&known.token, &known.eni, known.mac) {
+            self.tx.execute(
+                "UPDATE eni SET token = ?2, eni_id = ?3, mac = ?4, state = ?5, target = ?6 \
+                 WHERE id = ?1",
+                (
+                    facts.row,
+                    facts.token.as_str(),
+                    facts.eni.as_ref().map(EniId::as_str),
+                    facts.mac.map(|mac| mac.to_string()),
+                    facts.state.as_str(),
+                    facts.target.as_str(),
+                ),
+            )?;
+        } else if (facts.state, facts.target) != (known.state, known.target) {
+            self.set_state(facts.row, facts.state, facts.target)?;
         }
-        self.tx.execute(
-            "UPDATE eni SET token = ?2, eni_id = ?3, mac = ?4, state = ?5 WHERE id = ?1",
-            (
-                facts.row,
-                facts.token.as_str(),
-                facts.eni.as_ref().map(EniId::as_str),
-                facts.mac.map(|mac| mac.to_string()),
-                facts.state.as_str(),
-            ),
-        )?;
         Ok(())
     }
 
-    pub(super) fn set_state(&self, row: i64, state: State) -> Result<()> {
+    fn set_state(&self, row: i64, state: State, target: Target) -> Result<()> {
         self.tx.execute(
-            "UPDATE eni SET state = ?2 WHERE id = ?1",
-            (row, state.as_str()),
+            "UPDATE eni SET state = ?2, target = ?3 WHERE id = ?1",
+            (row, state.as_str(), target.as_str()),
         )?;
         Ok(())
     }
 
     /// The ENI is deleted: its address is free, or leaves the pool if the operator excludes it.
     fn finish(&mut self, facts: &EniFacts) -> Result<()> {
-        self.set_state(facts.row, State::Absent)?;
-        self.tx
-            .execute("UPDATE pod SET eni = NULL WHERE eni = ?1", [facts.row])?;
+        self.set_state(facts.row, State::Absent, facts.target)?;
+        self.tx.execute(
+            "UPDATE pod SET eni = NULL WHERE eni = ?1",
+            [facts.row],
+        )?;
         self.tx.execute(
             "UPDATE address SET state = iif(barred, 'excluded', 'free'), claim = NULL, pod = NULL, \
              eni = NULL, gen = gen + 1, since_ms = ?2, why = 'ENI is deleted' WHERE eni = ?1",
@@ -305,7 +332,7 @@ impl EniFacts {
     }
 
     /// Whether it holds on to nothing, and is to be kept for whoever comes.
-    fn is_let_go(&self) -> bool {
+    pub(super) fn is_let_go(&self) -> bool {
         !self.state.is_attached() && self.target == Target::Available
     }
 }

@@ -63,8 +63,8 @@ const POD: &str = "SELECT uid, namespace, name, hours, deleted_ms IS NOT NULL, s
 impl PodRow {
     fn read(row: &Row<'_>) -> Result<Self> {
         Ok(Self {
-            uid: row.get::<_, String>(0)?.into(),
-            key: PodKey::new(&row.get::<_, String>(1)?, &row.get::<_, String>(2)?),
+            uid: row.get_ref(0)?.as_str()?.into(),
+            key: PodKey::new(row.get_ref(1)?.as_str()?, row.get_ref(2)?.as_str()?),
             hours: row.get(3)?,
             deleted: row.get(4)?,
             stopped: row.get(5)?,
@@ -72,7 +72,7 @@ impl PodRow {
             gone: row.get(7)?,
             eni: row.get(8)?,
             names: Names {
-                instance: row.get::<_, String>(9)?.into(),
+                instance: row.get_ref(9)?.as_str()?.into(),
                 request_id: row.get(10)?,
             },
         })
@@ -100,20 +100,19 @@ pub(crate) struct EniFacts {
 
 impl EniFacts {
     fn read(row: &Row<'_>) -> Result<Self> {
-        let target: String = row.get(7)?;
         Ok(Self {
             row: row.get(0)?,
-            token: row.get::<_, String>(1)?.into(),
-            eni: row.get::<_, Option<String>>(2)?.map(Into::into),
-            mac: row.get::<_, Option<String>>(3)?.map(|mac| {
+            token: row.get_ref(1)?.as_str()?.into(),
+            eni: row.get_ref(2)?.as_str_or_null()?.map(Into::into),
+            mac: row.get_ref(3)?.as_str_or_null()?.map(|mac| {
                 mac.parse()
                     .expect("the ledger writes MACs as it reads them")
             }),
             vswitch: row.get(4)?,
             address: Ipv4Addr::from(row.get::<_, u32>(5)?),
-            state: State::parse(row.get::<_, Option<String>>(6)?.as_deref()),
-            target: Target::parse(&target),
-            instance: row.get::<_, Option<String>>(8)?.map(Into::into),
+            state: State::parse(row.get_ref(6)?.as_str_or_null()?),
+            target: Target::parse(row.get_ref(7)?.as_str()?),
+            instance: row.get_ref(8)?.as_str_or_null()?.map(Into::into),
         })
     }
 }
@@ -260,7 +259,7 @@ impl<'a> Op<'a> {
     }
 
     /// A pod's network as the rows have it.
-    fn network(&self, pod: &PodRow) -> Result<Network> {
+    pub(crate) fn network(&self, pod: &PodRow) -> Result<Network> {
         let Some(eni) = pod.eni.map(|row| self.eni(row)).transpose()?.flatten() else {
             return Ok(if pod.is_over() {
                 Network::Detached
@@ -300,25 +299,22 @@ impl<'a> Op<'a> {
     pub(crate) fn report(&mut self, uid: &PodUid) -> Result<()> {
         if let Some(pod) = self.pod(uid)? {
             let network = self.network(&pod)?;
-            self.out.pods.push(PodState {
-                uid: pod.uid,
-                network,
-                blocked: None,
-            });
+            self.tell(pod, network);
         }
         Ok(())
     }
 
-    pub(crate) fn counted(&mut self) -> &mut Counted {
-        self.out.counted.get_or_insert_default()
+    /// Adds this network of the pod to what this operation tells.
+    pub(crate) fn tell(&mut self, pod: PodRow, network: Network) {
+        self.out.pods.push(PodState {
+            uid: pod.uid,
+            network,
+            blocked: None,
+        });
     }
 
-    pub(crate) fn set_target(&self, eni: i64, target: Target) -> Result<()> {
-        self.tx.execute(
-            "UPDATE eni SET target = ?2 WHERE id = ?1",
-            (eni, target.as_str()),
-        )?;
-        Ok(())
+    pub(crate) fn counted(&mut self) -> &mut Counted {
+        self.out.counted.get_or_insert_default()
     }
 }
 

@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use rusqlite::Result;
 
+use crate::engine::Network;
 use crate::id::{ClusterId, PodKey, PodUid};
-use crate::ledger::op::{Op, PodRow, time};
+use crate::ledger::op::{EniFacts, Op, PodRow, time};
 use crate::ledger::{ClaimRef, Due};
 use crate::policy::eni::Target;
 use crate::policy::retained::Close;
@@ -32,14 +33,28 @@ pub(super) fn close(tx: &Tx<'_>, now: Timestamp, claim: i64, why: &str) -> Resul
 
 /// Makes an address nobody's, and its ENI one to delete.
 pub(super) fn give_up(tx: &Tx<'_>, now: Timestamp, eni: i64, why: &str) -> Result<()> {
+    vacate(tx, now, eni, why)?;
+    let sql = "UPDATE eni SET target = ?2 WHERE id = ?1";
+    tx.execute(sql, (eni, Target::Gone.as_str()))?;
+    Ok(())
+}
+
+/// Makes an address nobody's. That its ENI is to be deleted is for the caller to write.
+fn vacate(tx: &Tx<'_>, now: Timestamp, eni: i64, why: &str) -> Result<()> {
     tx.execute(
         "UPDATE address SET state = 'detaching', claim = NULL, pod = NULL, gen = gen + 1, \
          since_ms = ?2, why = ?3 WHERE eni = ?1 AND state <> 'detaching'",
         (eni, now.as_millisecond(), why),
     )?;
-    let sql = "UPDATE eni SET target = ?2 WHERE id = ?1";
-    tx.execute(sql, (eni, Target::Gone.as_str()))?;
     Ok(())
+}
+
+/// How a pod has come to want no network any more.
+#[derive(Clone, Copy)]
+enum End {
+    Stopped,
+    Ended,
+    Gone,
 }
 
 impl Op<'_> {
@@ -49,13 +64,14 @@ impl Op<'_> {
         let Some(pod) = self.pod(uid)? else {
             return Ok(());
         };
-        if pod.deleted {
-            return self.report(uid);
+        if !pod.deleted {
+            let sql = "UPDATE pod SET deleted_ms = ?2 WHERE uid = ?1";
+            self.tx.execute(sql, (uid.as_str(), at.as_millisecond()))?;
+            self.start_clock(&pod, at)?;
         }
-        let sql = "UPDATE pod SET deleted_ms = ?2 WHERE uid = ?1";
-        self.tx.execute(sql, (uid.as_str(), at.as_millisecond()))?;
-        self.start_clock(&pod, at)?;
-        self.report(uid)
+        let network = self.network(&pod)?;
+        self.tell(pod, network);
+        Ok(())
     }
 
     /// A waiting pod has not the claim yet, so the claim is found by its key. One that another
@@ -88,118 +104,173 @@ impl Op<'_> {
 
     /// The pod's containers have ended: its ENI may be detached. Ends the attempts to make one.
     pub(super) fn stopped(&mut self, uid: &PodUid) -> Result<()> {
-        self.over(uid, "stopped_ms")
+        self.over(uid, End::Stopped)
     }
 
     /// The pod has succeeded or failed and stays: its ENI is detached at once.
     pub(super) fn ended(&mut self, uid: &PodUid) -> Result<()> {
-        self.over(uid, "ended_ms")
+        self.over(uid, End::Ended)
     }
 
     /// The pod is gone from the API. Its address is released once its ENI is detached.
     pub(super) fn gone(&mut self, uid: &PodUid) -> Result<()> {
-        self.over(uid, "gone_ms")
+        self.over(uid, End::Gone)
     }
 
-    fn over(&mut self, uid: &PodUid, column: &str) -> Result<()> {
-        if self.pod(uid)?.is_none() {
+    fn over(&mut self, uid: &PodUid, end: End) -> Result<()> {
+        let Some(mut pod) = self.pod(uid)? else {
             // A late word about a pod that has let go long ago, or was never ours.
             return Ok(());
-        }
-        let sql = format!("UPDATE pod SET {column} = coalesce({column}, ?2) WHERE uid = ?1");
-        self.tx.execute(&sql, (uid.as_str(), self.now_ms()))?;
-        let Some(pod) = self.pod(uid)? else {
+        };
+        let known = match end {
+            End::Stopped => &mut pod.stopped,
+            End::Ended => &mut pod.ended,
+            End::Gone => &mut pod.gone,
+        };
+        let is_news = !std::mem::replace(known, true);
+        let Some(eni) = pod.eni else {
+            if pod.gone {
+                return self.release(&pod, None);
+            }
+            if is_news {
+                self.write_end(uid, end)?;
+            }
+            let network = self.network(&pod)?;
+            self.tell(pod, network);
             return Ok(());
         };
-        let Some(eni) = pod.eni else {
-            return if pod.gone {
-                self.release(&pod, None)
-            } else {
-                self.report(uid)
-            };
-        };
-        let facts = self.eni(eni)?.expect("a pod refers to an ENI that exists");
+        let known = self.eni(eni)?.expect("a pod refers to an ENI that exists");
+        let mut facts = known.clone();
         if facts.target == Target::InUse {
-            self.set_target(eni, Target::Available)?;
-            self.set_state(eni, facts.state.abandoned())?;
+            facts.target = Target::Available;
+            facts.state = facts.state.abandoned();
         }
-        if self
-            .eni(eni)?
-            .is_some_and(|facts| facts.state.is_attached())
-        {
-            self.progress(eni)?;
+        let was_attached = facts.state.is_attached();
+        let mut left = if was_attached {
+            self.bring(&known, facts, Some(uid))?
         } else {
-            self.detached(eni)?;
+            self.save(&known, &facts)?;
+            Some(facts)
+        };
+        let lets_go = |facts: &EniFacts| !was_attached || facts.is_let_go();
+        if let Some(facts) = left.take_if(|facts| lets_go(facts)) {
+            if pod.gone {
+                // With the row goes what would be written into it.
+                return self.release(&pod, Some(facts));
+            }
+            left = self.let_go(&pod, facts)?;
         }
-        self.report(uid)
+        if is_news {
+            self.write_end(uid, end)?;
+        }
+        let network = match &left {
+            Some(facts) => self.attachment(facts, pod.names.clone()),
+            None => Network::Detached,
+        };
+        self.tell(pod, network);
+        Ok(())
+    }
+
+    fn write_end(&self, uid: &PodUid, end: End) -> Result<()> {
+        let sql = match end {
+            End::Stopped => "UPDATE pod SET stopped_ms = ?2 WHERE uid = ?1",
+            End::Ended => "UPDATE pod SET ended_ms = ?2 WHERE uid = ?1",
+            End::Gone => "UPDATE pod SET gone_ms = ?2 WHERE uid = ?1",
+        };
+        self.tx.execute(sql, (uid.as_str(), self.now_ms()))?;
+        Ok(())
     }
 
     /// The ENI holds on to nothing (any more): whoever only waited for that is served.
-    pub(super) fn detached(&mut self, eni: i64) -> Result<()> {
-        match self.pod_of(eni)? {
-            Some(pod) if pod.gone => self.release(&pod, Some(eni)),
-            // A pod that has ended holds nothing that it could give back later.
-            Some(pod) if pod.ended && self.claim_of(eni)?.is_none() => {
-                self.give_up(eni, "pod has ended")
-            }
-            _ => Ok(()),
+    pub(super) fn detached(&mut self, facts: EniFacts) -> Result<()> {
+        match self.pod_of(facts.row)? {
+            Some(pod) if pod.gone => self.release(&pod, Some(facts)),
+            Some(pod) => self.let_go(&pod, facts).map(drop),
+            None => Ok(()),
         }
     }
 
-    /// The open claim of an ENI's address.
-    fn claim_of(&self, eni: i64) -> Result<Option<i64>> {
-        let sql = "SELECT claim FROM address WHERE eni = ?1";
-        Ok(self.tx.row(sql, [eni], |row| row.get(0))?.flatten())
+    /// A pod that has ended holds nothing that it could give back later. Tells what is left of its
+    /// ENI.
+    fn let_go(&mut self, pod: &PodRow, facts: EniFacts) -> Result<Option<EniFacts>> {
+        if pod.ended && self.claim_of(facts.row, &pod.uid)?.is_none() {
+            return self.give_up_known(facts, Some(&pod.uid), "pod has ended");
+        }
+        Ok(Some(facts))
+    }
+
+    /// The open claim of an ENI's address, and whether the pod holds it and no deletion was seen.
+    fn claim_of(&self, eni: i64, uid: &PodUid) -> Result<Option<(i64, bool)>> {
+        self.tx.row(
+            "SELECT c.id, c.holder IS ?2 AND c.deleted_ms IS NULL \
+             FROM address a JOIN claim c ON c.id = a.claim WHERE a.eni = ?1",
+            (eni, uid.as_str()),
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
     }
 
     /// The pod is gone and nothing is attached: retained if it was fixed, else given up.
-    fn release(&mut self, pod: &PodRow, eni: Option<i64>) -> Result<()> {
-        if let Some(eni) = eni {
-            let detach = "UPDATE pod SET eni = NULL WHERE uid = ?1";
-            self.tx.execute(detach, [pod.uid.as_str()])?;
-            match self.claim_of(eni)? {
-                Some(claim) => self.retain(pod, eni, claim)?,
-                None => self.give_up(eni, "pod is gone")?,
+    fn release(&mut self, pod: &PodRow, eni: Option<EniFacts>) -> Result<()> {
+        let sql = "DELETE FROM pod WHERE uid = ?1";
+        self.tx.execute(sql, [pod.uid.as_str()])?;
+        if let Some(facts) = eni {
+            match self.claim_of(facts.row, &pod.uid)? {
+                Some((claim, is_unseen)) => {
+                    if is_unseen {
+                        // The clock starts now that the absence is known.
+                        self.start_clock(pod, self.now)?;
+                    }
+                    self.retain(pod, &facts, claim)?;
+                }
+                None => {
+                    self.give_up_known(facts, None, "pod is gone")?;
+                }
             }
         } else if pod.hours.is_some() && !pod.deleted {
             // It waited, was accepted, and vanished unseen: its end is now.
             self.start_clock(pod, self.now)?;
         }
-        self.tx
-            .execute("DELETE FROM pod WHERE uid = ?1", [pod.uid.as_str()])?;
         self.out.released.push(pod.key.clone());
         Ok(())
     }
 
-    fn retain(&mut self, pod: &PodRow, eni: i64, claim: i64) -> Result<()> {
-        let held = (claim, pod.uid.as_str());
-        let is_running = "SELECT deleted_ms IS NOT NULL FROM claim WHERE id = ?1 AND holder = ?2";
-        let is_running = self.tx.row(is_running, held, |row| row.get(0))?;
-        if is_running == Some(false) {
-            // Nobody saw the deletion: the clock starts now that the absence is known.
-            self.start_clock(pod, self.now)?;
-        }
-        let fenced =
-            "UPDATE claim SET holder = NULL WHERE id = ?1 AND holder = ?2 AND closed_ms IS NULL";
-        self.tx.execute(fenced, held)?;
+    fn retain(&mut self, pod: &PodRow, facts: &EniFacts, claim: i64) -> Result<()> {
+        let fenced = "UPDATE claim SET holder = NULL WHERE id = ?1 AND holder = ?2 AND closed_ms IS NULL";
+        self.tx.execute(fenced, (claim, pod.uid.as_str()))?;
         self.tx.execute(
             "UPDATE address SET state = 'retained', pod = NULL, gen = gen + 1, since_ms = ?3, \
              why = 'pod is gone' WHERE eni = ?1 AND pod = ?2",
-            (eni, pod.uid.as_str(), self.now_ms()),
+            (facts.row, pod.uid.as_str(), self.now_ms()),
         )?;
         self.explained.clear();
-        if let Some(facts) = self.eni(eni)? {
-            let vswitch = self.vswitch(facts.vswitch).id.clone();
-            self.out.retained.push(vswitch);
-        }
+        let vswitch = self.vswitch(facts.vswitch).id.clone();
+        self.out.retained.push(vswitch);
         Ok(())
     }
 
     /// Nobody's any more: the address is free when the ENI's deletion is confirmed.
     pub(super) fn give_up(&mut self, eni: i64, why: &str) -> Result<()> {
-        give_up(self.tx, self.now, eni, why)?;
+        let Some(facts) = self.eni(eni)? else {
+            return Ok(());
+        };
+        let pod = self.pod_of(eni)?.map(|pod| pod.uid);
+        self.give_up_known(facts, pod.as_ref(), why).map(drop)
+    }
+
+    /// The same of an ENI whose row was just read. Tells what is left of it.
+    fn give_up_known(
+        &mut self,
+        known: EniFacts,
+        pod: Option<&PodUid>,
+        why: &str,
+    ) -> Result<Option<EniFacts>> {
+        vacate(self.tx, self.now, known.row, why)?;
         self.explained.clear();
-        self.progress(eni)
+        let facts = EniFacts {
+            target: Target::Gone,
+            ..known.clone()
+        };
+        self.bring(&known, facts, pod)
     }
 
     /// Ends a claim that nobody holds; its address follows when the ENI is deleted.

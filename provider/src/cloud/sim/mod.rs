@@ -97,6 +97,9 @@ pub struct Simulator {
     faults: Faults,
     throttle: Throttle,
     tally: Tally,
+    /// The serial after the last one that [`Session::launch`] has used: it is tried without a look
+    /// at the table, which refuses it if it is not free.
+    next_serial: Option<i64>,
 }
 
 impl Simulator {
@@ -110,6 +113,7 @@ impl Simulator {
             seed,
             throttle: Throttle::default(),
             tally: Tally::default(),
+            next_serial: None,
         }
     }
 
@@ -211,25 +215,40 @@ impl Cloud for Session<'_> {
 impl Session<'_> {
     /// [`Cloud::call`], for callers that tell a refusal from a broken table.
     pub(crate) fn run(&mut self, now: Timestamp, request: &Request) -> Result<Response, Failure> {
+        let eni = self.settle(now, request)?;
+        Ok(match request {
+            Request::Create { .. } | Request::Describe { .. } => Response::Eni(eni),
+            Request::Attach { .. } | Request::Detach { .. } | Request::Delete { .. } => {
+                Response::Accepted
+            }
+        })
+    }
+
+    /// Makes a call and tells of its ENI what a look right after it would.
+    pub(crate) fn settle(
+        &mut self,
+        now: Timestamp,
+        request: &Request,
+    ) -> Result<Option<Eni>, Failure> {
         let result = self.answer(now, request);
         match &result {
-            Ok(response) => self.sim.tally.count(request, Ok(response)),
-            Err(Failure::Cloud(error)) => self.sim.tally.count(request, Err(error)),
+            Ok(_) => self.sim.tally.count(request.action(), None),
+            Err(Failure::Cloud(error)) => self.sim.tally.count(request.action(), Some(error)),
             Err(Failure::Table(_)) => {}
         }
         result
     }
 
-    fn answer(&mut self, now: Timestamp, request: &Request) -> Result<Response, Failure> {
+    fn answer(&mut self, now: Timestamp, request: &Request) -> Result<Option<Eni>, Failure> {
         self.sim.admit(now)?;
         self.sim.faults.before(request)?;
-        let response = match request {
+        let eni = match request {
             Request::Create {
                 token,
                 vswitch,
                 zone,
                 address,
-            } => Response::Eni(Some(self.create(now, token, vswitch, zone, *address)?)),
+            } => Some(self.create(now, token, vswitch, zone, *address)?),
             Request::Attach {
                 eni,
                 instance,
@@ -237,12 +256,56 @@ impl Session<'_> {
             } => self.attach(now, eni, instance, zone)?,
             Request::Detach { eni } => self.detach(now, eni)?,
             Request::Delete { eni } => self.delete(now, eni)?,
-            Request::Describe { token } => {
-                Response::Eni(self.load(now, Key::Token(token))?.map(|row| row.eni))
-            }
+            Request::Describe { token } => self.load(now, Key::Token(token))?.map(|row| row.eni),
         };
         self.sim.faults.after(request)?;
-        Ok(response)
+        Ok(eni)
+    }
+
+    /// Creates an ENI and attaches it, in one write: two calls to a cloud that answers both at once.
+    /// `None` when that is not so simple, because something that is unique is taken: then nothing was
+    /// written, and the calls one by one tell what it is.
+    pub(crate) fn launch(
+        &mut self,
+        create: &Request,
+        instance: &InstanceId,
+    ) -> rusqlite::Result<Option<Eni>> {
+        let Request::Create {
+            token,
+            vswitch,
+            zone,
+            address,
+        } = create
+        else {
+            return Ok(None);
+        };
+        if !self.sim.config.is_instant() {
+            return Ok(None);
+        }
+        let serial = match self.sim.next_serial.take() {
+            Some(serial) => serial,
+            None => store::next_serial(self.tx)?,
+        };
+        let eni = self.insert_at(serial, &|sim, serial| Row {
+            serial,
+            token: token.clone(),
+            vswitch: vswitch.clone(),
+            zone: zone.clone(),
+            address: *address,
+            eni: Eni {
+                id: sim.eni_id(serial),
+                mac: sim.mac(serial),
+                state: EniState::InUse,
+                instance: Some(instance.clone()),
+            },
+            until_ms: None,
+        })?;
+        if eni.is_some() {
+            self.sim.next_serial = Some(serial + 1);
+            self.sim.tally.count(create.action(), None);
+            self.sim.tally.count(Request::ATTACH, None);
+        }
+        Ok(eni)
     }
 
     /// Makes an ENI known that exists because a running pod shows it, attached. One that is known
@@ -326,13 +389,6 @@ impl Session<'_> {
             },
             until_ms: None,
         };
-        // Where no limit and no fault comes before it, the table says whether token or address is
-        // taken. Whose they are is looked up only then.
-        if self.sim.config.is_instant()
-            && let Some(eni) = self.insert_at(store::next_serial(self.tx)?, &new)?
-        {
-            return Ok(eni);
-        }
         if let Some(row) = self.load(now, Key::Token(token))? {
             let same = (&row.vswitch, &row.zone, row.address) == (vswitch, zone, address);
             return if same {
@@ -365,7 +421,7 @@ impl Session<'_> {
         id: &EniId,
         instance: &InstanceId,
         zone: &Zone,
-    ) -> Result<Response, Failure> {
+    ) -> Result<Option<Eni>, Failure> {
         let Some(mut row) = self.load(now, Key::Id(id))? else {
             let message = format!("The specified ENI {id} does not exist.");
             return Err(refused("InvalidEniId.NotFound", message).into());
@@ -384,23 +440,23 @@ impl Session<'_> {
         self.begin(now, row, Transition::Attach)
     }
 
-    fn detach(&self, now: Timestamp, id: &EniId) -> Result<Response, Failure> {
+    fn detach(&self, now: Timestamp, id: &EniId) -> Result<Option<Eni>, Failure> {
         match self.load(now, Key::Id(id))? {
-            None => Ok(Response::Accepted),
+            None => Ok(None),
             Some(row) => match row.eni.state {
                 EniState::InUse => self.begin(now, row, Transition::Detach),
-                EniState::Detaching => Ok(Response::Accepted),
+                EniState::Detaching => Ok(Some(row.eni)),
                 _ => Err(wrong_state(&row, "InUse").into()),
             },
         }
     }
 
-    fn delete(&self, now: Timestamp, id: &EniId) -> Result<Response, Failure> {
+    fn delete(&self, now: Timestamp, id: &EniId) -> Result<Option<Eni>, Failure> {
         match self.load(now, Key::Id(id))? {
-            None => Ok(Response::Accepted),
+            None => Ok(None),
             Some(row) => match row.eni.state {
                 EniState::Available => self.begin(now, row, Transition::Delete),
-                EniState::Deleting => Ok(Response::Accepted),
+                EniState::Deleting => Ok(Some(row.eni)),
                 _ => Err(wrong_state(&row, "Available").into()),
             },
         }
@@ -412,7 +468,7 @@ impl Session<'_> {
         now: Timestamp,
         mut row: Row,
         transition: Transition,
-    ) -> Result<Response, Failure> {
+    ) -> Result<Option<Eni>, Failure> {
         row.eni.state = transition.state();
         row.until_ms = if self.sim.faults.is_stuck(transition) {
             None
@@ -423,9 +479,12 @@ impl Session<'_> {
         };
         match self.advance(now, &mut row) {
             Progress::None | Progress::AtRest => store::update(self.tx, &row)?,
-            Progress::Gone => store::remove(self.tx, row.serial)?,
+            Progress::Gone => {
+                store::remove(self.tx, row.serial)?;
+                return Ok(None);
+            }
         }
-        Ok(Response::Accepted)
+        Ok(Some(row.eni))
     }
 
     /// Finds an ENI as it is at `now`, and writes down what has come to its end until then.

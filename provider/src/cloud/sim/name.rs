@@ -6,6 +6,8 @@ use crate::id::{EniId, Mac};
 
 /// Enough for a second of the next thousand years, or for a serial.
 const PLACE_DIGITS: u32 = 7;
+/// Characters of a resource id behind the region's code.
+const DIGITS: usize = 17;
 
 /// The three characters that resource ids of a region begin with, as in
 /// `eni-bp16h6wuzpa9w2vdm5dn` of Hangzhou. A region whose code is not known here gets one
@@ -29,13 +31,25 @@ pub fn region_code(region: &str) -> String {
 /// that what is made one after the other has ids that follow one another, and go on with what is
 /// drawn from `seed`. Indexes on such ids grow at one end.
 pub(crate) fn resource_id(prefix: &str, region_code: &str, place: u64, seed: u64) -> String {
-    let place = (0..PLACE_DIGITS)
-        .rev()
-        .map(|digit| place / 36_u64.pow(digit) % 36)
-        .map(|digit| char::from_digit(digit.try_into().expect("below 36"), 36).expect("below 36"));
-    let place: String = place.collect();
-    let drawn = base36(seed, 17 - place.len());
-    format!("{prefix}-{region_code}{place}{drawn}")
+    let mut id = String::with_capacity(prefix.len() + 1 + region_code.len() + DIGITS);
+    id.push_str(prefix);
+    id.push('-');
+    id.push_str(region_code);
+    let mut divisor = 36_u64.pow(PLACE_DIGITS);
+    for _ in 0..PLACE_DIGITS {
+        let rest = place % divisor;
+        divisor /= 36;
+        id.push(digit(rest / divisor));
+    }
+    let mut rng = fastrand::Rng::with_seed(seed);
+    id.extend((PLACE_DIGITS as usize..DIGITS).map(|_| rng.digit(36)));
+    id
+}
+
+fn digit(below_36: u64) -> char {
+    let digit = below_36.try_into().ok();
+    let digit = digit.and_then(|digit| char::from_digit(digit, 36));
+    digit.expect("below 36")
 }
 
 pub(super) fn eni_id(region_code: &str, seed: u64, serial: u64) -> EniId {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cloud::{Error, Request, Response};
+use crate::cloud::Error;
 
 /// Kinds of calls that are told apart. Codes of faults are free text, and whoever counts by them
 /// has to hold them all.
@@ -28,16 +28,10 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Counts a call with its answer.
-    pub(super) fn count(&mut self, request: &Request, result: Result<&Response, &Error>) {
-        let code = match result {
-            Ok(_) => Cow::Borrowed(""),
-            Err(error) => error.code.clone(),
-        };
-        let mut called = Called {
-            action: request.action(),
-            code,
-        };
+    /// Counts a call of this action, and how it was refused if it was.
+    pub(super) fn count(&mut self, action: &'static str, refusal: Option<&Error>) {
+        let code = refusal.map_or(Cow::Borrowed(""), |error| error.code.clone());
+        let mut called = Called { action, code };
         if !self.seen.contains(&called) {
             if self.seen.len() >= KINDS_MAX && !called.code.is_empty() {
                 called.code = Cow::Borrowed(OTHER);
@@ -57,11 +51,7 @@ impl Tally {
 mod tests {
     use super::*;
 
-    fn describe() -> Request {
-        Request::Describe {
-            token: "token".into(),
-        }
-    }
+    const DESCRIBE: &str = "DescribeNetworkInterfaces";
 
     fn error(code: String) -> Error {
         Error {
@@ -73,12 +63,12 @@ mod tests {
     #[test]
     fn calls_are_counted_once_by_action_and_code() {
         let mut tally = Tally::default();
-        tally.count(&describe(), Ok(&Response::Accepted));
-        tally.count(&describe(), Ok(&Response::Accepted));
-        tally.count(&describe(), Err(&error("Throttling.User".into())));
+        tally.count(DESCRIBE, None);
+        tally.count(DESCRIBE, None);
+        tally.count(DESCRIBE, Some(&error("Throttling.User".into())));
         let counts: Vec<_> = tally.take().into_iter().collect();
         let called = |code: &'static str| Called {
-            action: "DescribeNetworkInterfaces",
+            action: DESCRIBE,
             code: code.into(),
         };
         assert_eq!(counts, [(called(""), 2), (called("Throttling.User"), 1)]);
@@ -90,12 +80,12 @@ mod tests {
         let mut tally = Tally::default();
         let mut kinds = BTreeSet::new();
         for number in 0..1000 {
-            tally.count(&describe(), Err(&error(format!("Code{number}"))));
+            tally.count(DESCRIBE, Some(&error(format!("Code{number}"))));
             kinds.extend(tally.take().into_keys());
         }
         assert!(kinds.len() <= KINDS_MAX + 1, "{}", kinds.len());
         assert!(kinds.iter().any(|kind| kind.code == OTHER));
-        tally.count(&describe(), Ok(&Response::Accepted));
+        tally.count(DESCRIBE, None);
         assert!(tally.take().into_keys().all(|kind| kind.code.is_empty()));
     }
 }

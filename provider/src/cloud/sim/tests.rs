@@ -4,6 +4,8 @@ use rusqlite::Connection;
 
 use super::*;
 
+mod launch;
+
 const ZONE: &str = "cn-wulanchabu-b";
 
 /// A cloud with a clock that only the test moves.
