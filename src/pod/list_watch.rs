@@ -13,16 +13,21 @@ use kube::api::{ListParams, WatchParams};
 use kube::core::{Request, Status};
 use kube::{Client, Resource as _};
 use prost::Message;
+use tokio::io::AsyncRead;
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tokio_util::io::StreamReader;
 
+use self::page::{Metadata, Part};
 use super::agent::Input;
-use super::answer::{self, ask, decoded};
+use super::answer;
 use super::protobuf::{self, schema};
 use super::view::PodView;
 
-/// Pods per page of a list: a page is in memory at once.
-const PAGE: u32 = 200;
+mod page;
+
+/// Pods per page of a list. Each page is a question and an answer, which wait for their turn at an API server that has
+/// much to do. It is no burden here, for it is read while it comes, but for an API server that reads it out of etcd.
+const PAGE: u32 = 5000;
 
 /// Why the list or the watch broke off.
 #[derive(Debug, thiserror::Error)]
@@ -34,8 +39,8 @@ pub(super) enum Error {
     #[error("the API server ended the watch: {} ({})", .0.message, .0.reason)]
     Ended(Box<Status>),
     /// The connection broke.
-    #[error("the connection of the watch broke")]
-    Broken(#[source] std::io::Error),
+    #[error("the connection of {0} broke")]
+    Broken(&'static str, #[source] std::io::Error),
     /// What it sent is no list, event or pod.
     #[error("the API server sent {0} that cannot be read")]
     Unread(&'static str, #[source] protobuf::Error),
@@ -70,25 +75,7 @@ pub(super) fn pods(client: Client) -> impl Stream<Item = Result<Input, Error>> +
     })
 }
 
-/// `PodList`, with its pods as they were sent.
-#[derive(Message)]
-struct Page {
-    #[prost(message, optional, tag = "1")]
-    metadata: Option<ListMeta>,
-    #[prost(bytes = "bytes", repeated, tag = "2")]
-    items: Vec<Bytes>,
-}
-
-/// Of k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto.
-#[derive(Message)]
-struct ListMeta {
-    #[prost(string, tag = "2")]
-    resource_version: String,
-    #[prost(string, tag = "3")]
-    continue_: String,
-}
-
-/// Of the same file; what it holds comes in an envelope.
+/// Of k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto; what it holds comes in an envelope.
 #[derive(Message)]
 struct WatchEvent {
     #[prost(string, tag = "1")]
@@ -112,18 +99,14 @@ struct PodWatch {
 enum State {
     /// A list is to be taken.
     New,
-    /// The pods of a page that are left, and the page after it.
-    Listing(std::vec::IntoIter<Bytes>, After),
+    /// A page is to be asked for: the first, or the one of this token.
+    Paging(Option<String>),
+    /// A page comes, and what it has said of itself.
+    Listing(BoxStream<'static, Result<Part, page::Error>>, Metadata),
     /// A watch is to be started.
     Listed(String),
     /// What happened up to this version was told.
     Watching(String, BoxStream<'static, std::io::Result<BytesMut>>),
-}
-
-/// What follows a page.
-enum After {
-    Page(Option<String>),
-    Watch(String),
 }
 
 impl PodWatch {
@@ -157,23 +140,35 @@ impl PodWatch {
     async fn step(&mut self) -> Result<Option<Input>, Error> {
         match &mut self.state {
             State::New => {
-                self.state = State::Listing(Vec::new().into_iter(), After::Page(None));
+                self.state = State::Paging(None);
                 Ok(Some(Input::ListBegan))
             }
-            State::Listing(pods, after) => {
-                if let Some(pod) = pods.next() {
-                    return Ok(Some(Input::Seen(read_pod(pod)?)));
+            State::Paging(token) => {
+                let parts = page(&self.client, token.as_deref()).await?;
+                self.state = State::Listing(parts, Metadata::default());
+                Ok(None)
+            }
+            State::Listing(parts, metadata) => {
+                match parts.next().await.transpose().map_err(unread_list)? {
+                    Some(Part::Item(pod)) => return Ok(Some(Input::Seen(read_pod(pod)?))),
+                    Some(Part::Metadata(told)) => {
+                        *metadata = told;
+                        return Ok(None);
+                    }
+                    None => {}
                 }
-                match after {
-                    After::Page(token) => {
-                        let (pods, after) = page(&self.client, token.take()).await?;
-                        self.state = State::Listing(pods.into_iter(), after);
-                        Ok(None)
-                    }
-                    After::Watch(version) => {
-                        self.state = State::Listed(std::mem::take(version));
-                        Ok(Some(Input::ListDone))
-                    }
+                let Metadata {
+                    resource_version,
+                    continue_,
+                } = std::mem::take(metadata);
+                if !continue_.is_empty() {
+                    self.state = State::Paging(Some(continue_));
+                    Ok(None)
+                } else if !resource_version.is_empty() {
+                    self.state = State::Listed(resource_version);
+                    Ok(Some(Input::ListDone))
+                } else {
+                    Err(Error::NoVersion("a list"))
                 }
             }
             State::Listed(version) => {
@@ -183,7 +178,8 @@ impl PodWatch {
             }
             State::Watching(version, frames) => {
                 if let Some(frame) = frames.next().await {
-                    return told(frame.map_err(Error::Broken)?.freeze(), version);
+                    let frame = frame.map_err(|error| Error::Broken("the watch", error))?;
+                    return told(frame.freeze(), version);
                 }
                 // It ends every watch after some minutes.
                 self.state = State::Listed(std::mem::take(version));
@@ -193,55 +189,46 @@ impl PodWatch {
     }
 }
 
-async fn page(client: &Client, token: Option<String>) -> Result<(Vec<Bytes>, After), Error> {
+async fn page(
+    client: &Client,
+    token: Option<&str>,
+) -> Result<BoxStream<'static, Result<Part, page::Error>>, Error> {
     let params = ListParams {
         limit: Some(PAGE),
-        continue_token: token,
+        continue_token: token.map(str::to_owned),
         ..ListParams::default()
     };
-    let request = request().list(&params).map_err(kube::Error::BuildRequest);
-    let asked = async { ask(client, in_protobuf(request?)).await };
-    let body = asked
+    let body = ask(client, request().list(&params))
         .await
         .map_err(|error| Error::Refused("give the list of pods", error))?;
-    let page: Page = decoded(&body).map_err(|error| Error::Unread("a list", error))?;
-    let ListMeta {
-        resource_version,
-        continue_,
-    } = page.metadata.unwrap_or_default();
-    let after = if !continue_.is_empty() {
-        After::Page(Some(continue_))
-    } else if !resource_version.is_empty() {
-        After::Watch(resource_version)
-    } else {
-        return Err(Error::NoVersion("a list"));
-    };
-    Ok((page.items, after))
+    Ok(FramedRead::new(body, page::Parts::default()).boxed())
 }
 
 async fn start(
     client: &Client,
     version: &str,
 ) -> Result<BoxStream<'static, std::io::Result<BytesMut>>, Error> {
-    let request = request().watch(&WatchParams::default(), version);
-    let request = request.map_err(kube::Error::BuildRequest);
-    let asked = async { answer::send(client, in_protobuf(request?)).await };
-    let body = asked
+    let body = ask(client, request().watch(&WatchParams::default(), version))
         .await
         .map_err(|error| Error::Refused("start the watch of pods", error))?;
+    Ok(FramedRead::new(body, LengthDelimitedCodec::new()).boxed())
+}
+
+/// The body of the answer in protobuf, as it comes.
+async fn ask(
+    client: &Client,
+    request: Result<HttpRequest<Vec<u8>>, kube::core::request::Error>,
+) -> kube::Result<impl AsyncRead + Send + use<>> {
+    let mut request = request.map_err(kube::Error::BuildRequest)?;
+    let accept = HeaderValue::from_static(answer::PROTOBUF);
+    request.headers_mut().insert(header::ACCEPT, accept);
+    let body = answer::send(client, request).await?;
     let bytes = body.into_data_stream().map_err(std::io::Error::other);
-    let frames = FramedRead::new(StreamReader::new(bytes), LengthDelimitedCodec::new());
-    Ok(frames.boxed())
+    Ok(StreamReader::new(bytes))
 }
 
 fn request() -> Request {
     Request::new(PodView::url_path(&(), None))
-}
-
-fn in_protobuf(mut request: HttpRequest<Vec<u8>>) -> HttpRequest<Vec<u8>> {
-    let accept = HeaderValue::from_static(answer::PROTOBUF);
-    request.headers_mut().insert(header::ACCEPT, accept);
-    request
 }
 
 /// What an event says. Its version is the last one from then on.
@@ -263,6 +250,13 @@ fn told(frame: Bytes, version: &mut String) -> Result<Option<Input>, Error> {
         "DELETED" => Some(Input::Deleted(pod)),
         _ => Some(Input::Seen(pod)),
     })
+}
+
+fn unread_list(error: page::Error) -> Error {
+    match error {
+        page::Error::Broken(error) => Error::Broken("the list", error),
+        page::Error::Unread(error) => Error::Unread("a list", error),
+    }
 }
 
 fn read_pod(raw: Bytes) -> Result<Box<PodView>, Error> {

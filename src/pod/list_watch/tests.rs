@@ -90,7 +90,7 @@ fn status(message: &str, reason: &str, code: u16) -> Vec<u8> {
     envelope(&status)
 }
 
-const LIST: &[&str] = &["limit=200"];
+const LIST: &[&str] = &["limit=5000"];
 const WATCH_FROM_7: &[&str] = &[
     "watch=true",
     "allowWatchBookmarks=true",
@@ -106,7 +106,7 @@ async fn pages_are_one_list_and_the_watch_goes_on_from_it() {
     let told = played([
         (LIST, 200, list("7", "more", &[pod("a", 3), pod("b", 5)])),
         (
-            &["limit=200", "continue=more"],
+            &["limit=5000", "continue=more"],
             200,
             list("7", "", &[pod("c", 6)]),
         ),
@@ -130,7 +130,10 @@ async fn pages_are_one_list_and_the_watch_goes_on_from_it() {
 #[tokio::test]
 async fn a_list_that_breaks_off_begins_anew() {
     let refused = status("the server is starting", "ServiceUnavailable", 503);
+    let mut cut = list("7", "", &[pod("a", 3), pod("b", 5)]);
+    cut.pop();
     let told = played([
+        (LIST, 200, cut),
         (LIST, 200, list("7", "more", &[pod("a", 3)])),
         (&["continue=more"], 503, refused),
         (LIST, 200, list("", "", &[])),
@@ -139,6 +142,9 @@ async fn a_list_that_breaks_off_begins_anew() {
         (&["resourceVersion=8"], 200, Vec::new()),
     ]);
     let want = [
+        "list",
+        "+a",
+        "the API server sent a list that cannot be read",
         "list",
         "+a",
         "the API server does not give the list of pods",
