@@ -150,7 +150,7 @@ impl Op<'_> {
     ) -> Result<()> {
         self.accept(pod, accepted, Some(claim.eni))?;
         self.tx.execute(
-            "UPDATE claim SET holder = ?2, node = ?3, retain_ms = ?4, deleted_ms = NULL, \
+            "UPDATE OR FAIL claim SET holder = ?2, node = ?3, retain_ms = ?4, deleted_ms = NULL, \
              expires_ms = NULL WHERE id = ?1",
             (
                 claim.id,
@@ -160,12 +160,12 @@ impl Op<'_> {
             ),
         )?;
         self.tx.execute(
-            "UPDATE address SET state = 'in_use', pod = ?2, gen = gen + 1, since_ms = ?3, \
+            "UPDATE OR FAIL address SET state = 'in_use', pod = ?2, gen = gen + 1, since_ms = ?3, \
              why = 'reused' WHERE claim = ?1",
             (claim.id, pod.uid.as_str(), self.now_ms()),
         )?;
         self.tx.execute(
-            "UPDATE eni SET target = 'InUse', instance = ?2 WHERE id = ?1",
+            "UPDATE OR FAIL eni SET target = 'InUse', instance = ?2 WHERE id = ?1",
             (claim.eni, accepted.names.instance.as_str()),
         )?;
         self.set_security_groups(claim.eni, &pod.opt_in.security_groups)?;
@@ -316,7 +316,7 @@ impl Op<'_> {
 
     pub(super) fn new_claim(&self, pod: &PodFacts, hours: u32) -> Result<i64> {
         self.tx.execute(
-            "INSERT INTO claim (cluster, namespace, name, node, holder, retain_ms, opened_ms) \
+            "INSERT OR FAIL INTO claim (cluster, namespace, name, node, holder, retain_ms, opened_ms) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             (
                 self.cluster(),
@@ -339,7 +339,7 @@ impl Op<'_> {
         why: &'static str,
     ) -> Result<()> {
         let changed = self.tx.execute(
-            "UPDATE address SET state = 'in_use', claim = ?3, pod = ?4, eni = ?5, gen = gen + 1, \
+            "UPDATE OR FAIL address SET state = 'in_use', claim = ?3, pod = ?4, eni = ?5, gen = gen + 1, \
              since_ms = ?6, why = ?7 WHERE vswitch = ?1 AND addr = ?2",
             (
                 eni.vswitch,
@@ -385,7 +385,7 @@ impl Op<'_> {
         }
         let vswitches = serde_json::to_string(&pod.opt_in.vswitches).expect("ids are strings");
         self.tx.execute(
-            "INSERT INTO pod (uid, cluster, namespace, name, node, node_type, zone, hours, \
+            "INSERT OR FAIL INTO pod (uid, cluster, namespace, name, node, node_type, zone, hours, \
              vswitches, created_ms, accepted_ms, eni, instance, request_id, revision) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
             rusqlite::params![

@@ -43,7 +43,7 @@ impl Counted {
     }
 }
 
-fn facts(index: usize) -> PodFacts {
+pub(super) fn facts(index: usize) -> PodFacts {
     PodFacts {
         uid: format!("uid-{index}").as_str().into(),
         key: PodKey::new("default", &format!("web-{index}")),

@@ -239,7 +239,7 @@ impl Op<'_> {
         // These have indexes, which are written even where nothing changes.
         if (&facts.token, &facts.eni, facts.mac) != (&known.token, &known.eni, known.mac) {
             self.tx.execute(
-                "UPDATE eni SET token = ?2, eni_id = ?3, mac = ?4, state = ?5, target = ?6 \
+                "UPDATE OR FAIL eni SET token = ?2, eni_id = ?3, mac = ?4, state = ?5, target = ?6 \
                  WHERE id = ?1",
                 (
                     facts.row,
@@ -258,7 +258,7 @@ impl Op<'_> {
 
     fn set_state(&self, row: i64, state: State, target: Target) -> Result<()> {
         self.tx.execute(
-            "UPDATE eni SET state = ?2, target = ?3 WHERE id = ?1",
+            "UPDATE OR FAIL eni SET state = ?2, target = ?3 WHERE id = ?1",
             (row, state.as_str(), target.as_str()),
         )?;
         Ok(())
@@ -268,11 +268,11 @@ impl Op<'_> {
     fn finish(&mut self, facts: &EniFacts) -> Result<()> {
         self.set_state(facts.row, State::Absent, facts.target)?;
         self.tx.execute(
-            "UPDATE pod SET eni = NULL WHERE eni = ?1",
+            "UPDATE OR FAIL pod SET eni = NULL WHERE eni = ?1",
             [facts.row],
         )?;
         self.tx.execute(
-            "UPDATE address SET state = iif(barred, 'excluded', 'free'), claim = NULL, pod = NULL, \
+            "UPDATE OR FAIL address SET state = iif(barred, 'excluded', 'free'), claim = NULL, pod = NULL, \
              eni = NULL, gen = gen + 1, since_ms = ?2, why = 'ENI is deleted' WHERE eni = ?1",
             (facts.row, self.now_ms()),
         )?;

@@ -26,6 +26,7 @@ const RELEASED: &[(&str, &str)] = &[
     ("0007-checks", "b31c4d3f-5786-5878-a559-eab3370927ef"),
     ("0008-order", "1a016e24-6886-5071-afe5-dd1c02170b42"),
     ("0009-log", "1bc8c8a6-1e85-5aa6-836e-a371d8bb190d"),
+    ("0010-steps", "f9ca051e-66d9-5da1-9e83-27794e3486d4"),
 ];
 
 const V3: &str = include_str!("fixtures/version-3.sql");
@@ -34,6 +35,7 @@ const V5: &str = include_str!("fixtures/version-5.sql");
 const V6: &str = include_str!("fixtures/version-6.sql");
 const V7: &str = include_str!("fixtures/version-7.sql");
 const V8: &str = include_str!("fixtures/version-8.sql");
+const V9: &str = include_str!("fixtures/version-9.sql");
 
 /// Rows as each older version may have left them: one held, one retained and one free address,
 /// and one more whose ENI is not deleted yet.
@@ -47,6 +49,7 @@ const FIXTURES: &[&[&str]] = &[
     &[V3, V4, V5, V6],
     &[V3, V4, V5, V6, V7],
     &[V8],
+    &[V8, V9],
 ];
 
 /// The process dies here, not the machine: what is written needs no sync to be there afterwards.

@@ -27,6 +27,8 @@ pub mod operator;
 mod plan;
 mod pool;
 mod query;
+#[cfg(test)]
+mod refusal_tests;
 mod release;
 mod repair;
 mod schema;

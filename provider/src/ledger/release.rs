@@ -24,7 +24,7 @@ pub(super) fn next_deadline(tx: &Tx<'_>, cluster: &ClusterId) -> Result<Option<T
 /// Ends a claim; whoever held it holds it no longer. Its address is for the caller to deal with.
 pub(super) fn close(tx: &Tx<'_>, now: Timestamp, claim: i64, why: &str) -> Result<()> {
     tx.execute(
-        "UPDATE claim SET closed_ms = ?2, closed_why = ?3, holder = NULL, \
+        "UPDATE OR FAIL claim SET closed_ms = ?2, closed_why = ?3, holder = NULL, \
          deleted_ms = coalesce(deleted_ms, ?2), expires_ms = coalesce(expires_ms, ?2 + retain_ms) WHERE id = ?1",
         (claim, now.as_millisecond(), why),
     )?;
@@ -34,7 +34,7 @@ pub(super) fn close(tx: &Tx<'_>, now: Timestamp, claim: i64, why: &str) -> Resul
 /// Makes an address nobody's, and its ENI one to delete.
 pub(super) fn give_up(tx: &Tx<'_>, now: Timestamp, eni: i64, why: &str) -> Result<()> {
     vacate(tx, now, eni, why)?;
-    let sql = "UPDATE eni SET target = ?2 WHERE id = ?1";
+    let sql = "UPDATE OR FAIL eni SET target = ?2 WHERE id = ?1";
     tx.execute(sql, (eni, Target::Gone.as_str()))?;
     Ok(())
 }
@@ -42,7 +42,7 @@ pub(super) fn give_up(tx: &Tx<'_>, now: Timestamp, eni: i64, why: &str) -> Resul
 /// Makes an address nobody's. That its ENI is to be deleted is for the caller to write.
 fn vacate(tx: &Tx<'_>, now: Timestamp, eni: i64, why: &str) -> Result<()> {
     tx.execute(
-        "UPDATE address SET state = 'detaching', claim = NULL, pod = NULL, gen = gen + 1, \
+        "UPDATE OR FAIL address SET state = 'detaching', claim = NULL, pod = NULL, gen = gen + 1, \
          since_ms = ?2, why = ?3 WHERE eni = ?1 AND state <> 'detaching'",
         (eni, now.as_millisecond(), why),
     )?;
@@ -84,7 +84,7 @@ impl Op<'_> {
         let retain_ms = self.period_ms(hours);
         let expires_at = retention::expires_at(at, self.settings.retention.period(hours));
         self.tx.execute(
-            "UPDATE claim SET deleted_ms = ?5, expires_ms = ?6, retain_ms = ?7 \
+            "UPDATE OR FAIL claim SET deleted_ms = ?5, expires_ms = ?6, retain_ms = ?7 \
              WHERE cluster = ?1 AND namespace = ?2 AND name = ?3 AND closed_ms IS NULL \
              AND (holder IS NULL OR holder = ?4 OR EXISTS \
              (SELECT 1 FROM pod WHERE uid = claim.holder AND gone_ms IS NOT NULL)) \
@@ -235,10 +235,10 @@ impl Op<'_> {
     }
 
     fn retain(&mut self, pod: &PodRow, facts: &EniFacts, claim: i64) -> Result<()> {
-        let fenced = "UPDATE claim SET holder = NULL WHERE id = ?1 AND holder = ?2 AND closed_ms IS NULL";
+        let fenced = "UPDATE OR FAIL claim SET holder = NULL WHERE id = ?1 AND holder = ?2 AND closed_ms IS NULL";
         self.tx.execute(fenced, (claim, pod.uid.as_str()))?;
         self.tx.execute(
-            "UPDATE address SET state = 'retained', pod = NULL, gen = gen + 1, since_ms = ?3, \
+            "UPDATE OR FAIL address SET state = 'retained', pod = NULL, gen = gen + 1, since_ms = ?3, \
              why = 'pod is gone' WHERE eni = ?1 AND pod = ?2",
             (facts.row, pod.uid.as_str(), self.now_ms()),
         )?;
