@@ -194,7 +194,7 @@ impl Op<'_> {
     /// ENI.
     fn let_go(&mut self, pod: &PodRow, facts: EniFacts) -> Result<Option<EniFacts>> {
         if pod.ended && self.claim_of(facts.row, &pod.uid)?.is_none() {
-            return self.give_up_known(facts, Some(&pod.uid), "pod has ended");
+            return self.give_up_known(&facts, Some(&pod.uid), "pod has ended");
         }
         Ok(Some(facts))
     }
@@ -223,7 +223,7 @@ impl Op<'_> {
                     self.retain(pod, &facts, claim)?;
                 }
                 None => {
-                    self.give_up_known(facts, None, "pod is gone")?;
+                    self.give_up_known(&facts, None, "pod is gone")?;
                 }
             }
         } else if pod.hours.is_some() && !pod.deleted {
@@ -254,13 +254,13 @@ impl Op<'_> {
             return Ok(());
         };
         let pod = self.pod_of(eni)?.map(|pod| pod.uid);
-        self.give_up_known(facts, pod.as_ref(), why).map(drop)
+        self.give_up_known(&facts, pod.as_ref(), why).map(drop)
     }
 
     /// The same of an ENI whose row was just read. Tells what is left of it.
     fn give_up_known(
         &mut self,
-        known: EniFacts,
+        known: &EniFacts,
         pod: Option<&PodUid>,
         why: &str,
     ) -> Result<Option<EniFacts>> {
@@ -270,7 +270,7 @@ impl Op<'_> {
             target: Target::Gone,
             ..known.clone()
         };
-        self.bring(&known, facts, pod)
+        self.bring(known, facts, pod)
     }
 
     /// Ends a claim that nobody holds; its address follows when the ENI is deleted.
