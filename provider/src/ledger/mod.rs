@@ -360,8 +360,10 @@ impl Ledger {
             }
             Ok(batch)
         });
-        if !self.conn.is_autocommit() {
+        if !matches!(committed, Ok(Some(_))) {
             self.stands_at = stands_at;
+        }
+        if !self.conn.is_autocommit() {
             // The first error is the one to report; a rollback that fails as well adds nothing, and
             // whatever begins next fails.
             drop(self.conn.execute_batch("ROLLBACK"));
@@ -394,7 +396,8 @@ impl Ledger {
                 &mut explained,
             );
             let result = match op.run(job).map_err(Error::sql("run a job")) {
-                Err(error) if error.is_fatal() => return Err(error),
+                // The schema gives the whole transaction up where the file contradicts itself.
+                Err(error) if error.is_fatal() || self.conn.is_autocommit() => return Err(error),
                 Err(_) if undo == Undo::Batch => return Ok(None),
                 result => result,
             };

@@ -95,6 +95,27 @@ fn an_address_whose_history_does_not_end_with_its_row_does_not_change() {
     refused(&ledger, step, "does not end with its row");
 }
 
+/// Nothing of that batch stands, and whoever asked hears why.
+#[test]
+fn a_job_that_meets_such_a_history_ends_the_batch_with_its_words() {
+    let mut ledger = held();
+    let sql = "DELETE FROM address_span WHERE state = 'in_use'";
+    ledger.conn.execute(sql, []).unwrap();
+    let before = rows(&ledger);
+    let uid = facts(0).uid;
+    let jobs = [
+        Job::Acquire(facts(1)),
+        Job::Deleted(uid.clone(), begin()),
+        Job::Stopped(uid.clone()),
+        Job::Gone(uid),
+    ];
+    let error = ledger.commit(begin(), &jobs).unwrap_err();
+    let why = std::error::Error::source(&error).unwrap().to_string();
+    assert!(why.contains("does not end with its row"), "{error}: {why}");
+    assert!(ledger.conn.is_autocommit());
+    assert_eq!(rows(&ledger), before);
+}
+
 #[test]
 fn an_eni_that_may_exist_is_not_forgotten() {
     refused(&held(), "DELETE FROM eni", "not forgotten");
