@@ -120,12 +120,7 @@ mod tests {
 
     /// A body as the API server writes it: the envelope names the type first.
     fn protobuf(object: &impl Message) -> Bytes {
-        let type_meta = b"\x0a\x09\x0a\x02v1\x12\x03Pod";
-        let raw = object.encode_to_vec();
-        let length = u8::try_from(raw.len()).unwrap();
-        [b"k8s\0", &type_meta[..], &[0x12, length], &raw]
-            .concat()
-            .into()
+        protobuf::envelope("v1", "Pod", &object.encode_to_vec()).into()
     }
 
     #[test]

@@ -263,21 +263,7 @@ impl<'a> Draft<'a> {
                     uid: &record.uid,
                     annotations: Annotations::default(),
                 },
-                status: Status {
-                    observed_generation: record.generation,
-                    phase,
-                    reason: None,
-                    message: None,
-                    host_ip: None,
-                    host_ips: None,
-                    pod_ip: None,
-                    pod_ips: None,
-                    start_time: None,
-                    conditions: Vec::with_capacity(7),
-                    init_container_statuses: Vec::new(),
-                    container_statuses: Vec::new(),
-                    ephemeral_container_statuses: Vec::new(),
-                },
+                status: Status::new(phase, record.generation),
             },
         };
         if record

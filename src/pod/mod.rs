@@ -9,8 +9,8 @@
 //!
 //! `list_watch` and `protobuf` bring what `view` decodes, `record` remembers, `core` decides, with `life` and `stop` for
 //! what containers do, `needs` for what they cannot start without and `behaviour` for what annotations ask; `draft` and
-//! `status` write it down, `base` puts it on the pod that was seen, `agent` keeps all pods and talks to the engine, `run` does the I/O; `running` tells others
-//! what runs.
+//! `status` write it down, `base` puts it on the pod that was seen, `agent` keeps all pods and talks to the engine,
+//! `run` does the I/O; `running` tells others what runs.
 //! Everything but `run`, `list_watch`, `api`, `answer`, `events` and `census` is synchronous and pure. Addresses are not
 //! decided here.
 

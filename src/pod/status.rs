@@ -132,6 +132,27 @@ pub(super) struct Status<'a> {
     pub(super) ephemeral_container_statuses: Vec<ContainerStatus<'a>>,
 }
 
+impl Status<'_> {
+    /// A status that says nothing else.
+    pub(super) fn new(phase: Phase, observed_generation: Option<NonZeroI64>) -> Self {
+        Self {
+            observed_generation,
+            phase,
+            reason: None,
+            message: None,
+            host_ip: None,
+            host_ips: None,
+            pod_ip: None,
+            pod_ips: None,
+            start_time: None,
+            conditions: Vec::with_capacity(7),
+            init_container_statuses: Vec::new(),
+            container_statuses: Vec::new(),
+            ephemeral_container_statuses: Vec::new(),
+        }
+    }
+}
+
 /// Values of [`SYSTEM_ANNOTATIONS`], in that order.
 #[derive(Debug, Default)]
 pub(super) struct Annotations<'a>(pub(super) [Option<&'a str>; SYSTEM_ANNOTATIONS.len()]);

@@ -5,11 +5,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::fault_tests::{begin, settings};
+use super::fault_tests::{begin, facts, settings};
 use super::*;
-use crate::engine::{Creation, Node};
-use crate::id::NodeType;
-use crate::policy::opt_in::{FixedIp, OptIn};
 
 const FEW: usize = 16;
 const MANY: usize = 1024;
@@ -40,28 +37,6 @@ impl Counted {
         let batch = self.ledger.commit(begin(), &[job]).unwrap();
         assert!(batch.results.iter().all(Result::is_ok), "{batch:?}");
         self.steps.load(Ordering::Relaxed) - before
-    }
-}
-
-pub(super) fn facts(index: usize) -> PodFacts {
-    PodFacts {
-        uid: format!("uid-{index}").as_str().into(),
-        key: PodKey::new("default", &format!("web-{index}")),
-        created: Creation {
-            at: begin(),
-            revision: 0,
-        },
-        node: Node {
-            name: "node".into(),
-            zone: "b".into(),
-            node_type: NodeType::Acs,
-        },
-        opt_in: OptIn {
-            fixed_ip: FixedIp::On { hours: 48 },
-            vswitches: Vec::new(),
-            security_groups: Vec::new(),
-        },
-        published: None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is wrong with a file, or with its disk, is said in one sentence; nothing is lost by it.
 
 use std::error::Error as _;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::cloud::sim;
+use crate::engine::{Creation, Node};
+use crate::id::NodeType;
+use crate::policy::opt_in::{FixedIp, OptIn};
 use crate::settings::{Retention, VSwitch};
 
 const PAGE: usize = 4096;
@@ -35,6 +39,29 @@ pub(super) fn settings() -> Settings {
 
 pub(super) fn begin() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+/// A fixed-IP pod.
+pub(crate) fn facts(number: impl Display) -> PodFacts {
+    PodFacts {
+        uid: format!("uid-{number}").into(),
+        key: PodKey::new("default", &format!("web-{number}")),
+        created: Creation {
+            at: begin(),
+            revision: 0,
+        },
+        node: Node {
+            name: "node".into(),
+            zone: "b".into(),
+            node_type: NodeType::Acs,
+        },
+        opt_in: OptIn {
+            fixed_ip: FixedIp::On { hours: 48 },
+            vswitches: Vec::new(),
+            security_groups: Vec::new(),
+        },
+        published: None,
+    }
 }
 
 pub(super) fn open(path: &Path) -> Result<Ledger, Error> {

@@ -16,7 +16,7 @@ mod eni;
 mod error;
 pub mod explain;
 #[cfg(test)]
-mod fault_tests;
+pub(crate) mod fault_tests;
 pub mod faults;
 pub mod history;
 mod import;

@@ -1,8 +1,7 @@
 //! What the schema refuses, whoever asks: each refusal leaves the rows as they were, also for one
 //! statement by hand that is a transaction of its own.
 
-use super::cost_tests::facts;
-use super::fault_tests::{begin, settings};
+use super::fault_tests::{begin, facts, settings};
 use super::*;
 
 /// A ledger in which one fixed pod has an address.

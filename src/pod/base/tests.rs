@@ -73,19 +73,9 @@ fn with_wanted<T>(run: impl FnOnce(&Wanted<'_>) -> T) -> T {
             annotations: Annotations(annotations),
         },
         status: Status {
-            observed_generation: None,
-            phase: Phase::Running,
-            reason: None,
-            message: None,
-            host_ip: None,
-            host_ips: None,
-            pod_ip: None,
-            pod_ips: None,
             start_time: Some(now),
             conditions: vec![ready],
-            init_container_statuses: Vec::new(),
-            container_statuses: Vec::new(),
-            ephemeral_container_statuses: Vec::new(),
+            ..Status::new(Phase::Running, None)
         },
     })
 }

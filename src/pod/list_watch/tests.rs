@@ -67,13 +67,7 @@ fn list(version: &str, token: &str, pods: &[Value]) -> Vec<u8> {
     for pod in pods {
         append_bytes(2, &encode(pod, schema::POD), &mut list);
     }
-    envelope(&list)
-}
-
-fn envelope(object: &[u8]) -> Vec<u8> {
-    let mut all = b"k8s\0".to_vec();
-    append_bytes(2, object, &mut all);
-    all
+    protobuf::envelope("v1", "PodList", &list)
 }
 
 fn tell(kind: &str, pod: &Value) -> Vec<u8> {
@@ -87,7 +81,7 @@ fn status(message: &str, reason: &str, code: u16) -> Vec<u8> {
     append_bytes(4, reason.as_bytes(), &mut status);
     let [low, high] = [code & 0x7f | 0x80, code >> 7].map(|byte| u8::try_from(byte).unwrap());
     status.extend([6 << 3, low, high]);
-    envelope(&status)
+    protobuf::envelope("v1", "Status", &status)
 }
 
 const LIST: &[&str] = &["limit=5000"];
@@ -213,7 +207,7 @@ async fn a_watch_that_breaks_goes_on_after_the_last_event() {
 
 #[tokio::test]
 async fn an_event_that_cannot_be_read_is_told_and_holds_up_no_other() {
-    let no_pod = event("ADDED", &envelope(&[0x08, 1]));
+    let no_pod = event("ADDED", &protobuf::envelope("v1", "Pod", &[0x08, 1]));
     let json = event("ADDED", b"{}");
     let after = tell("ADDED", &pod("a", 9));
     let told = played([

@@ -93,7 +93,7 @@ impl serde::de::Error for Error {
 }
 
 /// What an object in protobuf begins with.
-pub const MAGIC: &[u8] = b"k8s\0";
+pub(super) const MAGIC: &[u8] = b"k8s\0";
 
 /// `Unknown` of k8s.io/apimachinery/pkg/runtime/generated.proto, the envelope of every object.
 #[derive(prost::Message)]

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::ledger::fault_tests::facts;
 use crate::ledger::{Blocked, ClaimRef, Due, Loaded, LoadedPod, Outcome, PodState};
 
 const FEW: usize = 64;
@@ -57,24 +58,13 @@ impl Scale {
 
     fn facts(&mut self) -> PodFacts {
         self.next += 1;
+        let facts = facts(self.next);
         PodFacts {
-            uid: format!("uid-{}", self.next).into(),
-            key: PodKey::new("default", &format!("web-{}", self.next)),
             created: Creation {
-                at: World::begin(),
                 revision: self.next,
+                ..facts.created
             },
-            node: Node {
-                name: "node".into(),
-                zone: "b".into(),
-                node_type: NodeType::Acs,
-            },
-            opt_in: OptIn {
-                fixed_ip: FixedIp::On { hours: 48 },
-                vswitches: Vec::new(),
-                security_groups: Vec::new(),
-            },
-            published: None,
+            ..facts
         }
     }
 
