@@ -42,7 +42,7 @@ fn whole_life(c: &mut Criterion) {
             let mut next = 0;
             b.iter_batched(
                 || {
-                    let mut steps: [Vec<Job>; 4] = Default::default();
+                    let mut steps: [Vec<Job>; 3] = Default::default();
                     for index in next..next + size {
                         for (step, job) in steps.iter_mut().zip(life(index)) {
                             step.push(job);

@@ -75,11 +75,10 @@ pub(crate) fn uid(index: usize) -> PodUid {
 
 /// The jobs of a pod's life under profile `fast`, in their order.
 #[allow(dead_code, reason = "each bench needs some of this")]
-pub(crate) fn life(index: usize) -> [Job; 4] {
+pub(crate) fn life(index: usize) -> [Job; 3] {
     [
         Job::Acquire(facts(index)),
-        Job::Deleted(uid(index), now()),
-        Job::Stopped(uid(index)),
+        Job::DeletedAndStopped(uid(index), now()),
         Job::Gone(uid(index)),
     ]
 }

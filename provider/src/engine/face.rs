@@ -23,6 +23,8 @@ pub enum Event {
     Deleted(PodUid, Timestamp),
     /// The pod's containers have ended.
     Stopped(PodUid),
+    /// Both: its containers had nothing to do between the one and the other.
+    DeletedAndStopped(PodUid, Timestamp),
     /// The pod has succeeded or failed, and stays in the API.
     Ended(PodUid),
     /// The pod is gone from the API: its own DELETED event, another UID under its name, or an

@@ -8,7 +8,7 @@
 //! ```text
 //!   Bound ──▶ Acquire ──▶ (tasks) ──▶ Attached          one job per pod at a time, in this order
 //!   Deleted ─▶ Deleted     the clock of the claim starts
-//!   Stopped ─▶ Stopped ─▶ (tasks) ──▶ Detached
+//!   Stopped ─▶ Stopped ─▶ (tasks) ──▶ Detached         with the one before, if both are known
 //!   Gone ────▶ Gone        released, waiters woken
 //! ```
 
@@ -166,6 +166,10 @@ impl Engine {
                 want.deleted.get_or_insert(at);
             }),
             Event::Stopped(uid) => self.want(&uid, |want| want.stopped = true),
+            Event::DeletedAndStopped(uid, at) => self.want(&uid, |want| {
+                want.deleted.get_or_insert(at);
+                want.stopped = true;
+            }),
             Event::Ended(uid) => self.want(&uid, |want| want.ended = true),
             Event::Gone(uid) => self.gone(&uid),
             Event::Listed(seen) => self.listed(now, &seen),

@@ -78,6 +78,7 @@ pub(super) enum Kind {
     Acquire,
     Deleted,
     Stopped,
+    DeletedAndStopped,
     Ended,
     Gone,
 }
@@ -156,13 +157,21 @@ impl Pod {
         if !self.have.row {
             return None;
         }
-        if let Some(at) = self.want.deleted.filter(|_| !self.have.deleted) {
-            return Some((Kind::Deleted, Job::Deleted(uid.clone(), at)));
+        let deleted_at = self.want.deleted.filter(|_| !self.have.deleted);
+        let ends = self.want.ended && !self.have.ended;
+        let stops = self.want.stopped && !self.have.stopped;
+        match deleted_at {
+            Some(at) if stops && !ends => {
+                let job = Job::DeletedAndStopped(uid.clone(), at);
+                return Some((Kind::DeletedAndStopped, job));
+            }
+            Some(at) => return Some((Kind::Deleted, Job::Deleted(uid.clone(), at))),
+            None => {}
         }
-        if self.want.ended && !self.have.ended {
+        if ends {
             return Some((Kind::Ended, Job::Ended(uid.clone())));
         }
-        if self.want.stopped && !self.have.stopped {
+        if stops {
             return Some((Kind::Stopped, Job::Stopped(uid.clone())));
         }
         self.want.gone.then(|| (Kind::Gone, Job::Gone(uid.clone())))
@@ -294,6 +303,10 @@ impl Engine {
             }
             Kind::Deleted => pod.have.deleted = true,
             Kind::Stopped => pod.have.stopped = true,
+            Kind::DeletedAndStopped => {
+                pod.have.deleted = true;
+                pod.have.stopped = true;
+            }
             Kind::Ended => pod.have.ended = true,
             Kind::Gone => {
                 self.forget(uid);

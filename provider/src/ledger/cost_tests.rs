@@ -40,19 +40,20 @@ impl Counted {
     }
 }
 
-fn life(index: usize) -> [Job; 4] {
+fn life(index: usize) -> [Job; 5] {
     let facts = facts(index);
     let uid = facts.uid.clone();
     [
         Job::Acquire(facts),
         Job::Deleted(uid.clone(), begin()),
         Job::Stopped(uid.clone()),
+        Job::DeletedAndStopped(uid.clone(), begin()),
         Job::Gone(uid),
     ]
 }
 
 /// Steps of each job of one more pod when so many others stand and as many are gone and retained.
-fn beside(pods: usize) -> [u64; 4] {
+fn beside(pods: usize) -> [u64; 5] {
     let mut counted = Counted::new();
     for index in 0..pods {
         let [acquire, ..] = life(index);

@@ -80,6 +80,8 @@ pub enum Job {
     Deleted(PodUid, Timestamp),
     /// The pod's containers have ended.
     Stopped(PodUid),
+    /// Both, at the cost of one.
+    DeletedAndStopped(PodUid, Timestamp),
     /// The pod has succeeded or failed, and stays in the API.
     Ended(PodUid),
     /// The pod is gone from the API.
@@ -119,6 +121,7 @@ impl Job {
             Self::SeenOnEcs(_) => "seen_on_ecs",
             Self::Deleted(..) => "deleted",
             Self::Stopped(_) => "stopped",
+            Self::DeletedAndStopped(..) => "deleted_and_stopped",
             Self::Ended(_) => "ended",
             Self::Gone(_) => "gone",
             Self::Record { .. } => "record",

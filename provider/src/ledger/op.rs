@@ -145,6 +145,7 @@ impl<'a> Op<'a> {
             Job::SeenOnEcs(pod) => self.seen_on_ecs(pod),
             Job::Deleted(uid, at) => self.deleted(uid, *at),
             Job::Stopped(uid) => self.stopped(uid),
+            Job::DeletedAndStopped(uid, at) => self.deleted_and_stopped(uid, *at),
             Job::Ended(uid) => self.ended(uid),
             Job::Gone(uid) => self.gone(uid),
             Job::Record {

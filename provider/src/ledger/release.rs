@@ -64,14 +64,20 @@ impl Op<'_> {
         let Some(pod) = self.pod(uid)? else {
             return Ok(());
         };
-        if !pod.deleted {
-            let sql = "UPDATE pod SET deleted_ms = ?2 WHERE uid = ?1";
-            self.tx.execute(sql, (uid.as_str(), at.as_millisecond()))?;
-            self.start_clock(&pod, at)?;
-        }
+        self.write_deletion(&pod, at)?;
         let network = self.network(&pod)?;
         self.tell(pod, network);
         Ok(())
+    }
+
+    fn write_deletion(&self, pod: &PodRow, at: Timestamp) -> Result<()> {
+        if pod.deleted {
+            return Ok(());
+        }
+        let sql = "UPDATE pod SET deleted_ms = ?2 WHERE uid = ?1";
+        self.tx
+            .execute(sql, (pod.uid.as_str(), at.as_millisecond()))?;
+        self.start_clock(pod, at)
     }
 
     /// A waiting pod has not the claim yet, so the claim is found by its key. One that another
@@ -107,6 +113,15 @@ impl Op<'_> {
         self.over(uid, End::Stopped)
     }
 
+    /// The first and the second, with the rows read once.
+    pub(super) fn deleted_and_stopped(&mut self, uid: &PodUid, at: Timestamp) -> Result<()> {
+        let Some(pod) = self.pod(uid)? else {
+            return Ok(());
+        };
+        self.write_deletion(&pod, at)?;
+        self.let_end(pod, End::Stopped)
+    }
+
     /// The pod has succeeded or failed and stays: its ENI is detached at once.
     pub(super) fn ended(&mut self, uid: &PodUid) -> Result<()> {
         self.over(uid, End::Ended)
@@ -118,10 +133,14 @@ impl Op<'_> {
     }
 
     fn over(&mut self, uid: &PodUid, end: End) -> Result<()> {
-        let Some(mut pod) = self.pod(uid)? else {
+        match self.pod(uid)? {
+            Some(pod) => self.let_end(pod, end),
             // A late word about a pod that has let go long ago, or was never ours.
-            return Ok(());
-        };
+            None => Ok(()),
+        }
+    }
+
+    fn let_end(&mut self, mut pod: PodRow, end: End) -> Result<()> {
         let known = match end {
             End::Stopped => &mut pod.stopped,
             End::Ended => &mut pod.ended,
@@ -133,7 +152,7 @@ impl Op<'_> {
                 return self.release(&pod, None);
             }
             if is_news {
-                self.write_end(uid, end)?;
+                self.write_end(&pod.uid, end)?;
             }
             let network = self.network(&pod)?;
             self.tell(pod, network);
@@ -147,7 +166,7 @@ impl Op<'_> {
         }
         let was_attached = facts.state.is_attached();
         let mut left = if was_attached {
-            self.bring(&known, facts, Some(uid))?
+            self.bring(&known, facts, Some(&pod.uid))?
         } else {
             self.save(&known, &facts)?;
             Some(facts)
@@ -161,7 +180,7 @@ impl Op<'_> {
             left = self.let_go(&pod, facts)?;
         }
         if is_news {
-            self.write_end(uid, end)?;
+            self.write_end(&pod.uid, end)?;
         }
         let network = match &left {
             Some(facts) => self.attachment(facts, pod.names.clone()),

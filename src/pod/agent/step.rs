@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::supply::Search;
 use super::{Action, Agent, Refused, Settings, StatusWrite};
 use crate::pod::base::Base;
-use crate::pod::core::{self, Facts};
+use crate::pod::core::{self, Facts, Topic};
 use crate::pod::needs::Supply;
 use crate::pod::record::Record;
 
@@ -67,13 +67,11 @@ pub(super) struct Told {
 impl Agent {
     /// Tells the engine what it does not know of the pod yet, and does the pod's next step.
     pub(super) fn evaluate(&mut self, now: Timestamp, uid: &PodUid) {
-        if let Some(event) = self
-            .pods
-            .get_mut(uid)
-            .and_then(|pod| news(pod, &self.engine, &self.settings, &self.shutdowns))
+        if let Some(pod) = self.pods.get_mut(uid)
+            && let Some(facts) = introduction(pod, &self.engine, &self.settings, &self.shutdowns)
         {
             // Whatever the engine makes of it ends in another evaluation, or in this one.
-            self.tell(now, event);
+            self.tell(now, Event::Bound(facts));
             self.evaluate(now, uid);
             return;
         }
@@ -87,6 +85,8 @@ impl Agent {
         let Some(node) = self.settings.nodes.get(pod.record.node()) else {
             return;
         };
+        let deleted_at = untold_deletion(pod, &self.engine, &self.shutdowns);
+        pod.told.deleted |= deleted_at.is_some();
         let network = network_of(pod, &self.engine);
         let facts = Facts {
             network: &network,
@@ -102,13 +102,16 @@ impl Agent {
         let step = core::step(&pod.record, &facts, now);
         let look_at = pod.search.as_ref().and_then(|search| search.look_at);
         let mut wake_at = step.wake_at.into_iter().chain(look_at).min();
-        let mut event = None;
+        let mut event = deleted_at.map(|at| Event::Deleted(uid.clone(), at));
         let ready = !pod.busy && pod.not_before.is_none_or(|at| at <= now);
         let settled = !pod.busy && (pod.awaited.is_none() || ready);
         match step.action {
             Some(core::Action::StopNetwork) if !pod.told.stopped => {
                 pod.told.stopped = true;
-                event = Some(Event::Stopped(uid.clone()));
+                event = Some(match deleted_at {
+                    Some(at) => Event::DeletedAndStopped(uid.clone(), at),
+                    None => Event::Stopped(uid.clone()),
+                });
             }
             // A status that was written and not seen yet may put the phase back.
             Some(core::Action::EndNetwork) if !pod.told.ended && settled => {
@@ -124,12 +127,7 @@ impl Agent {
             Some(write) => {
                 let base = self.bases.remove(uid);
                 self.actions.push(request(&pod.record, base, &write));
-                let uid = (!step.said.is_empty()).then(|| Arc::new(uid.clone()));
-                for ((topic, note), uid) in step.said.into_iter().zip(uid.iter().cycle()) {
-                    let key = pod.record.key().clone();
-                    self.actions
-                        .push(Action::Event(Arc::clone(uid), key, topic, note));
-                }
+                self.actions.extend(events(&pod.record, step.said));
                 pod.busy = true;
                 self.writes += 1;
             }
@@ -214,53 +212,61 @@ impl Agent {
     }
 }
 
-/// The next thing that the engine has to know of a pod, each told once.
-fn news(
-    pod: &mut Pod,
-    engine: &Engine,
-    settings: &Settings,
-    shutdowns: &HashMap<NodeName, Timestamp>,
-) -> Option<Event> {
+/// Whether the engine is told of this pod at all.
+fn is_for_engine(pod: &Pod, engine: &Engine, shutdowns: &HashMap<NodeName, Timestamp>) -> bool {
     let record = &pod.record;
     let shutdown_at = shutdowns.get(record.node());
     let is_rejected = shutdown_at.is_some_and(|at| core::is_rejected(record, pod.seen_at, *at));
     // One that was made known before needs to be told of as ever.
     let is_unknown = pod.introduction.is_some() && engine.network(record.uid()).is_none();
-    if record.host_network() || pod.refused.is_some() || is_rejected && is_unknown {
+    !(record.host_network() || pod.refused.is_some() || is_rejected && is_unknown)
+}
+
+/// What the engine is told of a pod first, if it needs to know the pod.
+fn introduction(
+    pod: &mut Pod,
+    engine: &Engine,
+    settings: &Settings,
+    shutdowns: &HashMap<NodeName, Timestamp>,
+) -> Option<PodFacts> {
+    if !is_for_engine(pod, engine, shutdowns) {
         return None;
     }
-    let uid = record.uid();
-    let ended = record.phase().is_terminal();
+    let record = &pod.record;
     let leaving = record.deletion().is_some();
     // A pod that leaves and holds nothing needs nothing; one that holds an address is made known
     // even so, or its address would be given away before it is gone.
-    let holds = record.pod_ip().is_some() || engine.network(uid).is_some();
-    if !ended
-        && (!leaving || holds)
-        && let Some(introduction) = pod.introduction.take()
-    {
-        let node = settings.nodes.get(record.node())?;
-        return Some(Event::Bound(PodFacts {
-            uid: uid.clone(),
-            key: record.key().clone(),
-            created: Creation {
-                at: record.created_at(),
-                revision: record.version(),
-            },
-            node: Node {
-                name: record.node().clone(),
-                zone: node.zone.clone(),
-                node_type: node.node_type,
-            },
-            opt_in: introduction.opt_in,
-            published: introduction.published,
-        }));
+    let holds = record.pod_ip().is_some() || engine.network(record.uid()).is_some();
+    if record.phase().is_terminal() || leaving && !holds {
+        return None;
     }
-    if let Some(deletion) = record.deletion().filter(|_| !pod.told.deleted) {
-        pod.told.deleted = true;
-        return Some(Event::Deleted(uid.clone(), deletion.deleted_at));
-    }
-    None
+    let introduction = pod.introduction.take()?;
+    let node = settings.nodes.get(record.node())?;
+    Some(PodFacts {
+        uid: record.uid().clone(),
+        key: record.key().clone(),
+        created: Creation {
+            at: record.created_at(),
+            revision: record.version(),
+        },
+        node: Node {
+            name: record.node().clone(),
+            zone: node.zone.clone(),
+            node_type: node.node_type,
+        },
+        opt_in: introduction.opt_in,
+        published: introduction.published,
+    })
+}
+
+/// When the pod's deletion was asked for, until the engine was told.
+fn untold_deletion(
+    pod: &Pod,
+    engine: &Engine,
+    shutdowns: &HashMap<NodeName, Timestamp>,
+) -> Option<Timestamp> {
+    let deletion = pod.record.deletion().filter(|_| !pod.told.deleted)?;
+    is_for_engine(pod, engine, shutdowns).then_some(deletion.deleted_at)
 }
 
 pub(super) fn network_of<'a>(pod: &'a Pod, engine: &'a Engine) -> Cow<'a, Network> {
@@ -275,6 +281,15 @@ pub(super) fn network_of<'a>(pod: &'a Pod, engine: &'a Engine) -> Cow<'a, Networ
         (Some(_), _) | (None, None) => Cow::Owned(unknown),
         (None, Some(network)) => Cow::Borrowed(network),
     }
+}
+
+/// What is said with a write.
+fn events(record: &Record, said: Vec<(Topic, String)>) -> impl Iterator<Item = Action> {
+    let uid = (!said.is_empty()).then(|| Arc::new(record.uid().clone()));
+    let of_one = uid.into_iter().cycle();
+    said.into_iter()
+        .zip(of_one)
+        .map(|((topic, note), uid)| Action::Event(uid, record.key().clone(), topic, note))
 }
 
 fn request(record: &Record, base: Option<Base>, write: &core::Action<'_>) -> Action {

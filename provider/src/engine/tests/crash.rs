@@ -262,6 +262,23 @@ fn deleted(world: &mut World, wish: &Wish) {
     (seen.deleted_at, seen.stopped) = (Some(at), true);
 }
 
+/// The pod was deleted while nobody watched, and its containers run on.
+fn leaving(world: &mut World, wish: &Wish) {
+    deleted(world, wish);
+    for seen in world.api.values_mut() {
+        seen.stopped = false;
+    }
+}
+
+/// The containers of a pod whose deletion is known have ended while nobody watched.
+fn stopped(world: &mut World, wish: &Wish) {
+    let pod = running(world, wish);
+    world.begin_deletion(&pod);
+    for seen in world.api.values_mut() {
+        seen.stopped = true;
+    }
+}
+
 fn ended(world: &mut World, wish: &Wish) {
     let pod = running(world, wish);
     let seen = world.api.values_mut().find(|one| one.facts.uid == pod);
@@ -312,6 +329,12 @@ fn moments_of_keeping() -> Vec<Moment> {
         }),
         Moment::slow("an ordinary pod's deletion", |world| {
             deleted(world, &ordinary("web-0"));
+        }),
+        Moment::new("a deletion that takes time", |world| {
+            leaving(world, &fixed("web-0"));
+        }),
+        Moment::slow("the end of a deletion that took time", |world| {
+            stopped(world, &fixed("web-0"));
         }),
         Moment::new("a pod that is gone", |world| {
             vanished(world, &fixed("web-0"));
@@ -445,7 +468,15 @@ fn sweep_all(moments: &[Moment], points_min: usize) -> BTreeSet<String> {
 fn a_death_at_any_statement_keeps_what_is_kept() {
     let jobs = sweep_all(&moments_of_keeping(), 1000);
     for job in [
-        "Acquire", "Deleted", "Stopped", "Ended", "Gone", "Record", "Open", "Note",
+        "Acquire",
+        "Deleted",
+        "Stopped",
+        "DeletedAndStopped",
+        "Ended",
+        "Gone",
+        "Record",
+        "Open",
+        "Note",
     ] {
         assert!(jobs.contains(job), "{job} was not swept: {jobs:?}");
     }

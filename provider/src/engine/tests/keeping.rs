@@ -40,6 +40,23 @@ fn an_ordinary_address_is_free_after_its_pod_is_gone() {
     assert_eq!(world.count("vsw-b", "free"), 252);
 }
 
+/// One COMMIT less for each pod that goes, which is what its object waits for.
+#[test]
+fn a_deletion_and_an_end_that_are_known_together_are_one_job() {
+    for wish in [fixed("web-0"), ordinary("job")] {
+        let mut world = World::new();
+        let pod = world.create(&wish);
+        world.pass(SECOND);
+        world.jobs.clear();
+        let at = world.now;
+        world.tell(Event::DeletedAndStopped(pod.clone(), at));
+        assert_eq!(world.network(&pod), Network::Detached);
+        assert_eq!(world.jobs, ["DeletedAndStopped".into()].into());
+        let deleted_at = world.claims().first().and_then(|claim| claim.deleted_at);
+        assert_eq!(deleted_at, (wish.name == "web-0").then_some(at));
+    }
+}
+
 #[test]
 fn released_at_the_deadline_and_not_before() {
     let mut world = World::new();

@@ -19,6 +19,22 @@ fn a_forced_deletion_starts_the_clock_from_its_deleted_event() {
     assert_eq!(world.count("retained"), 1);
 }
 
+/// Two would be two waits for a COMMIT before the object may go.
+#[test]
+fn a_pod_that_may_stop_at_once_waits_for_one_job_of_the_ledger() {
+    let mut world = World::fast();
+    world.create(fixed("web-0"));
+    world.pass(SECOND * 60);
+    world.trace = Some(Vec::new());
+    world.delete("web-0");
+    world.settle();
+    assert!(world.is_gone("web-0"));
+    let trace = world.trace.take().unwrap();
+    let jobs = trace.iter().filter_map(|line| line.split_once("Commit("));
+    let jobs = jobs.filter_map(|(_, job)| job.split([' ', '(']).nth(1));
+    assert_eq!(jobs.collect::<Vec<_>>(), ["DeletedAndStopped", "Gone"]);
+}
+
 #[test]
 fn a_deleted_event_that_is_lost_shows_at_the_next_list_and_is_proved_by_a_get() {
     let mut world = World::fast();

@@ -224,10 +224,14 @@ impl Play {
     }
 
     fn delete(&mut self, name: usize) {
+        if let Some((uid, at)) = self.begin_deletion(name) {
+            self.world.tell(Event::Deleted(uid, at));
+        }
+    }
+
+    fn begin_deletion(&mut self, name: usize) -> Option<(PodUid, Timestamp)> {
         let truth = self.clock.truth;
-        let Some(object) = self.objects.get_mut(&name) else {
-            return;
-        };
+        let object = self.objects.get_mut(&name)?;
         if object.deleted_at.is_none() {
             // As README says it: never too early, and whole seconds are all there is.
             self.model
@@ -239,19 +243,25 @@ impl Play {
         let at = *object
             .deleted_at
             .get_or_insert_with(|| retention::deleted_at(timestamp, grace));
-        let uid = object.uid.clone();
-        self.world.tell(Event::Deleted(uid, at));
+        Some((object.uid.clone(), at))
     }
 
+    /// Only a pod that is being deleted stops: one that is not is deleted with it.
     fn stop(&mut self, name: usize) {
-        let deleted = self.objects.get_mut(&name);
-        let Some(object) = deleted.filter(|object| object.deleted_at.is_some()) else {
+        let known = self.objects.get(&name);
+        let was_deleted = known.is_some_and(|object| object.deleted_at.is_some());
+        let Some((uid, at)) = self.begin_deletion(name) else {
             return;
         };
-        object.stopped = true;
-        let uid = object.uid.clone();
+        if let Some(object) = self.objects.get_mut(&name) {
+            object.stopped = true;
+        }
         self.model.stopped(&uid, self.world.now);
-        self.world.tell(Event::Stopped(uid));
+        self.world.tell(if was_deleted {
+            Event::Stopped(uid)
+        } else {
+            Event::DeletedAndStopped(uid, at)
+        });
     }
 
     fn fail(&mut self, name: usize) {

@@ -75,10 +75,11 @@ fn vanish_after_its_end(world: &mut World, uid: &PodUid) {
 }
 
 /// Everything that can still be said of a pod that is gone.
-fn late_news(uid: &PodUid, now: Timestamp) -> [Event; 4] {
+fn late_news(uid: &PodUid, now: Timestamp) -> [Event; 5] {
     [
         Event::Deleted(uid.clone(), now),
         Event::Stopped(uid.clone()),
+        Event::DeletedAndStopped(uid.clone(), now),
         Event::Ended(uid.clone()),
         Event::Gone(uid.clone()),
     ]
