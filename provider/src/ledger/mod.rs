@@ -18,6 +18,7 @@ pub mod explain;
 #[cfg(test)]
 pub(crate) mod fault_tests;
 pub mod faults;
+mod gathering;
 pub mod history;
 mod import;
 pub(crate) mod journal;

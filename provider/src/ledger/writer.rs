@@ -5,11 +5,12 @@
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 
 use crate::cloud::{self, Request, Response, sim};
+use crate::ledger::gathering::Gathering;
 use crate::ledger::{Error, Job, Ledger, Note, Outcome, Turn, checkpoint};
 use crate::settings::Settings;
 
@@ -17,11 +18,6 @@ use crate::settings::Settings;
 const QUEUE: usize = 4096;
 /// Jobs per COMMIT: past this the sync is a small part of the cost, and a batch delays its first.
 const BATCH: usize = 256;
-/// From one COMMIT to the next when several jobs came together: a COMMIT has a cost of its own,
-/// and those of a burst trickle in.
-const GATHERING: Duration = Duration::from_millis(4);
-/// From the end of a COMMIT to the next: those whom it served come again, and should share one.
-const RETURNING: Duration = Duration::from_micros(500);
 
 /// Something for the thread to do. The number comes back with the result.
 #[derive(Debug)]
@@ -113,29 +109,36 @@ fn run(
     done: &impl Fn(Done),
 ) {
     let mut deadline = None;
-    let mut next_at = Instant::now();
+    let mut gathering = Gathering::new(Instant::now());
     while let Ok(first) = queue.recv() {
-        // Asleep and not at the queue, where each job would wake it.
-        std::thread::sleep(next_at.saturating_duration_since(Instant::now()));
-        let batch: Vec<Work> = std::iter::once(first)
-            .chain(queue.try_iter())
-            .take(BATCH)
-            .collect();
+        let batch = gather(first, queue, &gathering);
         let began = Instant::now();
-        let gathers = batch.len() > 1 && batch.len() < BATCH;
+        let jobs = batch.len();
         if let Err(error) = serve(&mut ledger, batch, clock, done, &mut deadline) {
             done(Done::Fatal(error));
             return;
         }
-        // Whoever comes alone, one after the other, waits for the disk only.
-        if gathers {
-            next_at = (began + GATHERING).max(Instant::now() + RETURNING);
-        }
+        gathering.served(jobs, jobs == BATCH, began, Instant::now());
     }
     let now = clock();
     if let Err(error) = ledger.commit(now, &[Job::Note(now, Note::Stopped)]) {
         tracing::error!(%error, "the end of the process could not be written down");
     }
+}
+
+/// The jobs that share a COMMIT with this one.
+fn gather(first: Work, queue: &Receiver<Work>, gathering: &Gathering) -> Vec<Work> {
+    let mut batch = vec![first];
+    let mut known = 0;
+    let mut pause = Some(gathering.pause(Instant::now()));
+    while let Some(wait) = pause {
+        // Asleep and not at the queue, where each job would wake it.
+        std::thread::sleep(wait);
+        batch.extend(queue.try_iter().take(BATCH - batch.len()));
+        pause = gathering.more(batch.len(), batch.len() - known, Instant::now());
+        known = batch.len();
+    }
+    batch
 }
 
 /// Waits for another process that holds the file, as long as it takes: nothing was written, and
