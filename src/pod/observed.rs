@@ -444,10 +444,12 @@ impl fmt::Display for ContainerId<'_> {
             hash.update(&self.restarts.to_be_bytes());
         }
         f.write_str("holdfast://")?;
-        hash.finish()
-            .as_ref()
+        let hash = hash.finish();
+        let (halves, _) = hash.as_ref().as_chunks();
+        // This is done for each view of each container, and two numbers are told sooner than 32 bytes.
+        halves
             .iter()
-            .try_for_each(|byte| write!(f, "{byte:02x}"))
+            .try_for_each(|half| write!(f, "{:032x}", u128::from_be_bytes(*half)))
     }
 }
 
