@@ -458,3 +458,23 @@ impl Serialize for ContainerId<'_> {
         serializer.collect_str(self)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Statuses hold it: with another one each would be written again.
+    #[test]
+    fn the_id_of_a_container_is_the_digest_that_it_always_was() {
+        let uid = PodUid::from("3ed0e16d-c374-422d-aa8b-6ae38e40311d");
+        let id = |uid, name, restarts| ContainerId::new(uid, name, restarts).to_string();
+        assert_eq!(
+            id(&uid, "app", 0),
+            "holdfast://193fa28f49798bb2f3760e43c70e8fa82dc6b55b813d03fc7a9e01494fff3c18"
+        );
+        assert_eq!(
+            id(&PodUid::from("u"), "app", 1),
+            "holdfast://1bc52179bcc742e60f3069fd992a2a58f0b796469b91294e78e97ad44de4055f"
+        );
+    }
+}

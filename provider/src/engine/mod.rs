@@ -8,7 +8,7 @@
 //! ```text
 //!   Bound ──▶ Acquire ──▶ (tasks) ──▶ Attached          one job per pod at a time, in this order
 //!   Deleted ─▶ Deleted     the clock of the claim starts
-//!   Stopped ─▶ Stopped ─▶ (tasks) ──▶ Detached         with the one before, if both are known
+//!   Stopped ─▶ Stopped ─▶ (tasks) ──▶ Detached         with the one before, when both are known first
 //!   Gone ────▶ Gone        released, waiters woken
 //! ```
 

@@ -146,13 +146,7 @@ impl Pod {
             && self.blocked.is_none()
             && !self.is_over()
         {
-            let facts = PodFacts::clone(facts);
-            let job = if self.foreign {
-                Job::SeenOnEcs(facts)
-            } else {
-                Job::Acquire(facts)
-            };
-            return Some((Kind::Acquire, job));
+            return Some(self.acquire(facts));
         }
         if !self.have.row {
             return None;
@@ -182,13 +176,16 @@ impl Pod {
         if self.is_over() {
             return self.next(uid);
         }
-        let facts = PodFacts::clone(self.facts.as_ref()?);
+        self.facts.as_deref().map(|facts| self.acquire(facts))
+    }
+
+    fn acquire(&self, facts: &PodFacts) -> (Kind, Job) {
         let job = if self.foreign {
-            Job::SeenOnEcs(facts)
+            Job::SeenOnEcs
         } else {
-            Job::Acquire(facts)
+            Job::Acquire
         };
-        Some((Kind::Acquire, job))
+        (Kind::Acquire, job(facts.clone()))
     }
 }
 

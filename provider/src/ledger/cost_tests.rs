@@ -40,29 +40,35 @@ impl Counted {
     }
 }
 
-fn life(index: usize) -> [Job; 5] {
+/// The jobs of a pod that takes time to stop, and of one that takes none.
+fn life(index: usize, takes_time: bool) -> Vec<Job> {
     let facts = facts(index);
     let uid = facts.uid.clone();
-    [
-        Job::Acquire(facts),
-        Job::Deleted(uid.clone(), begin()),
-        Job::Stopped(uid.clone()),
-        Job::DeletedAndStopped(uid.clone(), begin()),
-        Job::Gone(uid),
-    ]
+    let leaves = if takes_time {
+        vec![
+            Job::Deleted(uid.clone(), begin()),
+            Job::Stopped(uid.clone()),
+        ]
+    } else {
+        vec![Job::DeletedAndStopped(uid.clone(), begin())]
+    };
+    let mut jobs = vec![Job::Acquire(facts)];
+    jobs.extend(leaves);
+    jobs.push(Job::Gone(uid));
+    jobs
 }
 
-/// Steps of each job of one more pod when so many others stand and as many are gone and retained.
-fn beside(pods: usize) -> [u64; 5] {
+/// Steps of each job of two more pods when so many others stand and as many are gone and retained.
+fn beside(pods: usize) -> Vec<u64> {
     let mut counted = Counted::new();
     for index in 0..pods {
-        let [acquire, ..] = life(index);
-        counted.steps(acquire);
-        for job in life(pods + index) {
+        counted.steps(Job::Acquire(facts(index)));
+        for job in life(pods + index, true) {
             counted.steps(job);
         }
     }
-    life(2 * pods).map(|job| counted.steps(job))
+    let lives = [life(2 * pods, true), life(2 * pods + 1, false)].concat();
+    lives.into_iter().map(|job| counted.steps(job)).collect()
 }
 
 #[test]

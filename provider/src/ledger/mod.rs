@@ -81,7 +81,7 @@ pub enum Job {
     Deleted(PodUid, Timestamp),
     /// The pod's containers have ended.
     Stopped(PodUid),
-    /// Both, at the cost of one.
+    /// Both, in one transaction.
     DeletedAndStopped(PodUid, Timestamp),
     /// The pod has succeeded or failed, and stays in the API.
     Ended(PodUid),
@@ -114,6 +114,14 @@ pub enum Job {
 }
 
 impl Job {
+    /// Whether a pod comes or goes with it, once each.
+    pub(crate) fn moves_a_pod(&self) -> bool {
+        matches!(
+            self,
+            Self::Acquire(_) | Self::Deleted(..) | Self::DeletedAndStopped(..)
+        )
+    }
+
     /// One word for what kind of job it is.
     pub fn kind(&self) -> &'static str {
         match self {

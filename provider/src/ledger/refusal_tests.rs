@@ -106,6 +106,7 @@ fn a_job_that_meets_such_a_history_ends_the_batch_with_its_words() {
         Job::Acquire(facts(1)),
         Job::Deleted(uid.clone(), begin()),
         Job::Stopped(uid.clone()),
+        Job::DeletedAndStopped(uid.clone(), begin()),
         Job::Gone(uid),
     ];
     let error = ledger.commit(begin(), &jobs).unwrap_err();

@@ -119,6 +119,10 @@ impl Op<'_> {
             return Ok(());
         };
         self.write_deletion(&pod, at)?;
+        let pod = PodRow {
+            deleted: true,
+            ..pod
+        };
         self.let_end(pod, End::Stopped)
     }
 

@@ -108,9 +108,10 @@ impl Agent {
         match step.action {
             Some(core::Action::StopNetwork) if !pod.told.stopped => {
                 pod.told.stopped = true;
+                let uid = uid.clone();
                 event = Some(match deleted_at {
-                    Some(at) => Event::DeletedAndStopped(uid.clone(), at),
-                    None => Event::Stopped(uid.clone()),
+                    Some(at) => Event::DeletedAndStopped(uid, at),
+                    None => Event::Stopped(uid),
                 });
             }
             // A status that was written and not seen yet may put the phase back.
@@ -283,8 +284,8 @@ pub(super) fn network_of<'a>(pod: &'a Pod, engine: &'a Engine) -> Cow<'a, Networ
     }
 }
 
-/// What is said with a write.
-fn events(record: &Record, said: Vec<(Topic, String)>) -> impl Iterator<Item = Action> {
+/// What is said of a pod.
+pub(super) fn events(record: &Record, said: Vec<(Topic, String)>) -> impl Iterator<Item = Action> {
     let uid = (!said.is_empty()).then(|| Arc::new(record.uid().clone()));
     let of_one = uid.into_iter().cycle();
     said.into_iter()

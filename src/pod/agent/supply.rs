@@ -10,7 +10,7 @@ use std::sync::Arc;
 use holdfast_provider::id::PodUid;
 use jiff::{SignedDuration, Timestamp};
 
-use super::step::Pod;
+use super::step::{Pod, events};
 use super::{Action, Agent, ObjectKey, Refused};
 use crate::pod::needs::{Keys, Supply};
 use crate::pod::record::Record;
@@ -130,11 +130,8 @@ impl Agent {
         }
         let objects = &self.objects;
         let (supply, said) = needs.weigh(namespace, |object| objects.keys(&key_of(object)));
-        if supply != running.supply && !said.is_empty() {
-            let uid = Arc::new(uid.clone());
-            let event =
-                |(topic, note)| Action::Event(Arc::clone(&uid), record.key().clone(), topic, note);
-            self.actions.extend(said.into_iter().map(event));
+        if supply != running.supply {
+            self.actions.extend(events(record, said));
         }
         if supply == Supply::Complete {
             *search = None;

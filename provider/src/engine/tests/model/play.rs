@@ -297,7 +297,9 @@ impl Play {
             return;
         };
         if let Some(at) = object.deleted_at {
-            self.world.tell(Event::Deleted(object.uid.clone(), at));
+            let uid = || object.uid.clone();
+            self.world.tell(Event::Deleted(uid(), at));
+            self.world.tell(Event::DeletedAndStopped(uid(), at));
         }
         self.world.tell(Event::Stopped(object.uid.clone()));
         self.world.tell(Event::Ended(object.uid.clone()));
