@@ -64,17 +64,26 @@ pub(super) struct Told {
     pub(super) ended: bool,
 }
 
+impl Pod {
+    fn supply(&self) -> &Supply {
+        let search = self.search.as_ref();
+        search.map_or(&COMPLETE, |search| &search.supply)
+    }
+}
+
 impl Agent {
-    /// Tells the engine what it does not know of the pod yet, and does the pod's next step.
-    pub(super) fn evaluate(&mut self, now: Timestamp, uid: &PodUid) {
+    /// Makes a pod known to the engine that needs to know it.
+    fn introduce(&mut self, now: Timestamp, uid: &PodUid) {
         if let Some(pod) = self.pods.get_mut(uid)
             && let Some(facts) = introduction(pod, &self.engine, &self.settings, &self.shutdowns)
         {
-            // Whatever the engine makes of it ends in another evaluation, or in this one.
             self.tell(now, Event::Bound(facts));
-            self.evaluate(now, uid);
-            return;
         }
+    }
+
+    /// Tells the engine what it does not know of the pod yet, and does the pod's next step.
+    pub(super) fn evaluate(&mut self, now: Timestamp, uid: &PodUid) {
+        self.introduce(now, uid);
         self.search(now, uid);
         let Some(pod) = self.pods.get_mut(uid) else {
             return;
@@ -86,17 +95,13 @@ impl Agent {
             return;
         };
         let deleted_at = untold_deletion(pod, &self.engine, &self.shutdowns);
-        pod.told.deleted |= deleted_at.is_some();
         let network = network_of(pod, &self.engine);
         let facts = Facts {
             network: &network,
             node,
             lifecycle: &self.settings.lifecycle,
             seen_at: pod.seen_at,
-            supply: pod
-                .search
-                .as_ref()
-                .map_or(&COMPLETE, |search| &search.supply),
+            supply: pod.supply(),
             shutdown_at: self.shutdowns.get(pod.record.node()).copied(),
         };
         let step = core::step(&pod.record, &facts, now);
@@ -260,14 +265,16 @@ fn introduction(
     })
 }
 
-/// When the pod's deletion was asked for, until the engine was told.
+/// When the pod's deletion was asked for, once, for the engine to be told.
 fn untold_deletion(
-    pod: &Pod,
+    pod: &mut Pod,
     engine: &Engine,
     shutdowns: &HashMap<NodeName, Timestamp>,
 ) -> Option<Timestamp> {
-    let deletion = pod.record.deletion().filter(|_| !pod.told.deleted)?;
-    is_for_engine(pod, engine, shutdowns).then_some(deletion.deleted_at)
+    let tells = !pod.told.deleted && is_for_engine(pod, engine, shutdowns);
+    let deletion = pod.record.deletion().filter(|_| tells)?;
+    pod.told.deleted = true;
+    Some(deletion.deleted_at)
 }
 
 pub(super) fn network_of<'a>(pod: &'a Pod, engine: &'a Engine) -> Cow<'a, Network> {

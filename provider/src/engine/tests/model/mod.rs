@@ -6,6 +6,7 @@
 //! `HOLDFAST_SEQUENCES` says how many sequences are tried, `HOLDFAST_SEED` which ones.
 
 mod clock;
+mod object;
 mod play;
 mod pool;
 mod rules;

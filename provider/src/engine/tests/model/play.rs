@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use super::clock::Clock;
+use super::object::{Object, key, whole_second};
 use super::pool::{addresses, configured, zones};
 use super::state::{Held, Model, Outcomes, Seen};
 use super::*;
@@ -13,16 +14,6 @@ use crate::policy::retention;
 
 /// How often the shell looks at the wall clock.
 const LOOK: SignedDuration = SECOND;
-
-/// An object in the API.
-#[derive(Clone)]
-struct Object {
-    uid: PodUid,
-    facts: Facts,
-    deleted_at: Option<Timestamp>,
-    stopped: bool,
-    ended: bool,
-}
 
 pub(super) struct Play {
     world: World,
@@ -175,7 +166,7 @@ impl Play {
             ended: false,
         };
         let pod = ApiPod {
-            facts: pod_facts(&object),
+            facts: object.pod_facts(),
             foreign: false,
             deleted_at: None,
             stopped: false,
@@ -202,7 +193,7 @@ impl Play {
             return;
         }
         self.model.bound(&object.uid, facts, self.time());
-        let pod = pod_facts(object);
+        let pod = object.pod_facts();
         self.world.tell(match facts.place {
             Place::Foreign => Event::OnForeignEcs(pod),
             _ => Event::Bound(pod),
@@ -218,7 +209,7 @@ impl Play {
         object.facts.place = place;
         let object = object.clone();
         if let Some(pod) = self.world.api.get_mut(&key(name)) {
-            pod.facts = pod_facts(&object);
+            pod.facts = object.pod_facts();
         }
         self.bound(&object);
     }
@@ -564,41 +555,5 @@ impl Play {
             Some(left) => Err(format!("{left:?} does not come back")),
             None => Ok(()),
         }
-    }
-}
-
-fn key(name: usize) -> PodKey {
-    PodKey::new("default", NAMES[name])
-}
-
-/// As the API writes times.
-fn whole_second(at: Timestamp) -> Timestamp {
-    Timestamp::from_second(at.as_second()).unwrap()
-}
-
-fn pod_facts(object: &Object) -> PodFacts {
-    let facts = &object.facts;
-    let node_type = if facts.place.is_ecs() {
-        NodeType::Ecs
-    } else {
-        NodeType::Acs
-    };
-    PodFacts {
-        uid: object.uid.clone(),
-        key: key(facts.name),
-        created: facts.created,
-        node: Node {
-            name: format!("{:?}", facts.place).as_str().into(),
-            zone: facts.place.zone().into(),
-            node_type,
-        },
-        opt_in: OptIn {
-            fixed_ip: facts
-                .hours
-                .map_or(FixedIp::Off, |hours| FixedIp::On { hours }),
-            vswitches: facts.vswitches.iter().map(|id| (*id).into()).collect(),
-            security_groups: Vec::new(),
-        },
-        published: None,
     }
 }
