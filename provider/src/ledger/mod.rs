@@ -114,14 +114,6 @@ pub enum Job {
 }
 
 impl Job {
-    /// Whether a pod comes or goes with it, once each.
-    pub(crate) fn moves_a_pod(&self) -> bool {
-        matches!(
-            self,
-            Self::Acquire(_) | Self::Deleted(..) | Self::DeletedAndStopped(..)
-        )
-    }
-
     /// One word for what kind of job it is.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 
 use crate::cloud::{self, Request, Response, sim};
-use crate::ledger::gathering::{Batch, Gathering};
+use crate::ledger::gathering::Gathering;
 use crate::ledger::{Error, Job, Ledger, Note, Outcome, Turn, checkpoint};
 use crate::settings::Settings;
 
@@ -113,17 +113,12 @@ fn run(
     while let Ok(first) = queue.recv() {
         let batch = gather(first, queue, &gathering);
         let began = Instant::now();
-        let pods = |work: &&Work| matches!(work, Work::Job(_, job) if job.moves_a_pod());
-        let taken = Batch {
-            jobs: batch.len(),
-            pods: batch.iter().filter(pods).count(),
-            is_full: batch.len() == BATCH,
-        };
+        let jobs = batch.len();
         if let Err(error) = serve(&mut ledger, batch, clock, done, &mut deadline) {
             done(Done::Fatal(error));
             return;
         }
-        gathering.served(taken, began, Instant::now());
+        gathering.served(jobs, jobs == BATCH, began, Instant::now());
     }
     let now = clock();
     if let Err(error) = ledger.commit(now, &[Job::Note(now, Note::Stopped)]) {
