@@ -16,6 +16,7 @@ use prost::Message;
 use tokio::io::AsyncRead;
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tokio_util::io::StreamReader;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::page::{Metadata, Part};
 use super::agent::Input;
@@ -26,7 +27,8 @@ use super::view::PodView;
 mod page;
 
 /// Pods per page of a list. Each page is a question and an answer, which wait for their turn at an API server that has
-/// much to do. It is no burden here, for it is read while it comes, but for an API server that reads it out of etcd.
+/// much to do; the next one does so while this one is read. It is no burden here, for it is read while it comes, but for
+/// an API server that reads it out of etcd.
 const PAGE: u32 = 5000;
 
 /// Why the list or the watch broke off.
@@ -91,6 +93,11 @@ struct RawExtension {
     raw: Bytes,
 }
 
+/// What a page is made of.
+type Parts = BoxStream<'static, Result<Part, page::Error>>;
+/// A page that is on its way.
+type Asked = AbortOnDropHandle<Result<Parts, Error>>;
+
 struct PodWatch {
     client: Client,
     state: State,
@@ -99,10 +106,14 @@ struct PodWatch {
 enum State {
     /// A list is to be taken.
     New,
-    /// A page is to be asked for: the first, or the one of this token.
-    Paging(Option<String>),
-    /// A page comes, and what it has said of itself.
-    Listing(BoxStream<'static, Result<Part, page::Error>>, Metadata),
+    /// A page was asked for.
+    Asked(Asked),
+    /// A page comes. It has said of which version it is, and whether there is another.
+    Listing {
+        parts: Parts,
+        version: String,
+        next: Option<Asked>,
+    },
     /// A watch is to be started.
     Listed(String),
     /// What happened up to this version was told.
@@ -140,37 +151,48 @@ impl PodWatch {
     async fn step(&mut self) -> Result<Option<Input>, Error> {
         match &mut self.state {
             State::New => {
-                self.state = State::Paging(None);
+                self.state = State::Asked(ask_page(&self.client, None));
                 Ok(Some(Input::ListBegan))
             }
-            State::Paging(token) => {
-                let parts = page(&self.client, token.as_deref()).await?;
-                self.state = State::Listing(parts, Metadata::default());
+            State::Asked(page) => {
+                let page = page.await.map_err(std::io::Error::other);
+                let parts = page.map_err(|error| Error::Broken("the list", error))??;
+                self.state = State::Listing {
+                    parts,
+                    version: String::new(),
+                    next: None,
+                };
                 Ok(None)
             }
-            State::Listing(parts, metadata) => {
-                match parts.next().await.transpose().map_err(unread_list)? {
-                    Some(Part::Item(pod)) => return Ok(Some(Input::Seen(read_pod(pod)?))),
-                    Some(Part::Metadata(told)) => {
-                        *metadata = told;
-                        return Ok(None);
-                    }
-                    None => {}
-                }
-                let Metadata {
-                    resource_version,
-                    continue_,
-                } = std::mem::take(metadata);
-                if !continue_.is_empty() {
-                    self.state = State::Paging(Some(continue_));
+            State::Listing {
+                parts,
+                version,
+                next,
+            } => match parts.next().await.transpose().map_err(unread_list)? {
+                Some(Part::Item(pod)) => Ok(Some(Input::Seen(read_pod(pod)?))),
+                Some(Part::Metadata(told)) => {
+                    let Metadata {
+                        resource_version,
+                        continue_,
+                    } = told;
+                    *version = resource_version;
+                    *next =
+                        (!continue_.is_empty()).then(|| ask_page(&self.client, Some(continue_)));
                     Ok(None)
-                } else if !resource_version.is_empty() {
-                    self.state = State::Listed(resource_version);
-                    Ok(Some(Input::ListDone))
-                } else {
-                    Err(Error::NoVersion("a list"))
                 }
-            }
+                None => {
+                    let version = std::mem::take(version);
+                    if let Some(page) = next.take() {
+                        self.state = State::Asked(page);
+                        Ok(None)
+                    } else if !version.is_empty() {
+                        self.state = State::Listed(version);
+                        Ok(Some(Input::ListDone))
+                    } else {
+                        Err(Error::NoVersion("a list"))
+                    }
+                }
+            },
             State::Listed(version) => {
                 let frames = start(&self.client, version).await?;
                 self.state = State::Watching(std::mem::take(version), frames);
@@ -189,19 +211,20 @@ impl PodWatch {
     }
 }
 
-async fn page(
-    client: &Client,
-    token: Option<&str>,
-) -> Result<BoxStream<'static, Result<Part, page::Error>>, Error> {
+/// Asks for the first page, or for the one of this token, at once.
+fn ask_page(client: &Client, token: Option<String>) -> Asked {
+    let client = client.clone();
     let params = ListParams {
         limit: Some(PAGE),
-        continue_token: token.map(str::to_owned),
+        continue_token: token,
         ..ListParams::default()
     };
-    let body = ask(client, request().list(&params))
-        .await
-        .map_err(|error| Error::Refused("give the list of pods", error))?;
-    Ok(FramedRead::new(body, page::Parts::default()).boxed())
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let body = ask(&client, request().list(&params))
+            .await
+            .map_err(|error| Error::Refused("give the list of pods", error))?;
+        Ok(FramedRead::new(body, page::Parts::default()).boxed())
+    }))
 }
 
 async fn start(

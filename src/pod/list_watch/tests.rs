@@ -1,8 +1,11 @@
 //! An API server that answers by a script, and what is made of it.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use futures::stream;
 use kube::client::Body;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -32,13 +35,13 @@ async fn played(script: impl IntoIterator<Item = Step>) -> Vec<String> {
             assert!(wanted.iter().all(|part| uri.contains(part)), "{uri}");
             assert_eq!(request.headers()[header::ACCEPT], answer::PROTOBUF);
             let answer = http::Response::builder().status(code);
-            Ok::<_, std::convert::Infallible>(answer.body(Body::from(body)).unwrap())
+            Ok::<_, Infallible>(answer.body(Body::from(body)).unwrap())
         }
     });
     let mut pods = std::pin::pin!(pods(Client::new(service, "default")));
     let name = |pod: Box<PodView>| pod.metadata.name.unwrap_or_default();
     let mut all = Vec::new();
-    // Nothing is asked before what came of the last answer was told.
+    // Nothing but the next page is asked for before what came of the last answer was told.
     while let Some(Some(told)) = over.run_until_cancelled(pods.next()).await {
         all.push(match told {
             Ok(Input::ListBegan) => "list".to_owned(),
@@ -119,6 +122,39 @@ async fn pages_are_one_list_and_the_watch_goes_on_from_it() {
     ]);
     let want = ["list", "+a", "+b", "+c", "all", "+d", "-a", "+b"];
     assert_eq!(told.await, want);
+}
+
+#[tokio::test]
+async fn the_next_page_is_asked_for_while_one_is_read() {
+    let asked = CancellationToken::new();
+    let service = tower::service_fn(move |request: HttpRequest<Body>| {
+        let asked = asked.clone();
+        async move {
+            let body = if request.uri().query().unwrap().contains("continue=more") {
+                asked.cancel();
+                axum::body::Body::from(list("7", "", &[pod("b", 5)]))
+            } else {
+                let mut begin = list("7", "more", &[pod("a", 3)]);
+                let end = begin.split_off(begin.len() - 1);
+                let end = stream::once(asked.cancelled_owned()).map(move |()| end.clone());
+                let pieces = stream::iter([begin]).chain(end);
+                axum::body::Body::from_stream(pieces.map(Ok::<_, Infallible>))
+            };
+            Ok::<_, Infallible>(http::Response::new(body))
+        }
+    });
+    let told = pods(Client::new(service, "default")).take(4);
+    let told = tokio::time::timeout(Duration::from_mins(1), told.collect::<Vec<_>>()).await;
+    let told = told.expect("the first page does not end before the second is asked for");
+    assert!(matches!(
+        told[..],
+        [
+            Ok(Input::ListBegan),
+            Ok(Input::Seen(_)),
+            Ok(Input::Seen(_)),
+            Ok(Input::ListDone)
+        ]
+    ));
 }
 
 #[tokio::test]
