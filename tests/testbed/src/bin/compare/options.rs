@@ -40,7 +40,7 @@ pub(crate) struct Options {
     /// Pods before and after `kill -9`, as OLD:NEW [default: 200:200,10000:2000; with --quick 200:200].
     #[arg(long, value_delimiter = ',')]
     restart: Vec<Restart>,
-    /// How often the restart is measured [default: 1].
+    /// How often the restart is measured.
     #[arg(long, default_value_t = 1)]
     restart_rounds: usize,
     /// Nodes in one process [default: 1000; with --quick 100].
