@@ -18,7 +18,7 @@ use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tokio_util::io::StreamReader;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::page::{Metadata, Part};
+use self::page::Part;
 use super::agent::Input;
 use super::answer;
 use super::protobuf::{self, schema};
@@ -93,10 +93,10 @@ struct RawExtension {
     raw: Bytes,
 }
 
-/// What a page is made of.
-type Parts = BoxStream<'static, Result<Part, page::Error>>;
-/// A page that is on its way.
-type Asked = AbortOnDropHandle<Result<Parts, Error>>;
+/// A page, as it comes.
+type Page = BoxStream<'static, Result<Part, page::Error>>;
+/// A page that was asked for. Nobody waits for it any more when this is dropped.
+type AskedPage = AbortOnDropHandle<Result<Page, Error>>;
 
 struct PodWatch {
     client: Client,
@@ -106,13 +106,13 @@ struct PodWatch {
 enum State {
     /// A list is to be taken.
     New,
-    /// A page was asked for.
-    Asked(Asked),
-    /// A page comes. It has said of which version it is, and whether there is another.
+    /// A page is awaited.
+    Asked(AskedPage),
+    /// A page comes. It has said of which version it is, and the one that follows it is on its way.
     Listing {
-        parts: Parts,
+        page: Page,
         version: String,
-        next: Option<Asked>,
+        next: Option<AskedPage>,
     },
     /// A watch is to be started.
     Listed(String),
@@ -154,43 +154,37 @@ impl PodWatch {
                 self.state = State::Asked(ask_page(&self.client, None));
                 Ok(Some(Input::ListBegan))
             }
-            State::Asked(page) => {
-                let page = page.await.map_err(std::io::Error::other);
-                let parts = page.map_err(|error| Error::Broken("the list", error))??;
+            State::Asked(asked) => {
+                let page = asked.await.map_err(std::io::Error::other);
                 self.state = State::Listing {
-                    parts,
+                    page: page.map_err(|error| Error::Broken("the list", error))??,
                     version: String::new(),
                     next: None,
                 };
                 Ok(None)
             }
             State::Listing {
-                parts,
+                page,
                 version,
                 next,
-            } => match parts.next().await.transpose().map_err(unread_list)? {
+            } => match page.next().await.transpose().map_err(unread_list)? {
                 Some(Part::Item(pod)) => Ok(Some(Input::Seen(read_pod(pod)?))),
                 Some(Part::Metadata(told)) => {
-                    let Metadata {
-                        resource_version,
-                        continue_,
-                    } = told;
-                    *version = resource_version;
-                    *next =
-                        (!continue_.is_empty()).then(|| ask_page(&self.client, Some(continue_)));
+                    *version = told.resource_version;
+                    let token = Some(told.continue_).filter(|token| !token.is_empty());
+                    *next = token.map(|token| ask_page(&self.client, Some(token)));
                     Ok(None)
                 }
                 None => {
-                    let version = std::mem::take(version);
-                    if let Some(page) = next.take() {
-                        self.state = State::Asked(page);
-                        Ok(None)
-                    } else if !version.is_empty() {
-                        self.state = State::Listed(version);
-                        Ok(Some(Input::ListDone))
-                    } else {
-                        Err(Error::NoVersion("a list"))
+                    if let Some(asked) = next.take() {
+                        self.state = State::Asked(asked);
+                        return Ok(None);
                     }
+                    if version.is_empty() {
+                        return Err(Error::NoVersion("a list"));
+                    }
+                    self.state = State::Listed(std::mem::take(version));
+                    Ok(Some(Input::ListDone))
                 }
             },
             State::Listed(version) => {
@@ -212,7 +206,7 @@ impl PodWatch {
 }
 
 /// Asks for the first page, or for the one of this token, at once.
-fn ask_page(client: &Client, token: Option<String>) -> Asked {
+fn ask_page(client: &Client, token: Option<String>) -> AskedPage {
     let client = client.clone();
     let params = ListParams {
         limit: Some(PAGE),

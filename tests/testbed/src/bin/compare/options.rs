@@ -8,7 +8,7 @@ use clap::{Parser, ValueEnum};
 /// Measures holdfast beside KWOK on one Kubernetes control plane, one at a time and in turn.
 ///
 /// Builds what it needs (Rust in release; Kubernetes and KWOK with Go, once), starts a control plane on loopback, and
-/// prints a table; what was measured in each round goes to a JSON file. A whole run takes about an hour. Absolute
+/// prints a table; what was measured in each round goes to a JSON file. A whole run takes an hour or two. Absolute
 /// figures belong to the machine; the ratios are what can be compared.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "compare", bin_name = "cargo compare")]
