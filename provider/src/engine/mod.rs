@@ -40,11 +40,6 @@ pub use face::{
 
 /// How often pods that wait are tried again without a reason, so that no lost wake-up lasts.
 const PERIOD: SignedDuration = SignedDuration::from_secs(30);
-/// How many of them are tried again at once: each costs a transaction and perhaps an event.
-const RETRIES: usize = 64;
-/// How soon, and how often at most, waiting pods tell changed arithmetic.
-const REFRESH: SignedDuration = SignedDuration::from_secs(1);
-const REFRESH_PAUSE: SignedDuration = SignedDuration::from_secs(10);
 /// How often history is pruned.
 const PRUNE_PERIOD: SignedDuration = SignedDuration::from_hours(1);
 /// How often a look at an absent pod is repeated while the API gives no answer.

@@ -3,18 +3,14 @@
 //! One job per pod is under way at a time, in the order of a pod's life, so that a late result
 //! never overtakes a later wish.
 
-use jiff::{SignedDuration, Timestamp};
+mod waits;
 
-use crate::engine::line::Place;
-use crate::engine::{
-    Assignment, Context, Effect, Engine, Network, PodFacts, REFRESH, REFRESH_PAUSE, RETRIES,
-    Reason, Stage, Timer, calls,
-};
-use crate::id::{PodKey, PodUid, VSwitchId};
-use crate::ledger::{Blocked, Job, LoadedPod, Notice, PodState};
+use jiff::Timestamp;
 
-/// How long a new pod waits for the old one before it says so: most waits are shorter.
-const WAITING_NOTICE: SignedDuration = SignedDuration::from_secs(1);
+use self::waits::Waiting;
+use crate::engine::{Assignment, Context, Effect, Engine, Network, PodFacts, Stage, Timer, calls};
+use crate::id::{PodKey, PodUid};
+use crate::ledger::{Job, LoadedPod};
 
 /// See the module.
 pub(super) struct Pod {
@@ -51,25 +47,6 @@ struct Have {
     deleted: bool,
     stopped: bool,
     ended: bool,
-}
-
-/// A pod that cannot have its address yet.
-#[derive(Clone, Debug)]
-struct Waiting {
-    blocked: Blocked,
-    place: Place,
-    reason: Reason,
-    note: String,
-    /// Whether the pod was told; a short wait is not worth saying.
-    said: bool,
-}
-
-impl Waiting {
-    /// Whether it would tell nothing new. The time left until the next release is nothing new.
-    fn tells(&self, blocked: &Blocked, reason: Reason, note: &str) -> bool {
-        let same_note = self.note == note || matches!(blocked, Blocked::Pool { .. });
-        self.reason == reason && self.blocked == *blocked && same_note
-    }
 }
 
 /// The jobs of a pod's life.
@@ -326,32 +303,6 @@ impl Engine {
         self.timers.insert((at, Timer::Pod(uid.clone())));
     }
 
-    /// A wait has become long enough to say so, or a failed job is due again.
-    pub(super) fn pod_due(&mut self, uid: &PodUid) {
-        let Some(pod) = self.pods.get_mut(uid) else {
-            return;
-        };
-        if let Some(waiting) = pod.blocked.as_mut().filter(|waiting| !waiting.said) {
-            waiting.said = true;
-            let (reason, note) = (waiting.reason, waiting.note.clone());
-            self.say(uid, reason, note);
-        }
-        if self
-            .pods
-            .get(uid)
-            .is_some_and(|pod| pod.attempts > 0 && pod.busy)
-        {
-            let facts = self.pods.get_mut(uid).and_then(|pod| {
-                pod.busy = false;
-                pod.facts.as_deref().cloned()
-            });
-            match facts.filter(|_| matches!(self.stage, Stage::Importing(_))) {
-                Some(facts) => self.import(uid.clone(), facts),
-                None => self.drive(uid),
-            }
-        }
-    }
-
     /// Every row that is read brings names of its own, and few vSwitches have many pods.
     pub(super) fn share_place(&mut self, network: &mut Network) {
         let Network::Attached(Assignment { vswitch, zone, .. }) = network else {
@@ -366,151 +317,6 @@ impl Engine {
                 self.places.insert(vswitch.clone(), zone.clone());
             }
         }
-    }
-
-    /// What a job says about a pod's network.
-    pub(super) fn pod_state(&mut self, now: Timestamp, mut state: PodState) {
-        self.share_place(&mut state.network);
-        let Some(pod) = self.pods.get_mut(&state.uid) else {
-            return;
-        };
-        let (Some(blocked), Network::Waiting { reason, note }) = (state.blocked, &state.network)
-        else {
-            if state.network != Network::Pending {
-                pod.failing = None;
-            }
-            pod.network = state.network;
-            self.unblock(&state.uid);
-            self.effects.push(Effect::Publish(state.uid));
-            return;
-        };
-        let (reason, note) = (*reason, note.clone());
-        let before = pod.blocked.as_ref();
-        if before.is_some_and(|waiting| waiting.tells(&blocked, reason, &note)) {
-            return;
-        }
-        self.next_number += 1;
-        let mut place = (now, self.next_number);
-        if let Some(old) = &pod.blocked {
-            place = old.place;
-            self.waiting.leave(place, &pod.key, &old.blocked);
-        }
-        self.waiting
-            .join(place, state.uid.clone(), &pod.key, &blocked);
-        let soon = reason == Reason::FixedIPWaiting;
-        pod.blocked = Some(Box::new(Waiting {
-            blocked,
-            place,
-            reason,
-            note: note.clone(),
-            said: !soon,
-        }));
-        if soon {
-            self.timers
-                .insert((now + WAITING_NOTICE, Timer::Pod(state.uid)));
-        } else {
-            self.say(&state.uid, reason, note);
-        }
-    }
-
-    /// Tells the pod why it waits, by its network and by an event.
-    pub(super) fn say(&mut self, uid: &PodUid, reason: Reason, note: String) {
-        let Some(pod) = self.pods.get_mut(uid) else {
-            return;
-        };
-        pod.network = Network::Waiting {
-            reason,
-            note: note.clone(),
-        };
-        self.effects.push(Effect::Notice(Notice {
-            uid: uid.clone(),
-            reason,
-            note,
-        }));
-        self.effects.push(Effect::Publish(uid.clone()));
-    }
-
-    /// Tells the pod that a cloud call fails, once for each reason: it is tried again without end.
-    pub(super) fn say_failing(&mut self, uid: &PodUid, reason: Reason, note: String) {
-        // Whatever is wrong with an ENI that a pod has let go of is no matter of the pod's.
-        let pod = self.pods.get_mut(uid);
-        let Some(pod) = pod.filter(|pod| pod.network != Network::Detached) else {
-            return;
-        };
-        if pod.failing.as_deref() != Some(&*note) {
-            pod.failing = Some(note.as_str().into());
-            self.say(uid, reason, note);
-            return;
-        }
-        pod.network = Network::Waiting { reason, note };
-        self.effects.push(Effect::Publish(uid.clone()));
-    }
-
-    fn unblock(&mut self, uid: &PodUid) -> bool {
-        let Some(pod) = self.pods.get_mut(uid) else {
-            return false;
-        };
-        let Some(old) = pod.blocked.take() else {
-            return false;
-        };
-        self.waiting.leave(old.place, &pod.key, &old.blocked);
-        true
-    }
-
-    /// Tries a waiting pod again; it keeps its place if it still has to wait.
-    fn wake(&mut self, uid: &PodUid) {
-        let Some(pod) = self.pods.get_mut(uid) else {
-            return;
-        };
-        if pod.busy {
-            return;
-        }
-        if let (Some(_), Some((kind, job))) = (&pod.blocked, pod.retry(uid)) {
-            pod.busy = true;
-            self.commit(Context::Pod(uid.clone(), kind), job);
-        } else {
-            self.drive(uid);
-        }
-    }
-
-    /// The old pod of this key has let go.
-    pub(super) fn wake_key(&mut self, key: &PodKey) {
-        for uid in self.waiting.of_key(key) {
-            self.wake(&uid);
-        }
-    }
-
-    /// A vSwitch has one more free address: the pod that has waited longest for one is next.
-    pub(super) fn wake_pool(&mut self, vswitch: &VSwitchId) {
-        let is_idle = |uid: &&PodUid| self.pods.get(*uid).is_some_and(|pod| !pod.busy);
-        let first = self.waiting.of_pool(vswitch).find(is_idle).cloned();
-        if let Some(uid) = first {
-            self.wake(&uid);
-        }
-    }
-
-    pub(super) fn retry_waiting(&mut self) {
-        for uid in self.waiting.all() {
-            self.wake(&uid);
-        }
-    }
-
-    /// Tries the next few waiting pods again, in turn, so that each has its turn.
-    pub(super) fn retry_some(&mut self) {
-        let next = self.waiting.after(self.retried_to, RETRIES);
-        for (place, uid) in next {
-            self.retried_to = place;
-            self.wake(&uid);
-        }
-    }
-
-    /// Plans an update of what waiting pods say, unless one is planned.
-    pub(super) fn refresh_soon(&mut self, now: Timestamp) {
-        if self.waiting.is_empty() || self.refresh_at > now {
-            return;
-        }
-        self.refresh_at = (now + REFRESH).max(self.refresh_at + REFRESH_PAUSE);
-        self.timers.insert((self.refresh_at, Timer::Refresh));
     }
 
     /// Running pods that the ledger does not know come first; see [`Stage`].

@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::cloud::sim;
-use crate::engine::{Creation, Node};
-use crate::id::NodeType;
+use crate::engine::{Creation, Node, PodFacts};
+use crate::id::{NodeType, PodKey};
 use crate::policy::opt_in::{FixedIp, OptIn};
 use crate::settings::{Retention, VSwitch};
 

@@ -6,7 +6,7 @@
 use std::num::NonZeroU32;
 
 use super::fault::{Action, Fault, Transition};
-use super::refused;
+use super::refusal::refused;
 use crate::cloud::{Error, Request};
 use crate::id::VSwitchId;
 

@@ -1,8 +1,11 @@
+use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 
 use rusqlite::Connection;
 
 use super::*;
+use crate::cloud::{Cloud, Eni, EniState, Request, Response};
+use crate::id::{ClientToken, InstanceId};
 
 mod launch;
 

@@ -3,7 +3,7 @@
 //! Owns the one write that takes the place of two calls. Answers nothing that they would not: where something stands in
 //! the way it does nothing, and the calls tell what.
 
-use crate::cloud::sim::Session;
+use super::Session;
 use crate::cloud::sim::store::{self, Row};
 use crate::cloud::{Eni, EniState, Request};
 use crate::id::InstanceId;
