@@ -34,7 +34,7 @@ use self::step::Pod;
 use self::supply::Objects;
 use super::base::Base;
 use super::record::{Names, ProcessExit};
-use super::view::{Phase, PodView};
+use super::view::{GoneView, Phase, PodView};
 
 pub(crate) use accept::instance_size;
 pub use asked::Figures;
@@ -233,12 +233,13 @@ impl Agent {
         }
     }
 
-    fn deleted(&mut self, now: Timestamp, view: &PodView) {
+    fn deleted(&mut self, now: Timestamp, view: &GoneView) {
         let Some(uid) = view.metadata.uid.as_deref().map(PodUid::from) else {
             return;
         };
-        // The DELETED event of a forced deletion can be the first to carry its time.
-        self.observe(now, &uid, view);
+        if let Some(pod) = self.pods.get_mut(&uid) {
+            pod.record.observe_gone(view, now);
+        }
         self.gone(now, &uid);
     }
 

@@ -22,7 +22,7 @@ use self::page::Part;
 use super::agent::Input;
 use super::answer;
 use super::protobuf::{self, schema};
-use super::view::PodView;
+use super::view::{GoneView, PodView};
 
 mod page;
 
@@ -257,16 +257,19 @@ fn told(frame: Bytes, version: &mut String) -> Result<Option<Input>, Error> {
         return Err(Error::Ended(Box::new(answer::refusal(None, &object))));
     }
     let object = protobuf::enclosed(&object).map_err(unread)?;
-    let pod = read_pod(object)?;
-    match &pod.metadata.resource_version {
-        Some(new) => version.clone_from(new),
-        None => return Err(Error::NoVersion("an event")),
-    }
-    Ok(match event.kind.as_str() {
-        "BOOKMARK" => None,
-        "DELETED" => Some(Input::Deleted(pod)),
-        _ => Some(Input::Seen(pod)),
-    })
+    let (input, new) = if event.kind == "DELETED" {
+        let gone = protobuf::from_slice::<GoneView>(&object, schema::POD);
+        let gone = gone.map_err(|error| Error::Unread("a pod", error))?;
+        let version = gone.metadata.resource_version.clone();
+        (Some(Input::Deleted(gone)), version)
+    } else {
+        let pod = read_pod(object)?;
+        let version = pod.metadata.resource_version.clone();
+        let is_news = event.kind != "BOOKMARK";
+        (is_news.then_some(Input::Seen(pod)), version)
+    };
+    *version = new.ok_or(Error::NoVersion("an event"))?;
+    Ok(input)
 }
 
 fn unread_list(error: page::Error) -> Error {

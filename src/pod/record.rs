@@ -3,29 +3,28 @@
 //! Owns what is read once (identity, deletion) and what the newest view says. A record is small
 //! on purpose: there are tens of thousands. It decides nothing; [`step`](super::core::step) does.
 
-use std::collections::HashSet;
+mod container;
+mod deletion;
+mod extra;
+
 use std::net::IpAddr;
 use std::num::NonZeroI64;
-use std::sync::Arc;
 
 use holdfast_provider::id::{NodeName, PodKey, PodUid};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::behaviour::{self, Behaviour, Behaviours};
-use super::needs::Needs;
+pub use self::container::Names;
+pub(super) use self::container::{Container, Gate};
+pub use self::deletion::Deletion;
+use self::extra::Extra;
+pub use self::extra::ProcessExit;
+use super::behaviour::Behaviours;
 use super::observed::{ConditionType, ContainerStatus, Observed, State};
-use super::quantity;
-use super::view::{self, ConditionStatus, Phase, PodView, RestartPolicy};
-
-/// The API cuts its timestamps to whole seconds, so a time read from it is up to this much early.
-const TRUNCATION: SignedDuration = SignedDuration::from_secs(1);
+use super::view::{self, GoneView, Phase, PodView, RestartPolicy};
 
 /// What the API server fills in for `terminationGracePeriodSeconds`.
 const GRACE_DEFAULT_S: i64 = 30;
-
-/// A container that ran for this long starts its back-off anew (kubernetes/kubernetes,
-/// client-go/util/flowcontrol: twice the longest back-off).
-const RESTED: SignedDuration = SignedDuration::from_mins(10);
 
 /// One pod on one of our nodes.
 #[derive(Debug)]
@@ -57,34 +56,6 @@ pub struct Record {
     extra: Option<Box<Extra>>,
 }
 
-/// What few pods have.
-#[derive(Debug, Default)]
-struct Extra {
-    behaviours: Behaviours,
-    needs: Option<Needs>,
-    ephemeral: Box<[Container]>,
-    active_deadline: Option<SignedDuration>,
-    /// Containers that have run for long, and how often they had been restarted by then: a
-    /// failure after that is their first.
-    rested: Vec<(Arc<str>, u32)>,
-    /// Since when a container runs whose image was changed.
-    outdated_since: Option<Timestamp>,
-    /// Processes that have ended, the newest of each container, and when.
-    exits: Vec<(ProcessExit, Timestamp)>,
-}
-
-/// The end of a container's first process, such as a shell that somebody left. The API does not show it before the
-/// status that it leads to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProcessExit {
-    /// Name of the container.
-    pub container: Box<str>,
-    /// `restartCount` of the run that it was in. Any other run has a process of its own.
-    pub restarts: u32,
-    /// Its exit code.
-    pub code: u8,
-}
-
 /// What a pod gets when it is accepted.
 #[derive(Debug)]
 pub struct Terms {
@@ -110,12 +81,6 @@ impl Record {
             pod_use_spec,
             behaviours,
         } = terms;
-        let extra = Extra {
-            needs: Needs::of(&view.spec),
-            behaviours,
-            ..Extra::default()
-        };
-        let is_rare = extra.needs.is_some() || extra.behaviours != Behaviours::default();
         let meta = &view.metadata;
         let containers = |list: &[view::Container], names: &mut Names| {
             list.iter()
@@ -152,7 +117,7 @@ impl Record {
             creating_since: None,
             observed: Observed::default(),
             ended: None,
-            extra: is_rare.then(|| Box::new(extra)),
+            extra: Extra::of(&view.spec, behaviours),
         };
         record.refresh(view, names, now);
         // What was there before this process saw it began at the time that the API tells.
@@ -194,33 +159,22 @@ impl Record {
             .as_ref()
             .is_some_and(|list| !list.is_empty());
         self.refresh_extra(view, names);
-        // Images, resources and annotations are all that an update may change of a container.
         for (kept, seen) in [
             (&mut self.containers, &view.spec.containers),
             (&mut self.init_containers, &view.spec.init_containers),
         ] {
             for (kept, seen) in kept.iter_mut().zip(seen) {
-                if *kept.image != *seen.image {
-                    kept.image = names.share(&seen.image);
-                }
-                (kept.cpu_request_milli, kept.memory_request_bytes) = requests(seen);
-                // A specification that was never changed need not be told back.
-                let told = self.generation.is_some_and(|it| it.get() > 1)
-                    && seen.resources != view::Resources::default();
-                kept.resources = told.then(|| Box::new(seen.resources.clone()));
+                kept.refresh(seen, self.generation, names);
             }
         }
         for gate in &mut self.gates {
-            let found = view
-                .status
-                .conditions
-                .iter()
-                .find(|one| one.kind == *gate.kind);
-            gate.status = found.map(|condition| condition.status);
+            gate.refresh(&view.status.conditions);
         }
-        if let Some(at) = &meta.deletion_timestamp {
-            self.refresh_deletion(at.0, meta.deletion_grace_period_seconds, now);
-        }
+        self.refresh_deletion(
+            meta.deletion_timestamp.as_ref(),
+            meta.deletion_grace_period_seconds,
+            now,
+        );
         let observed = Observed::new(view, self);
         let before = std::mem::replace(&mut self.observed, observed);
         let phase = self.observed.phase;
@@ -234,162 +188,29 @@ impl Record {
         }
     }
 
-    fn refresh_deletion(&mut self, at: Timestamp, grace_s: Option<i64>, now: Timestamp) {
-        let grace = SignedDuration::from_secs(grace_s.unwrap_or(0));
-        let deletion = self.deletion.get_or_insert_with(|| {
-            Box::new(Deletion {
-                seen_at: now,
-                deleted_at: later(at, TRUNCATION - grace),
-                kill_at: at,
-                final_at: None,
-            })
-        });
-        // A second deletion moves the timestamp back, possibly to before the moment it was sent.
-        if at < deletion.kill_at {
-            deletion.kill_at = deletion.kill_at.min(at.max(now));
-        }
-        if grace_s == Some(0) {
-            deletion.final_at.get_or_insert(now);
-        }
-    }
-
-    fn refresh_extra(&mut self, view: &PodView, names: &mut Names) {
-        self.refresh_figures(view);
-        let spec = &view.spec;
-        let ephemeral = &spec.ephemeral_containers;
-        if self.extra.is_none() && ephemeral.is_empty() && spec.active_deadline_seconds.is_none() {
-            return;
-        }
-        let extra = self.extra.get_or_insert_default();
-        extra.active_deadline = spec.active_deadline_seconds.map(SignedDuration::from_secs);
-        // They can be added, and nothing else.
-        if extra.ephemeral.len() != ephemeral.len() {
-            let all = ephemeral.iter().map(|one| Container::new(one, names));
-            extra.ephemeral = all.collect();
-        }
-    }
-
-    /// What containers use may change while they run, as it does on a real node.
-    fn refresh_figures(&mut self, view: &PodView) {
-        let annotations = view.metadata.annotations.as_ref();
-        let asked = annotations.and_then(|all| {
-            let is_ours = |name: &String| name.contains(behaviour::PREFIX);
-            let names = self.init_containers.iter().chain(&self.containers);
-            let names = names.map(|container| &*container.name);
-            all.keys()
-                .any(is_ours)
-                .then(|| behaviour::parse(all, names).0)
-        });
-        if let Some(asked) = asked {
-            let extra = self.extra.get_or_insert_default();
-            extra.behaviours.take_figures(&asked);
-        } else if let Some(extra) = &mut self.extra {
-            extra.behaviours.take_figures(&Behaviours::default());
-        }
-    }
-
-    fn refresh_outdated(&mut self, now: Timestamp) {
-        let is_outdated = self.containers_with_status().any(|(_, status)| {
-            matches!(status.state, State::Running { .. }) && status.older_image().is_some()
-        });
-        if is_outdated {
-            let extra = self.extra.get_or_insert_default();
-            extra.outdated_since.get_or_insert(now);
-        } else if let Some(extra) = &mut self.extra {
-            extra.outdated_since = None;
-        }
-    }
-
-    fn refresh_rested(&mut self, before: &Observed) {
-        let all = [
-            (
-                &self.init_containers,
-                &self.observed.init_containers,
-                &before.init_containers,
-            ),
-            (
-                &self.containers,
-                &self.observed.containers,
-                &before.containers,
-            ),
-        ];
-        for (containers, seen, before) in all {
-            let before = before.iter().map(Some).chain(std::iter::repeat(None));
-            for ((container, seen), before) in containers.iter().zip(seen).zip(before) {
-                let ran = seen.last_end().map(|ended| ended.ran());
-                let has_rested = ran.is_some_and(|ran| ran >= RESTED);
-                // The kubelet counts the failures of each image anew (pkg/kubelet/kuberuntime,
-                // `getStableKey`).
-                let is_another = before.is_some_and(|before| before.older_image().is_some())
-                    && seen.older_image().is_none();
-                if seen.restarts > 0 && (has_rested || is_another) {
-                    let extra = self.extra.get_or_insert_default();
-                    extra.rested.retain(|(name, _)| *name != container.name);
-                    extra.rested.push((container.name.clone(), seen.restarts));
-                }
-            }
-        }
-    }
-
-    /// What is asked of a container, if anything.
-    pub(super) fn behaviour(&self, container: &str) -> Option<&Behaviour> {
-        let extra = self.extra.as_deref()?;
-        Some(extra.behaviours.of(container))
-    }
-
-    /// ConfigMaps and Secrets that it names.
-    pub(super) fn needs(&self) -> Option<&Needs> {
-        self.extra.as_deref()?.needs.as_ref()
-    }
-
-    /// Containers that were added since it was made.
-    pub(super) fn ephemeral_containers(&self) -> &[Container] {
-        self.extra.as_deref().map_or(&[], |extra| &extra.ephemeral)
-    }
-
-    /// How long it may last.
-    pub(super) fn active_deadline(&self) -> Option<SignedDuration> {
-        self.extra.as_deref()?.active_deadline
-    }
-
-    /// How often a container had been restarted when it last ran for long.
-    pub(super) fn rested_at(&self, container: &str) -> u32 {
-        let all = self.extra.as_deref().map_or(&[][..], |extra| &extra.rested);
-        let found = all.iter().find(|(name, _)| **name == *container);
-        found.map_or(0, |(_, restarts)| *restarts)
-    }
-
-    /// Takes note that a process ended at `at`; whether nothing had ended that run of the container before.
-    pub(super) fn exited(&mut self, exit: ProcessExit, at: Timestamp) -> bool {
-        let exits = &mut self.extra.get_or_insert_default().exits;
-        let is_late = exits
-            .iter()
-            .any(|(known, _)| known.container == exit.container && known.restarts >= exit.restarts);
-        if !is_late {
-            exits.retain(|(known, _)| known.container != exit.container);
-            exits.push((exit, at));
-        }
-        !is_late
-    }
-
-    /// With what code and when the process of this run of a container ended, if it did.
-    pub(super) fn exit_of(&self, container: &str, restarts: u32) -> Option<(u8, Timestamp)> {
-        let exits = self.extra.as_deref().map_or(&[][..], |extra| &extra.exits);
-        let mut all = exits.iter();
-        let is_of = |exit: &ProcessExit| *exit.container == *container && exit.restarts == restarts;
-        let (exit, at) = all.find(|(exit, _)| is_of(exit))?;
-        Some((exit.code, *at))
-    }
-
-    /// Since when a container of it runs whose image was changed.
-    pub(super) fn outdated_since(&self) -> Option<Timestamp> {
-        self.extra.as_deref()?.outdated_since
-    }
-
     /// Whether all its containers have been started, so that none waits for anything.
     pub(super) fn has_started_all(&self) -> bool {
         let seen = &self.observed.containers;
         !seen.is_empty() && seen.iter().all(super::observed::ContainerStatus::has_run)
+    }
+
+    /// Takes in what the last view of the pod says of its deletion: that of a forced one is the first to say it.
+    pub(super) fn observe_gone(&mut self, view: &GoneView, now: Timestamp) {
+        let meta = &view.metadata;
+        self.refresh_deletion(
+            meta.deletion_timestamp.as_ref(),
+            meta.deletion_grace_period_seconds,
+            now,
+        );
+    }
+
+    fn refresh_deletion(&mut self, at: Option<&Time>, grace_s: Option<i64>, now: Timestamp) {
+        if let Some(Time(at)) = at {
+            let deletion = self
+                .deletion
+                .get_or_insert_with(|| Box::new(Deletion::new(*at, grace_s, now)));
+            deletion.refresh(*at, grace_s, now);
+        }
     }
 
     /// UID of the pod.
@@ -475,111 +296,6 @@ pub(super) fn later(time: Timestamp, by: SignedDuration) -> Timestamp {
 /// Kubernetes times have whole seconds.
 pub(super) fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
-}
-
-/// A deletion, graceful or not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deletion {
-    /// When its stop signal went out: when it was seen, or `deleted_at` if nobody was watching then.
-    pub seen_at: Timestamp,
-    /// When it was asked for: deletionTimestamp minus grace, plus the second that the API may have
-    /// cut off, so never early. Read once: the final DELETE with grace 0 rewrites the timestamp.
-    pub deleted_at: Timestamp,
-    /// When containers are killed: the earliest of all deletionTimestamps seen.
-    pub kill_at: Timestamp,
-    /// When it was first seen with grace 0. The API server takes the object away in a second step,
-    /// at once or with the last finalizer.
-    pub final_at: Option<Timestamp>,
-}
-
-impl Deletion {
-    /// When it was asked for at the earliest.
-    pub(super) fn asked_at(&self) -> Timestamp {
-        later(self.deleted_at, -TRUNCATION)
-    }
-
-    /// How long containers may take to stop.
-    pub fn grace(&self) -> SignedDuration {
-        self.kill_at.duration_since(self.deleted_at) + TRUNCATION
-    }
-}
-
-/// One container or init container of the specification.
-#[derive(Debug)]
-pub(super) struct Container {
-    pub(super) name: Arc<str>,
-    pub(super) image: Arc<str>,
-    /// An init container that keeps running.
-    pub(super) sidecar: bool,
-    /// What it requests of the CPU, in thousandths of a core; 0: nothing.
-    pub(super) cpu_request_milli: u32,
-    /// What it requests of the memory; 0: nothing.
-    pub(super) memory_request_bytes: u64,
-    /// What it has been given since its pod was changed.
-    pub(super) resources: Option<Box<view::Resources>>,
-}
-
-impl Container {
-    fn new(container: &view::Container, names: &mut Names) -> Self {
-        let (cpu_request_milli, memory_request_bytes) = requests(container);
-        Self {
-            name: names.share(&container.name),
-            image: names.share(&container.image),
-            sidecar: container.is_sidecar(),
-            cpu_request_milli,
-            memory_request_bytes,
-            resources: None,
-        }
-    }
-}
-
-/// CPU in thousandths of a core, up to what four million cores have, and memory in bytes.
-fn requests(container: &view::Container) -> (u32, u64) {
-    let requests = &container.resources.requests;
-    let cpu = requests.get("cpu").and_then(|cpu| quantity::milli(cpu));
-    let memory = requests.get("memory");
-    let memory = memory.and_then(|memory| quantity::bytes(memory));
-    let cpu = u32::try_from(cpu.unwrap_or(0)).unwrap_or(u32::MAX);
-    (cpu, memory.unwrap_or(0))
-}
-
-/// A readiness gate and the condition of that type, which somebody else writes.
-#[derive(Debug)]
-pub(super) struct Gate {
-    pub(super) kind: Arc<str>,
-    pub(super) status: Option<ConditionStatus>,
-}
-
-impl Gate {
-    fn new(gate: &view::ReadinessGate, names: &mut Names) -> Self {
-        Self {
-            kind: names.share(&gate.condition_type),
-            status: None,
-        }
-    }
-}
-
-/// Strings that many records have in common, such as images, kept once.
-#[derive(Debug, Default)]
-pub struct Names {
-    all: HashSet<Arc<str>>,
-    /// Sweeping at twice the number that was left keeps its cost below that of the insertions.
-    sweep_at: usize,
-}
-
-impl Names {
-    fn share(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.all.get(text) {
-            return Arc::clone(known);
-        }
-        if self.all.len() >= self.sweep_at {
-            self.all.retain(|name| Arc::strong_count(name) > 1);
-            self.sweep_at = (2 * self.all.len()).max(64);
-        }
-        let new = Arc::from(text);
-        self.all.insert(Arc::clone(&new));
-        new
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use jiff::SignedDuration;
 use crate::pod::core::{Lifecycle, NodeInfo, Topic};
 use crate::pod::needs::{self, Keys};
 use crate::pod::record::ProcessExit;
-use crate::pod::view::PodView;
+use crate::pod::view::{GoneView, PodView};
 
 /// What the agent is set to.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ pub enum Input {
     /// The list is complete.
     ListDone,
     /// A pod's DELETED event.
-    Deleted(Box<PodView>),
+    Deleted(GoneView),
     /// A status write was answered with the version of the pod that it led to.
     Wrote(PodUid, Result<u64, Refused>),
     /// A DELETE was answered.

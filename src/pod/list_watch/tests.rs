@@ -39,15 +39,14 @@ async fn played(script: impl IntoIterator<Item = Step>) -> Vec<String> {
         }
     });
     let mut pods = std::pin::pin!(pods(Client::new(service, "default")));
-    let name = |pod: Box<PodView>| pod.metadata.name.unwrap_or_default();
     let mut all = Vec::new();
     // Nothing but the next page is asked for before what came of the last answer was told.
     while let Some(Some(told)) = over.run_until_cancelled(pods.next()).await {
         all.push(match told {
             Ok(Input::ListBegan) => "list".to_owned(),
             Ok(Input::ListDone) => "all".to_owned(),
-            Ok(Input::Seen(pod)) => format!("+{}", name(pod)),
-            Ok(Input::Deleted(pod)) => format!("-{}", name(pod)),
+            Ok(Input::Seen(pod)) => format!("+{}", pod.metadata.uid.unwrap_or_default()),
+            Ok(Input::Deleted(gone)) => format!("-{}", gone.metadata.uid.unwrap_or_default()),
             Ok(other) => format!("{other:?}"),
             Err(error) => error.to_string(),
         });
@@ -57,8 +56,8 @@ async fn played(script: impl IntoIterator<Item = Step>) -> Vec<String> {
     all
 }
 
-fn pod(name: &str, version: u32) -> Value {
-    json!({"kind": "Pod", "metadata": {"name": name, "resourceVersion": version.to_string()}})
+fn pod(uid: &str, version: u32) -> Value {
+    json!({"kind": "Pod", "metadata": {"uid": uid, "resourceVersion": version.to_string()}})
 }
 
 fn list(version: &str, token: &str, pods: &[Value]) -> Vec<u8> {

@@ -6,7 +6,7 @@ use super::as_sent::{encode, enveloped};
 use super::encode::append_bytes;
 use super::schema::POD;
 use super::*;
-use crate::pod::view::PodView;
+use crate::pod::view::{GoneView, PodView};
 
 /// A pod with every field that is read.
 const EVERYTHING: &str = include_str!("pod.json");
@@ -91,6 +91,21 @@ fn a_time_that_is_not_set_is_absent() {
     append_bytes(1, &meta, &mut pod);
     let view: PodView = from_slice(&pod, POD).unwrap();
     assert_eq!(view.metadata.creation_timestamp, None);
+}
+
+#[test]
+fn what_the_type_does_not_want_is_not_looked_into() {
+    let mut meta = Vec::new();
+    append_bytes(5, b"u-1", &mut meta);
+    // Labels, twice, and a specification that are no messages.
+    append_bytes(11, &[0xff], &mut meta);
+    append_bytes(11, &[0xff], &mut meta);
+    let mut pod = Vec::new();
+    append_bytes(1, &meta, &mut pod);
+    append_bytes(2, &[0xff], &mut pod);
+    assert!(from_slice::<PodView>(&pod, POD).is_err());
+    let gone: GoneView = from_slice(&pod, POD).unwrap();
+    assert_eq!(gone.metadata.uid.as_deref(), Some("u-1"));
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use std::mem::{size_of, size_of_val};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 

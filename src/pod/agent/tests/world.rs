@@ -313,7 +313,7 @@ impl World {
         self.feed(match event {
             Told::ListBegan => Input::ListBegan,
             Told::Pod(Change::Changed(pod)) => Input::Seen(Box::new(as_sent(&pod))),
-            Told::Pod(Change::Deleted(pod)) => Input::Deleted(Box::new(as_sent(&pod))),
+            Told::Pod(Change::Deleted(pod)) => Input::Deleted(serde_json::from_value(pod).unwrap()),
             Told::ListDone => Input::ListDone,
         });
     }
