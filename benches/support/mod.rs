@@ -1,0 +1,157 @@
+//! A pod as it comes, and all that decides what is next for it.
+
+use bytes::Bytes;
+use holdfast::config::Profile;
+use holdfast::pod::behaviour::Behaviours;
+use holdfast::pod::core::{Action, Facts, Lifecycle, NodeInfo, step};
+use holdfast::pod::needs::Supply;
+use holdfast::pod::protobuf::schema::POD;
+use holdfast::pod::protobuf::{self, Message, encode, envelope};
+use holdfast::pod::record::{Names, Record, Terms};
+use holdfast::pod::view::PodView;
+use holdfast_provider::engine::{Assignment, Network};
+use holdfast_provider::id::NodeType;
+use jiff::{SignedDuration, Timestamp};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+#[path = "../../src/pod/protobuf/as_sent.rs"]
+#[allow(dead_code, reason = "shared with the tests of the encoding")]
+mod as_sent;
+
+/// When all of it happens.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).expect("in range")
+}
+
+/// A pod as the API server has it: with the volume that admission adds and with managed fields.
+pub(crate) fn pod() -> Value {
+    let mount = json!({
+        "name": "kube-api-access-x2v5k", "readOnly": true,
+        "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount",
+    });
+    let sources = json!([
+        {"serviceAccountToken": {"expirationSeconds": 3607, "path": "token"}},
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        {"downwardAPI": {"items": [{
+            "path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"},
+        }]}},
+    ]);
+    let managed = json!({"f:metadata": {"f:labels": {".": {}, "f:app": {}}}, "f:spec": {
+        "f:containers": {"k:{\"name\":\"app\"}": {".": {}, "f:image": {}, "f:name": {}, "f:resources": {}}},
+        "f:dnsPolicy": {}, "f:restartPolicy": {}, "f:nodeName": {}, "f:tolerations": {},
+    }});
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": "web-0", "namespace": "default", "uid": "0b9e3a51-6f0e-4c53-9a44-0f6f0f1c7d11",
+            "resourceVersion": "123456", "generation": 1, "creationTimestamp": "2027-01-15T08:00:00Z",
+            "labels": {"app": "web"},
+            "annotations": {"network.alibabacloud.com/enable-fixed-ip": "true"},
+            "managedFields": [{
+                "manager": "kube-controller-manager", "operation": "Update", "apiVersion": "v1",
+                "time": "2027-01-15T08:00:00Z", "fieldsType": "FieldsV1", "fieldsV1": managed,
+            }],
+        },
+        "spec": {
+            "nodeName": "virtual-kubelet-cn-wulanchabu-b", "restartPolicy": "Always",
+            "terminationGracePeriodSeconds": 30, "dnsPolicy": "ClusterFirst",
+            "serviceAccountName": "default", "schedulerName": "default-scheduler",
+            "volumes": [{"name": "kube-api-access-x2v5k", "projected": {"sources": sources, "defaultMode": 420}}],
+            "containers": [{
+                "name": "app", "image": "registry.local/app:v1", "imagePullPolicy": "IfNotPresent",
+                "resources": {"requests": {"cpu": "1", "memory": "2Gi"}}, "volumeMounts": [mount],
+                "terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File",
+            }],
+            "tolerations": [{"operator": "Exists"}],
+        },
+        "status": {"phase": "Pending", "qosClass": "Burstable"},
+    })
+}
+
+/// The same as it is sent.
+pub(crate) fn sent() -> Bytes {
+    as_sent::enveloped(&pod(), POD).into()
+}
+
+/// Reads what was sent.
+pub(crate) fn decode<T: DeserializeOwned>(raw: &Bytes) -> T {
+    let object = protobuf::enclosed(raw).expect("an envelope");
+    protobuf::from_slice(&object, POD).expect("a pod")
+}
+
+/// The same, decoded.
+pub(crate) fn view() -> PodView {
+    serde_json::from_value(pod()).expect("a pod")
+}
+
+/// What it gets when it is accepted.
+pub(crate) fn terms() -> Terms {
+    Terms {
+        node: "virtual-kubelet-cn-wulanchabu-b".into(),
+        pod_use_spec: "1-2Gi".into(),
+        behaviours: Behaviours::default(),
+    }
+}
+
+/// What is kept of it.
+pub(crate) fn record() -> Record {
+    Record::from_view(&view(), terms(), &mut Names::default(), now()).expect("it has a UID")
+}
+
+/// A node whose pods run at once, and a network for one of them.
+pub(crate) struct Scene {
+    network: Network,
+    node: NodeInfo,
+    lifecycle: Lifecycle,
+    supply: Supply,
+}
+
+impl Scene {
+    pub(crate) fn new() -> Self {
+        Self {
+            network: Network::Attached(Assignment {
+                address: "192.168.1.8".parse().expect("an address"),
+                eni: "eni-0jl1234567890abcdefg".into(),
+                mac: "00:16:3e:12:34:56".parse().expect("a MAC"),
+                vswitch: "vsw-b".into(),
+                zone: "cn-wulanchabu-b".into(),
+                instance: "acs-0jl1234567890abcdefg".into(),
+                request_id: "6EF60BEC-0242-43AF-BB20-270359FB54A7".into(),
+            }),
+            node: NodeInfo {
+                host_ip: "10.0.0.1".parse().expect("an address"),
+                zone: "cn-wulanchabu-b".into(),
+                region: "cn-wulanchabu".into(),
+                vpc: "vpc-1".into(),
+                node_type: NodeType::Acs,
+            },
+            lifecycle: Lifecycle {
+                profile: Profile::Fast,
+                creating: SignedDuration::ZERO,
+                running: SignedDuration::ZERO,
+                stop: SignedDuration::ZERO,
+            },
+            supply: Supply::default(),
+        }
+    }
+
+    pub(crate) fn facts(&self) -> Facts<'_> {
+        Facts {
+            network: &self.network,
+            node: &self.node,
+            lifecycle: &self.lifecycle,
+            seen_at: now(),
+            supply: &self.supply,
+            shutdown_at: None,
+        }
+    }
+}
+
+/// The status that answers the pod, as a body.
+pub(crate) fn answer(record: &Record, facts: &Facts<'_>) -> Vec<u8> {
+    match step(record, facts, now()).action {
+        Some(Action::WriteStatus(wanted)) => serde_json::to_vec(&wanted).expect("plain data"),
+        other => unreachable!("a pod with a network runs next, not {other:?}"),
+    }
+}
