@@ -13,7 +13,7 @@ mod support;
 use support::{Scene, answer, decode, now, pod, record, sent, terms, view};
 
 fn decoding(c: &mut Criterion) {
-    let raw = sent();
+    let raw = sent(&pod());
     c.bench_function("pod/decode", |b| {
         b.iter(|| decode::<PodView>(black_box(&raw)));
     });

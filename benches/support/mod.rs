@@ -69,9 +69,22 @@ pub(crate) fn pod() -> Value {
     })
 }
 
-/// The same as it is sent.
-pub(crate) fn sent() -> Bytes {
-    as_sent::enveloped(&pod(), POD).into()
+/// The pod at its end: it ran, and its deletion is through.
+#[allow(dead_code, reason = "each bench needs some of this")]
+pub(crate) fn gone() -> Value {
+    let answer = answer(&record(), &Scene::new().facts());
+    let answer: Value = serde_json::from_slice(&answer).expect("a patch");
+    let mut pod = pod();
+    pod["metadata"]["annotations"] = answer["metadata"]["annotations"].clone();
+    pod["metadata"]["deletionTimestamp"] = json!("2027-01-15T08:00:30Z");
+    pod["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+    pod["status"] = answer["status"].clone();
+    pod
+}
+
+/// A pod as the API server sends it.
+pub(crate) fn sent(pod: &Value) -> Bytes {
+    as_sent::enveloped(pod, POD).into()
 }
 
 /// Reads what was sent.
@@ -80,12 +93,12 @@ pub(crate) fn decode<T: DeserializeOwned>(raw: &Bytes) -> T {
     protobuf::from_slice(&object, POD).expect("a pod")
 }
 
-/// The same, decoded.
+/// The pod, decoded.
 pub(crate) fn view() -> PodView {
     serde_json::from_value(pod()).expect("a pod")
 }
 
-/// What it gets when it is accepted.
+/// What the pod gets when it is accepted.
 pub(crate) fn terms() -> Terms {
     Terms {
         node: "virtual-kubelet-cn-wulanchabu-b".into(),
@@ -94,7 +107,7 @@ pub(crate) fn terms() -> Terms {
     }
 }
 
-/// What is kept of it.
+/// What is kept of the pod.
 pub(crate) fn record() -> Record {
     Record::from_view(&view(), terms(), &mut Names::default(), now()).expect("it has a UID")
 }

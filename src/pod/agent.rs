@@ -237,6 +237,7 @@ impl Agent {
         let Some(uid) = view.metadata.uid.as_deref().map(PodUid::from) else {
             return;
         };
+        // The DELETED event of a forced deletion can be the first to carry its time.
         if let Some(pod) = self.pods.get_mut(&uid) {
             pod.record.observe_gone(view, now);
         }

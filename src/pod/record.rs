@@ -194,7 +194,7 @@ impl Record {
         !seen.is_empty() && seen.iter().all(super::observed::ContainerStatus::has_run)
     }
 
-    /// Takes in what the last view of the pod says of its deletion: that of a forced one is the first to say it.
+    /// Takes in what the last view of the pod says of its deletion.
     pub(super) fn observe_gone(&mut self, view: &GoneView, now: Timestamp) {
         let meta = &view.metadata;
         self.refresh_deletion(

@@ -1,4 +1,4 @@
-//! What goes into the ledger and what comes out: jobs, and the data that they lead to.
+//! What goes into the ledger and what comes out: jobs, and the data that they lead to. Does nothing with either.
 
 use jiff::Timestamp;
 

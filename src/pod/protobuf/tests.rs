@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::as_sent::{encode, enveloped};
@@ -16,9 +18,14 @@ fn everything() -> Value {
 }
 
 fn same(pod: &Value) {
-    let from_json: PodView = serde_json::from_value(pod.clone()).unwrap();
+    same_as::<PodView>(pod);
+    same_as::<GoneView>(pod);
+}
+
+fn same_as<T: DeserializeOwned + Debug>(pod: &Value) {
+    let from_json: T = serde_json::from_value(pod.clone()).unwrap();
     let body = Bytes::from(enveloped(pod, POD));
-    let from_protobuf: PodView = from_slice(&enclosed(&body).unwrap(), POD).unwrap();
+    let from_protobuf: T = from_slice(&enclosed(&body).unwrap(), POD).unwrap();
     assert_eq!(format!("{from_protobuf:#?}"), format!("{from_json:#?}"));
 }
 

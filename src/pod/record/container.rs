@@ -1,4 +1,5 @@
-//! What is kept of a pod's containers and readiness gates, and the strings that many pods have in common.
+//! What is kept of a pod's containers and readiness gates, and the strings that many pods have in common. What containers
+//! do is in [`observed`](crate::pod::observed).
 
 use std::collections::HashSet;
 use std::num::NonZeroI64;

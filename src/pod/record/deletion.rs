@@ -1,4 +1,4 @@
-//! The deletion of a pod, as the views of the pod tell it.
+//! The deletion of a pod, as the views of the pod tell it. What is to be done about it is not decided here.
 
 use jiff::{SignedDuration, Timestamp};
 

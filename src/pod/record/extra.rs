@@ -1,4 +1,5 @@
-//! What few pods have, or have for a while: kept beside the record, for which it would be too large.
+//! What few pods have, or have for a while: kept beside the record, for which it would be too large. Takes note, and
+//! decides nothing.
 
 use std::sync::Arc;
 

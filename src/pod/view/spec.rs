@@ -1,4 +1,4 @@
-//! What is read of a pod's specification.
+//! What is read of a pod's specification. Owns the names of the fields; what they mean for the pod is no matter of it.
 
 use std::collections::BTreeMap;
 

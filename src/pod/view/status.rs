@@ -1,4 +1,5 @@
-//! What is read of a pod's status.
+//! What is read of a pod's status. Owns the names of the fields; what is kept of them
+//! [`observed`](crate::pod::observed) says.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

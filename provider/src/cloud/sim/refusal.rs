@@ -1,4 +1,5 @@
-//! How the simulated cloud says no: the codes of ECS, and a sentence that names what stands in the way.
+//! How the simulated cloud says no: the codes of ECS, and a sentence that names what stands in the way. When it does is
+//! decided by the calls.
 
 use std::borrow::Cow;
 

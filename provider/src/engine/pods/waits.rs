@@ -1,6 +1,7 @@
-//! Pods that cannot have what they want yet: what each is told, and when it is tried again.
+//! What a job has said of a pod's network, and pods that cannot have theirs yet: what each is told, and when it is tried
+//! again.
 //!
-//! In what order they wait is [`line`](crate::engine::line)'s.
+//! In what order they wait is [`line`](crate::engine::line)'s; which job is next, that of the module above.
 
 use jiff::{SignedDuration, Timestamp};
 

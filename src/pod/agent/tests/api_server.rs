@@ -13,7 +13,7 @@ use crate::pod::api::{is_gone, is_stale};
 use crate::pod::needs::Keys;
 use crate::pod::protobuf::{self, as_sent::encode, schema::POD};
 use crate::pod::testing::{cut, kubectl, merge, view};
-use crate::pod::view::PodView;
+use crate::pod::view::{GoneView, PodView};
 
 /// How far back a list can be.
 const PAST: usize = 12;
@@ -332,6 +332,11 @@ pub(super) fn as_sent(pod: &Value) -> PodView {
         encoded: encode(pod, POD).into(),
         ..view(pod)
     }
+}
+
+/// What its DELETED event says of it.
+pub(super) fn gone(pod: &Value) -> GoneView {
+    protobuf::from_slice(&encode(pod, POD), POD).unwrap()
 }
 
 fn status(code: u16, message: &str) -> Status {

@@ -13,7 +13,7 @@ use holdfast_provider::ledger::{AddressRow, Job, Ledger};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::api_server::{ApiServer, Change, as_sent};
+use super::api_server::{ApiServer, Change, as_sent, gone};
 use super::wish::settings;
 pub(super) use super::wish::{Wish, provider, slow_cloud};
 use crate::pod::agent::{Action, Agent, ForeignNode, Input, Refused, Settings, StatusWrite};
@@ -313,7 +313,7 @@ impl World {
         self.feed(match event {
             Told::ListBegan => Input::ListBegan,
             Told::Pod(Change::Changed(pod)) => Input::Seen(Box::new(as_sent(&pod))),
-            Told::Pod(Change::Deleted(pod)) => Input::Deleted(serde_json::from_value(pod).unwrap()),
+            Told::Pod(Change::Deleted(pod)) => Input::Deleted(gone(&pod)),
             Told::ListDone => Input::ListDone,
         });
     }
