@@ -2,6 +2,9 @@
 //!
 //! Each operation has a limit, about a tenth above what it took when it was last worked on. Past it the run fails. The
 //! limits are those of an x86-64 with AVX2 and of Rust 1.95; elsewhere only the comparison with the run before counts.
+//!
+//! Each operation was done once before, so that the allocator has its pages, and gives back what it was given, so that
+//! nothing is dropped within what is counted.
 
 #![allow(missing_docs, reason = "what the macros make has none")]
 
@@ -40,9 +43,6 @@ fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
     config.tool(callgrind);
     config
 }
-
-// Each operation was done once before, so that the allocator has its pages, and gives back what it was given, so that
-// nothing is dropped within what is counted.
 
 fn decoded_before<T: DeserializeOwned>(pod: &Value) -> Bytes {
     let raw = support::sent(pod);
@@ -106,18 +106,12 @@ impl Books {
     fn opened() -> Self {
         let dir = TempDir::new().expect("a directory");
         let mut ledger = ledger::ledger(&dir.path().join("holdfast.db"));
-        for job in ledger::life(0) {
-            ledger.commit(ledger::now(), &[job]).expect("committed");
-        }
-        let mut steps: [Vec<Job>; 3] = Default::default();
-        for index in 1..=GROUP {
-            for (step, job) in steps.iter_mut().zip(ledger::life(index)) {
-                step.push(job);
-            }
+        for jobs in ledger::lives(0..1) {
+            ledger.commit(ledger::now(), &jobs).expect("committed");
         }
         Self {
             ledger,
-            steps,
+            steps: ledger::lives(1..GROUP + 1),
             _dir: dir,
         }
     }

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 mod support;
 
-use support::{facts, ledger, life, now};
+use support::{facts, ledger, lives, now};
 
 fn allocation(c: &mut Criterion) {
     let mut group = c.benchmark_group("ledger/allocation");
@@ -42,12 +42,7 @@ fn whole_life(c: &mut Criterion) {
             let mut next = 0;
             b.iter_batched(
                 || {
-                    let mut steps: [Vec<Job>; 3] = Default::default();
-                    for index in next..next + size {
-                        for (step, job) in steps.iter_mut().zip(life(index)) {
-                            step.push(job);
-                        }
-                    }
+                    let steps = lives(next..next + size);
                     next += size;
                     steps
                 },

@@ -13,6 +13,7 @@ use kube::api::{ListParams, WatchParams};
 use kube::core::{Request, Status};
 use kube::{Client, Resource as _};
 use prost::Message;
+use serde::de::DeserializeOwned;
 use tokio::io::AsyncRead;
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tokio_util::io::StreamReader;
@@ -258,8 +259,7 @@ fn told(frame: Bytes, version: &mut String) -> Result<Option<Input>, Error> {
     }
     let object = protobuf::enclosed(&object).map_err(unread)?;
     let (input, new) = if event.kind == "DELETED" {
-        let gone = protobuf::from_slice::<GoneView>(&object, schema::POD);
-        let gone = gone.map_err(|error| Error::Unread("a pod", error))?;
+        let gone: GoneView = read(&object)?;
         let version = gone.metadata.resource_version.clone();
         (Some(Input::Deleted(gone)), version)
     } else {
@@ -280,10 +280,14 @@ fn unread_list(error: page::Error) -> Error {
 }
 
 fn read_pod(raw: Bytes) -> Result<Box<PodView>, Error> {
-    let read = protobuf::from_slice::<PodView>(&raw, schema::POD);
-    let mut pod = Box::new(read.map_err(|error| Error::Unread("a pod", error))?);
+    let mut pod: Box<PodView> = Box::new(read(&raw)?);
     pod.encoded = raw;
     Ok(pod)
+}
+
+/// As much of a pod as the type wants.
+fn read<T: DeserializeOwned>(raw: &[u8]) -> Result<T, Error> {
+    protobuf::from_slice(raw, schema::POD).map_err(|error| Error::Unread("a pod", error))
 }
 
 #[cfg(test)]

@@ -188,12 +188,6 @@ impl Record {
         }
     }
 
-    /// Whether all its containers have been started, so that none waits for anything.
-    pub(super) fn has_started_all(&self) -> bool {
-        let seen = &self.observed.containers;
-        !seen.is_empty() && seen.iter().all(super::observed::ContainerStatus::has_run)
-    }
-
     /// Takes in what the last view of the pod says of its deletion.
     pub(super) fn observe_gone(&mut self, view: &GoneView, now: Timestamp) {
         let meta = &view.metadata;
@@ -211,6 +205,12 @@ impl Record {
                 .get_or_insert_with(|| Box::new(Deletion::new(*at, grace_s, now)));
             deletion.refresh(*at, grace_s, now);
         }
+    }
+
+    /// Whether all its containers have been started, so that none waits for anything.
+    pub(super) fn has_started_all(&self) -> bool {
+        let seen = &self.observed.containers;
+        !seen.is_empty() && seen.iter().all(super::observed::ContainerStatus::has_run)
     }
 
     /// UID of the pod.

@@ -1,5 +1,6 @@
 //! A ledger on the disk and pods for it.
 
+use std::ops::Range;
 use std::path::Path;
 
 use holdfast_provider::cloud::sim;
@@ -74,11 +75,22 @@ pub(crate) fn uid(index: usize) -> PodUid {
 }
 
 /// The jobs of a pod's life under profile `fast`, in their order.
-#[allow(dead_code, reason = "each bench needs some of this")]
-pub(crate) fn life(index: usize) -> [Job; 3] {
+fn life(index: usize) -> [Job; 3] {
     [
         Job::Acquire(facts(index)),
         Job::DeletedAndStopped(uid(index), now()),
         Job::Gone(uid(index)),
     ]
+}
+
+/// The lives of several, step by step: the jobs of a step share a COMMIT.
+#[allow(dead_code, reason = "each bench needs some of this")]
+pub(crate) fn lives(indices: Range<usize>) -> [Vec<Job>; 3] {
+    let mut steps: [Vec<Job>; 3] = Default::default();
+    for index in indices {
+        for (step, job) in steps.iter_mut().zip(life(index)) {
+            step.push(job);
+        }
+    }
+    steps
 }
