@@ -13,11 +13,12 @@ use std::hint::black_box;
 use bytes::Bytes;
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind};
+use holdfast::pod::base::Base;
+use holdfast::pod::protobuf::read::Read;
 use holdfast::pod::record::{Names, Record};
 use holdfast::pod::view::{GoneView, PodView};
 use holdfast_provider::ledger::{Batch, Job, Ledger};
 use holdfast_spdy::{Decoder, Encoder, Frame};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -44,20 +45,20 @@ fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
     config
 }
 
-fn decoded_before<T: DeserializeOwned>(pod: &Value) -> Bytes {
+fn decoded_before<T: Read + Default>(pod: &Value) -> Bytes {
     let raw = support::sent(pod);
     drop(support::decode::<T>(&raw));
     raw
 }
 
-#[library_benchmark(config = at_most(29_000))]
+#[library_benchmark(config = at_most(18_200))]
 #[bench::new(decoded_before::<PodView>(&support::pod()))]
 fn decode_a_pod(raw: Bytes) -> (Bytes, PodView) {
     let view = support::decode(black_box(&raw));
     (raw, view)
 }
 
-#[library_benchmark(config = at_most(9_000))]
+#[library_benchmark(config = at_most(4_300))]
 #[bench::gone(decoded_before::<GoneView>(&support::gone()))]
 fn decode_one_that_is_gone(raw: Bytes) -> (Bytes, GoneView) {
     let view = support::decode(black_box(&raw));
@@ -81,17 +82,20 @@ fn take_in_a_pod((view, mut names): (PodView, Names)) -> (PodView, Names, Option
     (view, names, record)
 }
 
-fn answered_before() -> (Record, Scene) {
-    let (record, scene) = (support::record(), Scene::new());
-    drop(support::answer(&record, &scene.facts()));
-    (record, scene)
+/// What a status is made of and put on.
+type Answering = (Base, Record, Scene);
+
+fn answered_before() -> Answering {
+    let (base, record, scene) = (support::base(), support::record(), Scene::new());
+    drop(support::put(&base, &record, &scene.facts()));
+    (base, record, scene)
 }
 
-#[library_benchmark(config = at_most(66_000))]
+#[library_benchmark(config = at_most(48_000))]
 #[bench::new(answered_before())]
-fn answer_a_pod((record, scene): (Record, Scene)) -> (Record, Scene, Vec<u8>) {
-    let answer = support::answer(black_box(&record), &scene.facts());
-    (record, scene, answer)
+fn answer_a_pod((base, record, scene): Answering) -> (Answering, Vec<u8>) {
+    let answer = support::put(&base, black_box(&record), &scene.facts());
+    ((base, record, scene), answer)
 }
 
 /// A ledger whose statements are prepared, and pods for it.

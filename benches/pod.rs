@@ -10,7 +10,7 @@ use holdfast::pod::view::PodView;
 
 mod support;
 
-use support::{Scene, answer, decode, now, pod, record, sent, terms, view};
+use support::{Scene, answer, base, decode, now, pod, put, record, sent, terms, view};
 
 fn decoding(c: &mut Criterion) {
     let raw = sent(&pod());
@@ -46,7 +46,11 @@ fn deciding(c: &mut Criterion) {
             )
         });
     });
-    c.bench_function("core/step and body", |b| {
+    let base = base();
+    c.bench_function("core/step and the body of a PUT", |b| {
+        b.iter(|| put(&base, black_box(&record), &facts));
+    });
+    c.bench_function("core/step and the body of a patch", |b| {
         b.iter(|| answer(black_box(&record), &facts));
     });
 }

@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::Bytes;
-use holdfast::pod::protobuf::{self, schema::POD};
+use holdfast::pod::protobuf;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::{Body, Frame};
 use jiff::Timestamp;
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::POD_LIST;
-use crate::as_sent::{self, enveloped};
+use crate::tables::{self, POD, enveloped};
 use crate::testing::{cut, merge};
 
 /// One real life, as `kubectl get --raw '/api/v1/pods?watch=1'` printed it: a pod of a StatefulSet
@@ -358,7 +358,7 @@ impl Server {
         self.texts[start..start + text.len()].copy_from_slice(text.as_bytes());
         self.lengths[pod] = text.len();
         let object = enveloped(&parsed(&text), POD);
-        let event = Bytes::from(as_sent::event(kind, &object));
+        let event = Bytes::from(tables::event(kind, &object));
         match &self.watch {
             // A client that has gone hears nothing; it will list.
             Some(watch) => drop(watch.send(event)),
@@ -512,7 +512,7 @@ fn uid(pod: usize) -> String {
 /// What of a pod in protobuf was written: the same as a patch has.
 fn put(body: &Bytes) -> Value {
     let raw = protobuf::enclosed(body).expect("an envelope");
-    let pod: Value = protobuf::from_slice(&raw, POD).expect("a pod");
+    let pod: Value = tables::decode::from_slice(&raw, POD).expect("a pod");
     let metadata = &pod["metadata"];
     json!({
         "metadata": {"uid": metadata["uid"], "annotations": metadata["annotations"]},

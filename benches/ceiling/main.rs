@@ -21,23 +21,22 @@ use holdfast::config::{Config, PROCESS};
 use holdfast::kubelet::scratch::ScratchStore;
 use holdfast::metrics::{Metrics, Requests};
 use holdfast::node::NodeTable;
-use holdfast::pod::protobuf::schema::POD;
-use holdfast::pod::protobuf::{self, Field, Kind, Message, encode, envelope};
+use holdfast::pod::protobuf;
+use holdfast::pod::protobuf::read::{self, Read};
 use holdfast::pod::run::{self, Asker};
 use holdfast::pod::view::{self, PodView};
 use holdfast::serve::{Outside, parts};
 use holdfast_provider::ledger::Ledger;
 use jiff::Timestamp;
-use kube::core::ListMeta;
-use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 mod api_server;
-#[path = "../../src/pod/protobuf/as_sent.rs"]
-mod as_sent;
 mod cost;
+#[path = "../../src/pod/protobuf/tables/mod.rs"]
+#[allow(dead_code, reason = "shared with the tests of the encoding")]
+mod tables;
 #[path = "../../src/pod/testing.rs"]
 #[allow(
     dead_code,
@@ -48,6 +47,7 @@ mod testing;
 
 use api_server::{ApiServer, What, client};
 use cost::{Cpu, cpu, resident_bytes, wait_until_quiet};
+use tables::{Field, Kind, Message, POD};
 
 /// As in the program.
 #[global_allocator]
@@ -318,12 +318,34 @@ static LIST_META: Message = &[
     },
 ];
 
-#[derive(Deserialize)]
-struct PodList {
-    metadata: ListMeta,
-    #[expect(dead_code, reason = "it is only decoded")]
-    #[serde(default)]
-    items: Vec<PodView>,
+/// The token of the next page; pods are read and dropped.
+#[derive(Default)]
+struct Next(String);
+
+impl Read for Next {
+    const NAME: &'static str = "PodList";
+
+    fn take(&mut self, field: &read::Field<'_>) -> Result<(), protobuf::Error> {
+        match field.number {
+            1 => field.read_into(&mut Token(&mut self.0))?,
+            2 => drop(field.message::<PodView>()?),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+struct Token<'a>(&'a mut String);
+
+impl Read for Token<'_> {
+    const NAME: &'static str = "ListMeta";
+
+    fn take(&mut self, field: &read::Field<'_>) -> Result<(), protobuf::Error> {
+        if field.number == 3 {
+            *self.0 = field.text()?;
+        }
+        Ok(())
+    }
 }
 
 /// The list decoded once more, with nothing else done: what part of the start that is.
@@ -333,9 +355,8 @@ fn decode(server: &ApiServer) -> Duration {
         let page = server.page(from);
         let before = own_cpu();
         let raw = protobuf::enclosed(&page).expect("an envelope");
-        let list: PodList = protobuf::from_slice(&raw, POD_LIST).expect("a list");
+        let Next(next) = read::message(&raw).expect("a list");
         cost += own_cpu().saturating_sub(before);
-        let next = list.metadata.continue_.unwrap_or_default();
         let Ok(next) = next.parse() else {
             return cost;
         };

@@ -2,22 +2,23 @@
 
 use bytes::Bytes;
 use holdfast::config::Profile;
+use holdfast::pod::base::Base;
 use holdfast::pod::behaviour::Behaviours;
 use holdfast::pod::core::{Action, Facts, Lifecycle, NodeInfo, step};
 use holdfast::pod::needs::Supply;
-use holdfast::pod::protobuf::schema::POD;
-use holdfast::pod::protobuf::{self, Message, encode, envelope};
+use holdfast::pod::protobuf::enclosed;
+use holdfast::pod::protobuf::read::{Read, message};
 use holdfast::pod::record::{Names, Record, Terms};
+use holdfast::pod::status::Wanted;
 use holdfast::pod::view::PodView;
 use holdfast_provider::engine::{Assignment, Network};
 use holdfast_provider::id::NodeType;
 use jiff::{SignedDuration, Timestamp};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-#[path = "../../src/pod/protobuf/as_sent.rs"]
+#[path = "../../src/pod/protobuf/tables/mod.rs"]
 #[allow(dead_code, reason = "shared with the tests of the encoding")]
-mod as_sent;
+mod tables;
 
 /// When all of it happens.
 pub(crate) fn now() -> Timestamp {
@@ -84,13 +85,13 @@ pub(crate) fn gone() -> Value {
 
 /// A pod as the API server sends it.
 pub(crate) fn sent(pod: &Value) -> Bytes {
-    as_sent::enveloped(pod, POD).into()
+    tables::enveloped(pod, tables::POD).into()
 }
 
 /// Reads what was sent.
-pub(crate) fn decode<T: DeserializeOwned>(raw: &Bytes) -> T {
-    let object = protobuf::enclosed(raw).expect("an envelope");
-    protobuf::from_slice(&object, POD).expect("a pod")
+pub(crate) fn decode<T: Read + Default>(raw: &Bytes) -> T {
+    let object = enclosed(raw).expect("an envelope");
+    message(&object).expect("a pod")
 }
 
 /// The pod, decoded.
@@ -161,10 +162,28 @@ impl Scene {
     }
 }
 
-/// The status that answers the pod, as a body.
+/// The pod, kept to be written back.
+#[allow(dead_code, reason = "each bench needs some of this")]
+pub(crate) fn base() -> Base {
+    let object = enclosed(&sent(&pod())).expect("an envelope");
+    let view = PodView::decode(object).expect("a pod");
+    Base::of(&view).expect("a pod without a status")
+}
+
+/// The status that answers the pod, as the body of a patch.
+#[allow(dead_code, reason = "each bench needs some of this")]
 pub(crate) fn answer(record: &Record, facts: &Facts<'_>) -> Vec<u8> {
+    serde_json::to_vec(&wanted(record, facts)).expect("plain data")
+}
+
+/// The same as the body of a PUT.
+pub(crate) fn put(base: &Base, record: &Record, facts: &Facts<'_>) -> Vec<u8> {
+    base.with(&wanted(record, facts)).expect("a pod")
+}
+
+fn wanted<'a>(record: &'a Record, facts: &Facts<'a>) -> Box<Wanted<'a>> {
     match step(record, facts, now()).action {
-        Some(Action::WriteStatus(wanted)) => serde_json::to_vec(&wanted).expect("plain data"),
+        Some(Action::WriteStatus(wanted)) => wanted,
         other => unreachable!("a pod with a network runs next, not {other:?}"),
     }
 }

@@ -16,9 +16,10 @@ mod supply;
 mod tests;
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
 use holdfast_provider::cloud::sim;
 use holdfast_provider::engine::{Effect, Engine, Event, Found};
 use holdfast_provider::id::{NodeName, PodKey, PodUid, Zone};

@@ -13,7 +13,6 @@ use kube::api::{ListParams, WatchParams};
 use kube::core::{Request, Status};
 use kube::{Client, Resource as _};
 use prost::Message;
-use serde::de::DeserializeOwned;
 use tokio::io::AsyncRead;
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tokio_util::io::StreamReader;
@@ -22,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::page::Part;
 use super::agent::Input;
 use super::answer;
-use super::protobuf::{self, schema};
+use super::protobuf;
 use super::view::{GoneView, PodView};
 
 mod page;
@@ -259,7 +258,7 @@ fn told(frame: Bytes, version: &mut String) -> Result<Option<Input>, Error> {
     }
     let object = protobuf::enclosed(&object).map_err(unread)?;
     let (input, new) = if event.kind == "DELETED" {
-        let gone: GoneView = read(&object)?;
+        let gone = GoneView::decode(&object).map_err(unread_pod)?;
         let version = gone.metadata.resource_version.clone();
         (Some(Input::Deleted(gone)), version)
     } else {
@@ -280,14 +279,11 @@ fn unread_list(error: page::Error) -> Error {
 }
 
 fn read_pod(raw: Bytes) -> Result<Box<PodView>, Error> {
-    let mut pod: Box<PodView> = Box::new(read(&raw)?);
-    pod.encoded = raw;
-    Ok(pod)
+    PodView::decode(raw).map(Box::new).map_err(unread_pod)
 }
 
-/// As much of a pod as the type wants.
-fn read<T: DeserializeOwned>(raw: &[u8]) -> Result<T, Error> {
-    protobuf::from_slice(raw, schema::POD).map_err(|error| Error::Unread("a pod", error))
+fn unread_pod(error: protobuf::Error) -> Error {
+    Error::Unread("a pod", error)
 }
 
 #[cfg(test)]

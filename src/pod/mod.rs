@@ -18,7 +18,7 @@ pub mod agent;
 mod answer;
 mod api;
 mod back_off;
-mod base;
+pub mod base;
 pub mod behaviour;
 pub mod census;
 pub mod core;

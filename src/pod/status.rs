@@ -1,7 +1,9 @@
-//! A wanted status: compared with what the API server has, and written as a patch.
+//! A wanted status: compared with what the API server has, and written as a patch or in protobuf.
 //!
 //! Owns the shape of the patch and what counts as a difference. What a status says at each stage
 //! is in `draft`.
+
+mod encoded;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -303,6 +305,60 @@ impl<'a> ContainerStatus<'a> {
         let waits = matches!(self.state, State::Waiting { .. });
         self.id(self.restarts.saturating_sub(u32::from(!waits)))
     }
+
+    fn body(&self) -> Body<'_> {
+        let Container {
+            name, resources, ..
+        } = self.container;
+        let image = self.image;
+        let exists = matches!(self.identity(), Identity::Ours | Identity::Outdated);
+        let container_id = exists.then(|| self.id(self.restarts));
+        let state = match self.state {
+            State::Waiting { reason } => StateBody::Waiting {
+                reason,
+                message: self.message.as_deref(),
+            },
+            State::Running { started_at } => StateBody::Running { started_at },
+            State::Terminated(ended) => StateBody::ended(ended, container_id),
+        };
+        Body {
+            name,
+            state,
+            last_state: self
+                .last
+                .map(|ended| StateBody::ended(ended, Some(self.last_id()))),
+            ready: self.ready,
+            started: self.started,
+            restart_count: self.restarts,
+            image,
+            image_id: if exists { image } else { "" },
+            container_id,
+            resources: resources.as_deref(),
+            allocated_resources: resources.as_deref().map(|given| &given.requests),
+        }
+    }
+}
+
+/// A container's status as it is told.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a> {
+    name: &'a str,
+    state: StateBody<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_state: Option<StateBody<'a>>,
+    ready: bool,
+    started: bool,
+    restart_count: u32,
+    image: &'a str,
+    #[serde(rename = "imageID")]
+    image_id: &'a str,
+    #[serde(rename = "containerID", skip_serializing_if = "Option::is_none")]
+    container_id: Option<ContainerId<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resources: Option<&'a Resources>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allocated_resources: Option<&'a BTreeMap<String, String>>,
 }
 
 #[derive(Serialize)]
@@ -345,55 +401,6 @@ impl<'a> StateBody<'a> {
 
 impl Serialize for ContainerStatus<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        #[derive(Serialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Body<'a> {
-            name: &'a str,
-            state: StateBody<'a>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            last_state: Option<StateBody<'a>>,
-            ready: bool,
-            started: bool,
-            restart_count: u32,
-            image: &'a str,
-            #[serde(rename = "imageID")]
-            image_id: &'a str,
-            #[serde(rename = "containerID", skip_serializing_if = "Option::is_none")]
-            container_id: Option<ContainerId<'a>>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            resources: Option<&'a Resources>,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            allocated_resources: Option<&'a BTreeMap<String, String>>,
-        }
-        let Container {
-            name, resources, ..
-        } = self.container;
-        let image = self.image;
-        let exists = matches!(self.identity(), Identity::Ours | Identity::Outdated);
-        let container_id = exists.then(|| self.id(self.restarts));
-        let state = match self.state {
-            State::Waiting { reason } => StateBody::Waiting {
-                reason,
-                message: self.message.as_deref(),
-            },
-            State::Running { started_at } => StateBody::Running { started_at },
-            State::Terminated(ended) => StateBody::ended(ended, container_id),
-        };
-        let body = Body {
-            name,
-            state,
-            last_state: self
-                .last
-                .map(|ended| StateBody::ended(ended, Some(self.last_id()))),
-            ready: self.ready,
-            started: self.started,
-            restart_count: self.restarts,
-            image,
-            image_id: if exists { image } else { "" },
-            container_id,
-            resources: resources.as_deref(),
-            allocated_resources: resources.as_deref().map(|given| &given.requests),
-        };
-        body.serialize(serializer)
+        self.body().serialize(serializer)
     }
 }

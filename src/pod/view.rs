@@ -4,6 +4,7 @@
 //! `Pod` of k8s-openapi costs 35 kB and most of the time of a list. Views are read once and
 //! dropped: what is kept of them is a [`Record`](super::record::Record).
 
+mod encoded;
 mod spec;
 mod status;
 
@@ -12,13 +13,15 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::Resource;
 use serde::{Deserialize, Deserializer};
 
+use super::protobuf::{self, read};
+
 pub use self::spec::{
-    Affinity, Container, EnvFrom, EnvSource, EnvVar, KeyRef, ObjectFiles, Projected, Projection,
-    ReadinessGate, Resources, RestartPolicy, Spec, Volume,
+    Affinity, Container, EnvFrom, EnvSource, EnvVar, KeyRef, NodeAffinity, ObjectFiles, Projected,
+    Projection, ReadinessGate, Resources, RestartPolicy, Spec, Volume,
 };
 pub use self::status::{
     Condition, ConditionStatus, ContainerReason, ContainerState, ContainerStatus, Ip, Phase,
@@ -63,6 +66,28 @@ pub struct GoneMetadata {
     pub deletion_grace_period_seconds: Option<i64>,
 }
 
+impl PodView {
+    /// Reads a pod in protobuf, without its envelope, and keeps it as it was sent.
+    ///
+    /// # Errors
+    /// It is no pod.
+    pub fn decode(encoded: Bytes) -> Result<Self, protobuf::Error> {
+        let mut view: Self = read::message(&encoded)?;
+        view.encoded = encoded;
+        Ok(view)
+    }
+}
+
+impl GoneView {
+    /// Reads the metadata of a pod in protobuf, without its envelope.
+    ///
+    /// # Errors
+    /// It is no pod.
+    pub fn decode(encoded: &[u8]) -> Result<Self, protobuf::Error> {
+        read::message(encoded)
+    }
+}
+
 impl Resource for PodView {
     type DynamicType = ();
     type Scope = <Pod as Resource>::Scope;
@@ -105,7 +130,6 @@ fn lean_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMet
         labels: Option<BTreeMap<String, String>>,
         name: Option<String>,
         namespace: Option<String>,
-        owner_references: Option<Vec<OwnerReference>>,
         resource_version: Option<String>,
         uid: Option<String>,
     }
@@ -120,7 +144,6 @@ fn lean_metadata<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMet
         labels: lean.labels,
         name: lean.name,
         namespace: lean.namespace,
-        owner_references: lean.owner_references,
         resource_version: lean.resource_version,
         uid: lean.uid,
         ..ObjectMeta::default()

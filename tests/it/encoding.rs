@@ -1,6 +1,7 @@
 //! Pods in protobuf say what they say in JSON.
 
-use holdfast::pod::protobuf::{self, schema};
+use holdfast::pod::protobuf;
+use holdfast::pod::protobuf::read::message;
 use holdfast::pod::view::PodView;
 use holdfast_testbed::lease;
 use kube::Client;
@@ -52,7 +53,7 @@ async fn a_pod_reads_the_same_in_both_encodings() {
     let answer = client.send(request).await.unwrap();
     let body = answer.into_body().collect_bytes().await.unwrap();
     let raw = protobuf::enclosed(&body).unwrap();
-    let in_protobuf: PodView = protobuf::from_slice(&raw, schema::POD).unwrap();
+    let in_protobuf: PodView = message(&raw).unwrap();
     let in_json = asked(&client, "GET", &path, "application/json", Value::Null).await;
 
     let expected: PodView = serde_json::from_value(in_json.clone()).unwrap();

@@ -114,9 +114,7 @@ fn stranded_in(view: &PodView) -> Option<Zone> {
         return None;
     }
     let affinity = view.spec.affinity.as_ref()?.node_affinity.as_ref()?;
-    let required = affinity
-        .required_during_scheduling_ignored_during_execution
-        .as_ref()?;
+    let required = affinity.required.as_ref()?;
     let zone_of = |term: &NodeSelectorTerm| {
         let mut expressions = term.match_expressions.iter().flatten();
         let pin = expressions.find(|one| one.key == ZONE_LABEL && one.operator == "In")?;

@@ -1,9 +1,9 @@
 //! What goes in and out of the agent.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use holdfast_provider::cloud::Request;
 use holdfast_provider::engine::Event;
 use holdfast_provider::id::{NodeName, PodKey, PodUid, Zone};

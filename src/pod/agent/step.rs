@@ -1,10 +1,10 @@
 //! One pod on one of our nodes: what the engine is told of it, and its next write.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use holdfast_provider::engine::{Creation, Engine, Event, Network, Node, PodFacts, Published};
 use holdfast_provider::id::{NodeName, PodUid};
 use holdfast_provider::policy::opt_in::OptIn;
@@ -306,7 +306,7 @@ fn request(record: &Record, base: Option<Base>, write: &core::Action<'_>) -> Act
         core::Action::WriteStatus(wanted) => {
             let write = match base {
                 Some(base) => {
-                    StatusWrite::Put(base.with(wanted).expect("a status of known fields"))
+                    StatusWrite::Put(base.with(wanted).expect("it was taken apart before"))
                 }
                 None => StatusWrite::Patch(serde_json::to_vec(wanted).expect("plain data")),
             };

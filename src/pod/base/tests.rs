@@ -3,8 +3,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::pod::observed::ConditionType;
-use crate::pod::protobuf::as_sent::encode as as_sent;
-use crate::pod::protobuf::{enclosed, from_slice};
+use crate::pod::protobuf::enclosed;
+use crate::pod::protobuf::tables::decode::from_slice;
+use crate::pod::protobuf::tables::{POD, encode as as_sent};
+use crate::pod::protobuf::write::append_bytes;
 use crate::pod::status::{Annotations, Condition, Metadata, SYSTEM_ANNOTATIONS, Status};
 use crate::pod::testing::{merge, view};
 use crate::pod::view::{ConditionStatus, Phase};
@@ -120,12 +122,12 @@ fn a_field_that_nobody_here_knows_is_written_back() {
         append_bytes(number, &message, &mut all);
         all
     };
-    let raw: Vec<u8> = raw_fields(&as_sent(&pod(), POD))
-        .unwrap()
-        .into_iter()
-        .flat_map(|field| match field.number {
-            METADATA => nested(METADATA, field.bytes, MANAGED_FIELDS, managed),
-            number => nested(number, field.bytes, 2000, unknown),
+    let whole = as_sent(&pod(), POD);
+    let raw: Vec<u8> = Fields::of("Pod", &whole)
+        .map(Result::unwrap)
+        .flat_map(|field| match (field.number, field.bytes().unwrap()) {
+            (METADATA, bytes) => nested(METADATA, bytes, MANAGED_FIELDS, managed),
+            (number, bytes) => nested(number, bytes, 2000, unknown),
         })
         .collect();
     let seen = PodView {

@@ -75,7 +75,7 @@ impl Head {
                 before: bytes.len() - rest.len(),
                 length: usize::try_from(length).map_err(|_| Unread::Short)?,
             })),
-            Ok(_) => Err(Unread::Mistyped("items")),
+            Ok(((number, _), _)) => Err(Unread::Mistyped("PodList", number)),
             Err(_) if bytes.len() < HEAD_MAX => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -162,7 +162,7 @@ impl Decoder for Parts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pod::protobuf::encode::append_bytes;
+    use crate::pod::protobuf::write::append_bytes;
 
     /// A page of two objects as a Go program writes it, and with a field that is not read in each message.
     fn page() -> Vec<u8> {
@@ -248,7 +248,7 @@ mod tests {
             (&b"<html>"[..], "protobuf"),
             (b"{}", "protobuf"),
             (b"k8s\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "message"),
-            (&number, "`items`"),
+            (&number, "field 2 of PodList"),
         ] {
             let error = read([bytes]).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");

@@ -10,8 +10,8 @@ use kube::client::Body;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::protobuf::as_sent::{encode, enveloped, event};
-use super::protobuf::encode::append_bytes;
+use super::protobuf::tables::{POD, encode, enveloped, event};
+use super::protobuf::write::append_bytes;
 use super::*;
 
 /// An answer, and what is in the query of the request that it is for.
@@ -67,13 +67,13 @@ fn list(version: &str, token: &str, pods: &[Value]) -> Vec<u8> {
     let mut list = Vec::new();
     append_bytes(1, &metadata, &mut list);
     for pod in pods {
-        append_bytes(2, &encode(pod, schema::POD), &mut list);
+        append_bytes(2, &encode(pod, POD), &mut list);
     }
     protobuf::envelope("v1", "PodList", &list)
 }
 
 fn tell(kind: &str, pod: &Value) -> Vec<u8> {
-    event(kind, &enveloped(pod, schema::POD))
+    event(kind, &enveloped(pod, POD))
 }
 
 /// `Status` with its message, reason and, with two bytes, code.

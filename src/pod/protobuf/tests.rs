@@ -4,9 +4,8 @@ use std::fmt::Debug;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::as_sent::{encode, enveloped};
-use super::encode::append_bytes;
-use super::schema::POD;
+use super::read::{Read, message};
+use super::tables::{self, Field, Kind, Message, POD, encode, enveloped};
 use super::*;
 use crate::pod::view::{GoneView, PodView};
 
@@ -22,11 +21,15 @@ fn same(pod: &Value) {
     same_as::<GoneView>(pod);
 }
 
-fn same_as<T: DeserializeOwned + Debug>(pod: &Value) {
+fn same_as<T: DeserializeOwned + Read + Default + Debug>(pod: &Value) {
     let from_json: T = serde_json::from_value(pod.clone()).unwrap();
     let body = Bytes::from(enveloped(pod, POD));
-    let from_protobuf: T = from_slice(&enclosed(&body).unwrap(), POD).unwrap();
+    let object = enclosed(&body).unwrap();
+    let from_protobuf: T = message(&object).unwrap();
     assert_eq!(format!("{from_protobuf:#?}"), format!("{from_json:#?}"));
+    // By tables in which a field that the type has in JSON must not be missing.
+    let by_tables: T = tables::decode::from_slice(&object, POD).unwrap();
+    assert_eq!(format!("{by_tables:#?}"), format!("{from_json:#?}"));
 }
 
 /// All objects of each message, by its table.
@@ -77,7 +80,7 @@ fn an_empty_string_and_a_zero_are_absent_unless_they_are_behind_a_pointer() {
         "spec": {"nodeName": "", "terminationGracePeriodSeconds": 0},
         "status": {"phase": "", "podIP": "", "observedGeneration": 0},
     });
-    let view: PodView = from_slice(&encode(&pod, POD), POD).unwrap();
+    let view: PodView = message(&encode(&pod, POD)).unwrap();
     let meta = view.metadata;
     assert_eq!((meta.uid, meta.generation), (None, None));
     assert_eq!(meta.deletion_grace_period_seconds, Some(0));
@@ -96,7 +99,7 @@ fn a_time_that_is_not_set_is_absent() {
     append_bytes(8, &[], &mut meta);
     let mut pod = Vec::new();
     append_bytes(1, &meta, &mut pod);
-    let view: PodView = from_slice(&pod, POD).unwrap();
+    let view: PodView = message(&pod).unwrap();
     assert_eq!(view.metadata.creation_timestamp, None);
 }
 
@@ -110,8 +113,8 @@ fn what_the_type_does_not_want_is_not_looked_into() {
     let mut pod = Vec::new();
     append_bytes(1, &meta, &mut pod);
     append_bytes(2, &[0xff], &mut pod);
-    assert!(from_slice::<PodView>(&pod, POD).is_err());
-    let gone: GoneView = from_slice(&pod, POD).unwrap();
+    assert!(message::<PodView>(&pod).is_err());
+    let gone: GoneView = message(&pod).unwrap();
     assert_eq!(gone.metadata.uid.as_deref(), Some("u-1"));
 }
 
@@ -120,22 +123,24 @@ fn what_is_no_pod_is_refused_wherever_it_ends() {
     let whole = encode(&everything(), POD);
     for end in 0..whole.len() {
         // Cut between two fields it is a smaller pod; nowhere may it panic.
-        drop(from_slice::<PodView>(&whole[..end], POD));
+        drop(message::<PodView>(&whole[..end]));
     }
     let refused = |raw: &[u8], why: &str| {
-        let error = from_slice::<PodView>(raw, POD).unwrap_err();
+        let error = message::<PodView>(raw).unwrap_err();
         assert_eq!(error.to_string(), why);
     };
     refused(&[0x0a, 5, 1], "the field ends before its length");
     refused(&[0xff], "not a protobuf message");
-    refused(
-        &[0x08, 1],
-        "the field `metadata` is not written as expected",
-    );
+    refused(&[0x08, 1], "field 1 of Pod is not written as expected");
     // A UID with a byte that is no text.
     refused(
         &[0x0a, 3, 0x2a, 1, 0xff],
-        "the field `uid` is not written as expected",
+        "field 5 of ObjectMeta is not written as expected",
+    );
+    // A restart policy that is none.
+    refused(
+        &[0x12, 3, 0x1a, 1, b'x'],
+        "field 3 of PodSpec is not written as expected",
     );
     let json = Bytes::from_static(b"{\"kind\": \"Pod\"}");
     assert!(matches!(enclosed(&json), Err(Error::Foreign)));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_provider::policy::use_spec;
-use k8s_openapi::api::core::v1::{NodeAffinity, Toleration};
+use k8s_openapi::api::core::v1::{NodeSelector, Toleration};
 use serde::{Deserialize, Serialize};
 
 use crate::pod::quantity;
@@ -44,6 +44,15 @@ pub struct Spec {
 pub struct Affinity {
     /// Which nodes it requires.
     pub node_affinity: Option<NodeAffinity>,
+}
+
+/// `nodeAffinity` of a pod, without what it prefers.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeAffinity {
+    /// What the scheduler keeps to.
+    #[serde(rename = "requiredDuringSchedulingIgnoredDuringExecution")]
+    pub required: Option<NodeSelector>,
 }
 
 /// `spec.restartPolicy` of a pod.

@@ -1,10 +1,23 @@
 //! What is read of a pod's status. Owns the names of the fields; what is kept of them
 //! [`observed`](crate::pod::observed) says.
 
+use std::fmt;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Resources;
+
+/// Displays what is written of it in JSON.
+macro_rules! named_as_written {
+    ($type:ty) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.serialize(f)
+            }
+        }
+    };
+}
 
 /// `status` of a pod.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -57,6 +70,10 @@ pub enum Phase {
     Unknown,
 }
 
+named_as_written!(Phase);
+named_as_written!(ConditionStatus);
+named_as_written!(ContainerReason);
+
 impl Phase {
     /// Whether the pod has ended for good.
     pub fn is_terminal(self) -> bool {
@@ -73,7 +90,7 @@ pub struct Ip {
 }
 
 /// One entry of `status.conditions`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
     /// What it is about.
@@ -96,13 +113,14 @@ pub struct Condition {
 }
 
 /// `status` of a condition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConditionStatus {
     /// It holds.
     True,
     /// It does not hold.
     False,
     /// Nobody can tell.
+    #[default]
     #[serde(other)]
     Unknown,
 }

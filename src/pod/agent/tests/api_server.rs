@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::pod::agent::{ForeignNode, ObjectKey, Refused};
 use crate::pod::api::{is_gone, is_stale};
 use crate::pod::needs::Keys;
-use crate::pod::protobuf::{self, as_sent::encode, schema::POD};
-use crate::pod::testing::{cut, kubectl, merge, view};
+use crate::pod::protobuf::{self, tables};
+use crate::pod::testing::{cut, kubectl, merge};
 use crate::pod::view::{GoneView, PodView};
 
 /// How far back a list can be.
@@ -183,7 +183,7 @@ impl ApiServer {
     pub(super) fn put_status(&mut self, key: &PodKey, body: &Bytes) -> Answer {
         self.request(Verb::Status, format!("PUT {key}/status"), |api| {
             let raw = protobuf::enclosed(body).unwrap();
-            let put: Value = protobuf::from_slice(&raw, POD).unwrap();
+            let put: Value = tables::decode::from_slice(&raw, tables::POD).unwrap();
             let before = api.pods.get(key).ok_or_else(|| not_found(key))?;
             if before["metadata"]["uid"] != put["metadata"]["uid"] {
                 return Err(status(
@@ -328,15 +328,12 @@ pub(super) fn has_ended(pod: &Value) -> bool {
 
 /// A pod as the watch brings it.
 pub(super) fn as_sent(pod: &Value) -> PodView {
-    PodView {
-        encoded: encode(pod, POD).into(),
-        ..view(pod)
-    }
+    PodView::decode(tables::encode(pod, tables::POD).into()).unwrap()
 }
 
 /// What its DELETED event says of it.
 pub(super) fn gone(pod: &Value) -> GoneView {
-    protobuf::from_slice(&encode(pod, POD), POD).unwrap()
+    GoneView::decode(&tables::encode(pod, tables::POD)).unwrap()
 }
 
 fn status(code: u16, message: &str) -> Status {

@@ -1,7 +1,5 @@
 //! What a test wants of its world, and the settings that come of it.
 
-use std::collections::HashMap;
-
 use holdfast_provider::cloud::sim;
 use holdfast_provider::id::NodeType;
 use holdfast_provider::policy::opt_in::UnsupportedClass;
@@ -87,11 +85,13 @@ pub(super) fn settings(wish: &Wish) -> Settings {
     let seconds =
         |acs| SignedDuration::from_secs(if wish.profile == Profile::Acs { acs } else { 0 });
     Settings {
-        nodes: HashMap::from([
+        nodes: [
             ("acs-b".into(), node("b", NodeType::Acs, 1)),
             ("acs-c".into(), node("c", NodeType::Acs, 2)),
             ("ecs-b".into(), node("b", NodeType::Ecs, 3)),
-        ]),
+        ]
+        .into_iter()
+        .collect(),
         lifecycle: Lifecycle {
             profile: wish.profile,
             creating: seconds(3),

@@ -1,10 +1,7 @@
-//! The numbers of the fields that are read or written of a pod.
+//! The numbers of the fields that are read or written of a pod, those of Kubernetes 1.36,
+//! `k8s.io/api/core/v1/generated.proto` and `k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto`.
 //!
-//! Owns no choice of fields: what [`PodView`](crate::pod::view::PodView) reads and
-//! [`Wanted`](crate::pod::status::Wanted) writes has a number here, and a build with assertions refuses to read a pod
-//! where one is missing. The numbers are those of Kubernetes 1.36,
-//! `k8s.io/api/core/v1/generated.proto` and `k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto`; a number that was
-//! once given is never changed.
+//! What a type wants has a number here, or it is not read.
 
 use super::Kind::{
     Bool, Count, Embedded, Many, Number, One, Quantities, Text, TextMap, Texts, Time,
@@ -19,7 +16,7 @@ const fn f(number: u32, name: &'static str, kind: Kind) -> Field {
 }
 
 /// `Pod`.
-pub static POD: Message = &[
+pub(crate) static POD: Message = &[
     f(1, "metadata", One(OBJECT_META)),
     f(2, "spec", One(POD_SPEC)),
     f(3, "status", One(POD_STATUS)),
@@ -36,17 +33,7 @@ static OBJECT_META: Message = &[
     f(10, "deletionGracePeriodSeconds", Number),
     f(11, "labels", TextMap),
     f(12, "annotations", TextMap),
-    f(13, "ownerReferences", Many(OWNER_REFERENCE)),
     f(14, "finalizers", Texts),
-];
-
-static OWNER_REFERENCE: Message = &[
-    f(1, "kind", Text),
-    f(3, "name", Text),
-    f(4, "uid", Text),
-    f(5, "apiVersion", Text),
-    f(6, "controller", Bool),
-    f(7, "blockOwnerDeletion", Bool),
 ];
 
 static POD_SPEC: Message = &[
@@ -154,18 +141,11 @@ static TOLERATION: Message = &[
 
 static AFFINITY: Message = &[f(1, "nodeAffinity", One(NODE_AFFINITY))];
 
-static NODE_AFFINITY: Message = &[
-    f(
-        1,
-        "requiredDuringSchedulingIgnoredDuringExecution",
-        One(NODE_SELECTOR),
-    ),
-    f(
-        2,
-        "preferredDuringSchedulingIgnoredDuringExecution",
-        Many(PREFERRED_TERM),
-    ),
-];
+static NODE_AFFINITY: Message = &[f(
+    1,
+    "requiredDuringSchedulingIgnoredDuringExecution",
+    One(NODE_SELECTOR),
+)];
 
 static NODE_SELECTOR: Message = &[f(1, "nodeSelectorTerms", Many(SELECTOR_TERM))];
 
@@ -178,11 +158,6 @@ static SELECTOR_REQUIREMENT: Message = &[
     f(1, "key", Text),
     f(2, "operator", Text),
     f(3, "values", Texts),
-];
-
-static PREFERRED_TERM: Message = &[
-    f(1, "weight", Count),
-    f(2, "preference", One(SELECTOR_TERM)),
 ];
 
 static POD_STATUS: Message = &[

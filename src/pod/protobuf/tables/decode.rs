@@ -13,7 +13,10 @@ use super::{Error, Field, Kind, Message, Raw, pair, schema};
 ///
 /// # Errors
 /// The bytes are not this message.
-pub fn from_slice<'de, T: Deserialize<'de>>(raw: &'de [u8], message: Message) -> Result<T, Error> {
+pub(crate) fn from_slice<'de, T: Deserialize<'de>>(
+    raw: &'de [u8],
+    message: Message,
+) -> Result<T, Error> {
     T::deserialize(Value {
         name: "",
         kind: Kind::One(message),

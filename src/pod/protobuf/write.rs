@@ -1,0 +1,57 @@
+//! Writing the fields of a message. Owns how a kind of field is written; knows no message.
+
+use std::fmt;
+use std::io::Write as _;
+
+use jiff::Timestamp;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+
+/// Appends bytes, or a text, with their length.
+pub fn append_bytes(number: u32, value: &[u8], to: &mut Vec<u8>) {
+    encode_key(number, WireType::LengthDelimited, to);
+    encode_varint(value.len() as u64, to);
+    to.extend_from_slice(value);
+}
+
+/// Appends what something is as a text.
+pub fn append_text(number: u32, value: impl fmt::Display, to: &mut Vec<u8>) {
+    append_message(number, to, |to| {
+        write!(to, "{value}").expect("a Vec takes all bytes");
+    });
+}
+
+/// Appends a number, or a flag.
+pub fn append_number(number: u32, value: impl Into<i64>, to: &mut Vec<u8>) {
+    encode_key(number, WireType::Varint, to);
+    encode_varint(value.into().cast_unsigned(), to);
+}
+
+/// Appends a time.
+pub fn append_time(number: u32, time: Timestamp, to: &mut Vec<u8>) {
+    append_message(number, to, |to| {
+        append_number(1, time.as_second(), to);
+        append_number(2, time.subsec_nanosecond(), to);
+    });
+}
+
+/// Appends a message that `write` appends the fields of.
+pub fn append_message(number: u32, to: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    encode_key(number, WireType::LengthDelimited, to);
+    let at = to.len();
+    // Most lengths take one byte; a longer one moves what was written.
+    to.push(0);
+    write(to);
+    let length = (to.len() - at - 1) as u64;
+    let mut prefix = [0; 10];
+    let taken = encoded_len_varint(length);
+    encode_varint(length, &mut &mut prefix[..]);
+    to.splice(at..=at, prefix[..taken].iter().copied());
+}
+
+/// Appends an entry of a map from texts to texts.
+pub fn append_entry(number: u32, key: &str, value: &str, to: &mut Vec<u8>) {
+    append_message(number, to, |to| {
+        append_bytes(1, key.as_bytes(), to);
+        append_bytes(2, value.as_bytes(), to);
+    });
+}
