@@ -88,13 +88,21 @@ type Answering = (Base, Record, Scene);
 fn answered_before() -> Answering {
     let (base, record, scene) = (support::base(), support::record(), Scene::new());
     drop(support::put(&base, &record, &scene.facts()));
+    drop(support::answer(&record, &scene.facts()));
     (base, record, scene)
 }
 
 #[library_benchmark(config = at_most(48_000))]
 #[bench::new(answered_before())]
-fn answer_a_pod((base, record, scene): Answering) -> (Answering, Vec<u8>) {
+fn answer_by_a_put((base, record, scene): Answering) -> (Answering, Vec<u8>) {
     let answer = support::put(&base, black_box(&record), &scene.facts());
+    ((base, record, scene), answer)
+}
+
+#[library_benchmark(config = at_most(66_000))]
+#[bench::new(answered_before())]
+fn answer_by_a_patch((base, record, scene): Answering) -> (Answering, Vec<u8>) {
+    let answer = support::answer(black_box(&record), &scene.facts());
     ((base, record, scene), answer)
 }
 
@@ -196,7 +204,8 @@ library_benchmark_group!(
         decode_a_pod,
         decode_one_that_is_gone,
         take_in_a_pod,
-        answer_a_pod
+        answer_by_a_put,
+        answer_by_a_patch
     ]
 );
 library_benchmark_group!(name = books, benchmarks = [allocate_64, end_64]);

@@ -163,7 +163,6 @@ impl Scene {
 }
 
 /// The pod, kept to be written back.
-#[allow(dead_code, reason = "each bench needs some of this")]
 pub(crate) fn base() -> Base {
     let object = enclosed(&sent(&pod())).expect("an envelope");
     let view = PodView::decode(object).expect("a pod");
@@ -171,7 +170,6 @@ pub(crate) fn base() -> Base {
 }
 
 /// The status that answers the pod, as the body of a patch.
-#[allow(dead_code, reason = "each bench needs some of this")]
 pub(crate) fn answer(record: &Record, facts: &Facts<'_>) -> Vec<u8> {
     serde_json::to_vec(&wanted(record, facts)).expect("plain data")
 }

@@ -16,7 +16,7 @@ mod supply;
 mod tests;
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{self, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
@@ -65,7 +65,7 @@ pub struct Agent {
     /// Pods that a list did not show, until a GET says more.
     unseen: HashSet<PodUid>,
     /// Keys whose GET is under way.
-    looking: HashMap<PodKey, Looking>,
+    looking: collections::HashMap<PodKey, Looking>,
     /// How many inputs there have been.
     turn: u64,
     timers: BTreeSet<(Timestamp, PodUid)>,
@@ -102,7 +102,7 @@ impl Agent {
             bases: HashMap::new(),
             listing: None,
             unseen: HashSet::new(),
-            looking: HashMap::new(),
+            looking: collections::HashMap::new(),
             turn: 0,
             timers: BTreeSet::new(),
             writes: 0,

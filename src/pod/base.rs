@@ -59,12 +59,20 @@ impl Base {
             let field = field?;
             match field.number {
                 // An annotation that stands twice counts as it stands last.
-                METADATA => join(&field, &wanted.metadata.encoded(), &mut pod, |field| {
-                    Ok(field.number == ANNOTATIONS)
-                })?,
-                STATUS => join(&field, &wanted.status.encoded(), &mut pod, |field| {
-                    Ok(field.number == CONDITIONS && !is_ours(field)?)
-                })?,
+                METADATA => join(
+                    "ObjectMeta",
+                    &field,
+                    &wanted.metadata.encoded(),
+                    &mut pod,
+                    |field| Ok(field.number == ANNOTATIONS),
+                )?,
+                STATUS => join(
+                    "PodStatus",
+                    &field,
+                    &wanted.status.encoded(),
+                    &mut pod,
+                    |field| Ok(field.number == CONDITIONS && !is_ours(field)?),
+                )?,
                 _ => pod.extend_from_slice(field.whole),
             }
         }
@@ -74,14 +82,15 @@ impl Base {
 
 /// Appends a message with the fields that are written in their places; `stays` has a say about a field that is written.
 fn join(
+    name: &'static str,
     seen: &Field<'_>,
     written: &[u8],
     to: &mut Vec<u8>,
     stays: impl Fn(&Field<'_>) -> Result<bool, Error>,
 ) -> Result<(), Error> {
-    let written = Fields::of("a status", written).collect::<Result<Vec<_>, _>>()?;
+    let written = Fields::of(name, written).collect::<Result<Vec<_>, _>>()?;
     let mut all = Vec::with_capacity(2 * written.len());
-    for field in Fields::of("Pod", seen.bytes()?) {
+    for field in Fields::of(name, seen.bytes()?) {
         let field = field?;
         let is_written = written.iter().any(|one| one.number == field.number);
         if !is_written || stays(&field)? {

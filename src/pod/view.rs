@@ -67,10 +67,10 @@ pub struct GoneMetadata {
 }
 
 impl PodView {
-    /// Reads a pod in protobuf, without its envelope, and keeps it as it was sent.
+    /// Reads a pod in protobuf, without its envelope, and keeps it as it was sent. What is missing is as in an empty pod.
     ///
     /// # Errors
-    /// It is no pod.
+    /// A field that is read is written in another way than in a pod.
     pub fn decode(encoded: Bytes) -> Result<Self, protobuf::Error> {
         let mut view: Self = read::message(&encoded)?;
         view.encoded = encoded;
@@ -82,7 +82,7 @@ impl GoneView {
     /// Reads the metadata of a pod in protobuf, without its envelope.
     ///
     /// # Errors
-    /// It is no pod.
+    /// As [`PodView::decode`].
     pub fn decode(encoded: &[u8]) -> Result<Self, protobuf::Error> {
         read::message(encoded)
     }

@@ -1,9 +1,8 @@
 //! Which pods have a name. A look asks for a name, and must not pass over all pods for its answer.
 
 use std::collections::BTreeSet;
-use std::hash::BuildHasher as _;
+use std::hash::{BuildHasher as _, RandomState};
 
-use foldhash::fast::RandomState;
 use holdfast_provider::id::{PodKey, PodUid};
 
 /// Pods by a hash of their key, which costs half the memory that whole keys would: whoever asks

@@ -1,15 +1,23 @@
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroI64;
+
 use bytes::Bytes;
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::pod::observed::ConditionType;
+use crate::pod::observed::{Addresses, ConditionType, Ended, State};
 use crate::pod::protobuf::enclosed;
 use crate::pod::protobuf::tables::decode::from_slice;
-use crate::pod::protobuf::tables::{POD, encode as as_sent};
+use crate::pod::protobuf::tables::{POD, encode as as_sent, unknown};
 use crate::pod::protobuf::write::append_bytes;
-use crate::pod::status::{Annotations, Condition, Metadata, SYSTEM_ANNOTATIONS, Status};
+use crate::pod::record::Container;
+use crate::pod::status::{
+    Annotations, Condition, ContainerStatus, IpList, Metadata, SYSTEM_ANNOTATIONS, Status,
+};
 use crate::pod::testing::{merge, view};
-use crate::pod::view::{ConditionStatus, Phase};
+use crate::pod::view::{ConditionStatus, ContainerReason, Phase, Resources};
 
 /// Checks that a PUT of this status means what a patch of it does; whether a PUT would do at all.
 pub(in crate::pod) fn means_what_the_patch_does(pod: &Value, wanted: &Wanted<'_>) -> bool {
@@ -21,6 +29,11 @@ pub(in crate::pod) fn means_what_the_patch_does(pod: &Value, wanted: &Wanted<'_>
     let Some(base) = Base::of(&seen) else {
         return false;
     };
+    assert_eq!(
+        unknown(&patch, POD),
+        None,
+        "what has no number is not compared"
+    );
     let mut patched = pod.clone();
     merge(&mut patched, patch);
     let patched = read(&as_sent(&patched, POD));
@@ -86,6 +99,81 @@ fn with_wanted<T>(run: impl FnOnce(&Wanted<'_>) -> T) -> T {
 fn what_others_wrote_stays_and_what_is_ours_is_replaced() {
     let checked = with_wanted(|wanted| means_what_the_patch_does(&pod(), wanted));
     assert!(checked);
+}
+
+/// All that a status can say, in the lists of a pod that was never changed and of one that was.
+#[test]
+fn every_field_of_a_status_means_what_it_does_in_a_patch() {
+    let uid = "u".into();
+    let now = "2026-11-24T10:00:00Z".parse().unwrap();
+    let ended = |reason| Ended {
+        exit_code: 137,
+        reason,
+        started_at: now,
+        finished_at: now + SignedDuration::from_secs(9),
+    };
+    let quantities = |cpu: &str| BTreeMap::from([("cpu".to_owned(), cpu.to_owned())]);
+    let container = Container {
+        name: "nginx".into(),
+        image: "nginx:2".into(),
+        sidecar: false,
+        cpu_request_milli: 500,
+        memory_request_bytes: 0,
+        resources: Some(Box::new(Resources {
+            requests: quantities("500m"),
+            limits: quantities("1"),
+        })),
+    };
+    let status = |state| ContainerStatus {
+        state,
+        image: "nginx:1",
+        ready: true,
+        started: true,
+        restarts: 3,
+        last: Some(ended(ContainerReason::OomKilled)),
+        message: Some("back-off 10s".to_owned()),
+        ..ContainerStatus::waiting(&uid, &container, ContainerReason::CrashLoopBackOff)
+    };
+    let generation = NonZeroI64::new(4);
+    let annotations = std::array::from_fn(|at| Some(SYSTEM_ANNOTATIONS[at]));
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let lists = |ip| Some(IpList::new(ip, Addresses::default()));
+    let (host, ip) = (address("10.0.0.1"), address("fd00::8"));
+    let wanted = Wanted {
+        metadata: Metadata {
+            uid: &uid,
+            annotations: Annotations(annotations),
+        },
+        status: Status {
+            reason: Some("Terminated"),
+            message: Some("as a test does"),
+            host_ip: Some(host),
+            host_ips: lists(host),
+            pod_ip: Some(ip),
+            pod_ips: lists(ip),
+            start_time: Some(now),
+            conditions: vec![Condition {
+                kind: ConditionType::Ready,
+                status: ConditionStatus::False,
+                reason: "ContainersNotReady",
+                message: "not yet".into(),
+                last_transition_time: now,
+                observed_generation: generation,
+            }],
+            container_statuses: vec![
+                status(State::Waiting {
+                    reason: ContainerReason::CrashLoopBackOff,
+                }),
+                status(State::Running { started_at: now }),
+            ],
+            init_container_statuses: vec![status(State::Terminated(ended(ContainerReason::Error)))],
+            ephemeral_container_statuses: vec![status(State::Terminated(ended(
+                ContainerReason::ContainerStatusUnknown,
+            )))],
+            ..Status::new(Phase::Failed, generation)
+        },
+    };
+    assert!(means_what_the_patch_does(&pod(), &wanted));
 }
 
 #[test]

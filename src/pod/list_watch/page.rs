@@ -75,7 +75,7 @@ impl Head {
                 before: bytes.len() - rest.len(),
                 length: usize::try_from(length).map_err(|_| Unread::Short)?,
             })),
-            Ok(((number, _), _)) => Err(Unread::Mistyped("PodList", number)),
+            Ok(((number, _), _)) => Err(Unread::Mistyped("a list", number)),
             Err(_) if bytes.len() < HEAD_MAX => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -248,7 +248,7 @@ mod tests {
             (&b"<html>"[..], "protobuf"),
             (b"{}", "protobuf"),
             (b"k8s\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "message"),
-            (&number, "field 2 of PodList"),
+            (&number, "field 2 of a list"),
         ] {
             let error = read([bytes]).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");

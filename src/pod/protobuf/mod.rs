@@ -2,15 +2,15 @@
 //!
 //! In protobuf a field is a number. The types that are read or written have theirs beside them
 //! ([`view`](super::view) and [`status`](super::status)); what is not known is skipped by its length (Kubernetes, "API
-//! Concepts", "Kubernetes Protobuf encoding"). prost's derive would do for messages of its own types; a view has enums
-//! out of strings, times and addresses, and is the same type in JSON. The varints and keys are prost's.
+//! Concepts", "Kubernetes Protobuf encoding"). prost's derive would do for messages of its own types; a view has times and
+//! enums out of strings, and is the same type in JSON. The varints and keys are prost's.
 
 pub mod read;
 #[cfg(test)]
 pub(super) mod tables;
 #[cfg(test)]
 mod tests;
-pub mod write;
+pub(super) mod write;
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -59,7 +59,7 @@ pub fn enclosed(body: &Bytes) -> Result<Bytes, Error> {
 }
 
 /// An object in an envelope, as it is sent.
-pub fn envelope(version: &str, kind: &str, object: &[u8]) -> Vec<u8> {
+pub(super) fn envelope(version: &str, kind: &str, object: &[u8]) -> Vec<u8> {
     let mut type_meta = Vec::new();
     append_bytes(1, version.as_bytes(), &mut type_meta);
     append_bytes(2, kind.as_bytes(), &mut type_meta);

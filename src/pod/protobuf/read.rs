@@ -123,7 +123,7 @@ impl<'a> Field<'a> {
     /// A message or a text, without its number.
     ///
     /// # Errors
-    /// It is a number; so below.
+    /// It is a number.
     pub fn bytes(&self) -> Result<&'a [u8], Error> {
         match self.value {
             Value::Bytes(bytes) => Ok(bytes),
@@ -184,7 +184,7 @@ impl<'a> Field<'a> {
     ///
     /// # Errors
     /// It is none.
-    pub fn number(&self) -> Result<i64, Error> {
+    pub fn int64(&self) -> Result<i64, Error> {
         self.varint().map(u64::cast_signed)
     }
 
@@ -192,8 +192,8 @@ impl<'a> Field<'a> {
     ///
     /// # Errors
     /// It is none.
-    pub fn small_number(&self) -> Result<i32, Error> {
-        i32::try_from(self.number()?).map_err(|_| self.mistyped())
+    pub fn int32(&self) -> Result<i32, Error> {
+        i32::try_from(self.int64()?).map_err(|_| self.mistyped())
     }
 
     /// A number; absent when it is 0.
@@ -201,7 +201,7 @@ impl<'a> Field<'a> {
     /// # Errors
     /// It is none.
     pub fn count(&self) -> Result<Option<i64>, Error> {
-        self.number()
+        self.int64()
             .map(|number| Some(number).filter(|number| *number != 0))
     }
 
@@ -216,8 +216,8 @@ impl<'a> Field<'a> {
             const NAME: &'static str = "Time";
             fn take(&mut self, field: &Field<'_>) -> Result<(), Error> {
                 match field.number {
-                    1 => self.0 = field.number()?,
-                    2 => self.1 = field.small_number()?,
+                    1 => self.0 = field.int64()?,
+                    2 => self.1 = field.int32()?,
                     _ => {}
                 }
                 Ok(())
@@ -234,7 +234,7 @@ impl<'a> Field<'a> {
     /// A message.
     ///
     /// # Errors
-    /// It is another one.
+    /// It is a number, or one of its fields is written in another way.
     pub fn message<M: Read + Default>(&self) -> Result<M, Error> {
         message(self.bytes()?)
     }
@@ -242,7 +242,7 @@ impl<'a> Field<'a> {
     /// A message whose fields are those of `to`: one that stands once, or one that Go embeds.
     ///
     /// # Errors
-    /// It is another one.
+    /// As [`message`](Self::message).
     pub fn read_into<M: Read>(&self, to: &mut M) -> Result<(), Error> {
         read_into(to, self.bytes()?)
     }
@@ -272,7 +272,7 @@ impl<'a> Field<'a> {
     /// Field 1 of a message, a text, and field 2.
     fn pair(&self) -> Result<(String, Option<Self>), Error> {
         let (mut first, mut second) = (String::new(), None);
-        for field in Fields::of(self.of, self.bytes()?) {
+        for field in Fields::of("an entry", self.bytes()?) {
             let field = field?;
             match field.number {
                 1 => first = field.text()?,

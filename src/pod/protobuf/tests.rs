@@ -137,6 +137,11 @@ fn what_is_no_pod_is_refused_wherever_it_ends() {
         &[0x0a, 3, 0x2a, 1, 0xff],
         "field 5 of ObjectMeta is not written as expected",
     );
+    // A UID in four bytes without a length.
+    refused(
+        &[0x0a, 5, 0x2d, 1, 2, 3, 4],
+        "field 5 of ObjectMeta is not written as expected",
+    );
     // A restart policy that is none.
     refused(
         &[0x12, 3, 0x1a, 1, b'x'],

@@ -1,8 +1,8 @@
 //! How a wanted status is written in protobuf, by the numbers of Kubernetes 1.36, `k8s.io/api/core/v1/generated.proto`.
 //!
-//! Owns no choice of fields: what the patch has in JSON has its number here.
+//! Owns no choice of fields: what the patch has in JSON has its number here. Every type is taken apart whole, so that the
+//! compiler asks for the number of a new field.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::{
@@ -10,15 +10,19 @@ use super::{
     Status,
 };
 use crate::pod::protobuf::write::{
-    append_bytes, append_entry, append_message, append_number, append_text, append_time,
+    append_bytes, append_entry, append_message, append_number, append_quantities, append_some_text,
+    append_text, append_time,
 };
 
 impl Metadata<'_> {
     /// The fields of `ObjectMeta` that it has.
     pub(in crate::pod) fn encoded(&self) -> Vec<u8> {
+        let Self {
+            uid,
+            annotations: Annotations(values),
+        } = self;
         let mut all = Vec::with_capacity(512);
-        append_bytes(5, self.uid.as_str().as_bytes(), &mut all);
-        let Annotations(values) = &self.annotations;
+        append_bytes(5, uid.as_str().as_bytes(), &mut all);
         for (key, value) in SYSTEM_ANNOTATIONS.iter().zip(values) {
             if let Some(value) = value {
                 append_entry(12, key, value, &mut all);
@@ -31,29 +35,44 @@ impl Metadata<'_> {
 impl Status<'_> {
     /// The fields of `PodStatus` that it has.
     pub(in crate::pod) fn encoded(&self) -> Vec<u8> {
+        let Self {
+            observed_generation,
+            phase,
+            reason,
+            message,
+            host_ip,
+            host_ips,
+            pod_ip,
+            pod_ips,
+            start_time,
+            conditions,
+            init_container_statuses,
+            container_statuses,
+            ephemeral_container_statuses,
+        } = self;
         let mut all = Vec::with_capacity(1024);
         let to = &mut all;
-        append_text(1, self.phase, to);
-        for condition in &self.conditions {
+        append_text(1, phase, to);
+        for condition in conditions {
             append_message(2, to, |to| condition.append(to));
         }
-        append_some_text(3, self.message, to);
-        append_some_text(4, self.reason, to);
-        append_address(5, 16, self.host_ip, self.host_ips.as_ref(), to);
-        append_address(6, 12, self.pod_ip, self.pod_ips.as_ref(), to);
-        if let Some(time) = self.start_time {
-            append_time(7, time, to);
+        append_some_text(3, *message, to);
+        append_some_text(4, *reason, to);
+        append_address(5, 16, *host_ip, host_ips.as_ref(), to);
+        append_address(6, 12, *pod_ip, pod_ips.as_ref(), to);
+        if let Some(time) = start_time {
+            append_time(7, *time, to);
         }
         for (number, list) in [
-            (8, &self.container_statuses),
-            (10, &self.init_container_statuses),
-            (13, &self.ephemeral_container_statuses),
+            (8, container_statuses),
+            (10, init_container_statuses),
+            (13, ephemeral_container_statuses),
         ] {
             for status in list {
                 append_message(number, to, |to| status.body().append(to));
             }
         }
-        if let Some(generation) = self.observed_generation {
+        if let Some(generation) = observed_generation {
             append_number(17, generation.get(), to);
         }
         all
@@ -62,12 +81,20 @@ impl Status<'_> {
 
 impl Condition<'_> {
     fn append(&self, to: &mut Vec<u8>) {
-        append_bytes(1, self.kind.as_str().as_bytes(), to);
-        append_text(2, self.status, to);
-        append_time(4, self.last_transition_time, to);
-        append_bytes(5, self.reason.as_bytes(), to);
-        append_bytes(6, self.message.as_bytes(), to);
-        if let Some(generation) = self.observed_generation {
+        let Self {
+            kind,
+            status,
+            reason,
+            message,
+            last_transition_time,
+            observed_generation,
+        } = self;
+        append_bytes(1, kind.as_str().as_bytes(), to);
+        append_text(2, status, to);
+        append_time(4, *last_transition_time, to);
+        append_bytes(5, reason.as_bytes(), to);
+        append_bytes(6, message.as_bytes(), to);
+        if let Some(generation) = observed_generation {
             append_number(7, generation.get(), to);
         }
     }
@@ -75,23 +102,36 @@ impl Condition<'_> {
 
 impl Body<'_> {
     fn append(&self, to: &mut Vec<u8>) {
-        append_bytes(1, self.name.as_bytes(), to);
-        append_message(2, to, |to| self.state.append(to));
-        if let Some(last) = &self.last_state {
+        let Self {
+            name,
+            state,
+            last_state,
+            ready,
+            started,
+            restart_count,
+            image,
+            image_id,
+            container_id,
+            resources,
+            allocated_resources,
+        } = self;
+        append_bytes(1, name.as_bytes(), to);
+        append_message(2, to, |to| state.append(to));
+        if let Some(last) = last_state {
             append_message(3, to, |to| last.append(to));
         }
-        append_number(4, self.ready, to);
-        append_number(5, self.restart_count, to);
-        append_bytes(6, self.image.as_bytes(), to);
-        append_bytes(7, self.image_id.as_bytes(), to);
-        if let Some(id) = self.container_id {
+        append_number(4, *ready, to);
+        append_number(5, *restart_count, to);
+        append_bytes(6, image.as_bytes(), to);
+        append_bytes(7, image_id.as_bytes(), to);
+        if let Some(id) = container_id {
             append_text(8, id, to);
         }
-        append_number(9, self.started, to);
-        if let Some(allocated) = self.allocated_resources {
+        append_number(9, *started, to);
+        if let Some(allocated) = allocated_resources {
             append_quantities(10, allocated, to);
         }
-        if let Some(Resources { requests, limits }) = self.resources {
+        if let Some(Resources { requests, limits }) = resources {
             append_message(11, to, |to| {
                 append_quantities(1, limits, to);
                 append_quantities(2, requests, to);
@@ -133,12 +173,6 @@ impl StateBody<'_> {
     }
 }
 
-fn append_some_text(number: u32, text: Option<&str>, to: &mut Vec<u8>) {
-    if let Some(text) = text {
-        append_bytes(number, text.as_bytes(), to);
-    }
-}
-
 /// An address, and the list that has it.
 fn append_address(
     number: u32,
@@ -152,14 +186,5 @@ fn append_address(
     }
     if let Some(list) = list {
         append_message(of_list, to, |to| append_text(1, list.ip, to));
-    }
-}
-
-fn append_quantities(number: u32, all: &BTreeMap<String, String>, to: &mut Vec<u8>) {
-    for (name, quantity) in all {
-        append_message(number, to, |to| {
-            append_bytes(1, name.as_bytes(), to);
-            append_message(2, to, |to| append_bytes(1, quantity.as_bytes(), to));
-        });
     }
 }

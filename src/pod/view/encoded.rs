@@ -53,7 +53,7 @@ read!(ObjectMeta as "ObjectMeta", |to, field| {
     7 => to.generation = field.count()?,
     8 => to.creation_timestamp = field.time()?.map(Time),
     9 => to.deletion_timestamp = field.time()?.map(Time),
-    10 => to.deletion_grace_period_seconds = Some(field.number()?),
+    10 => to.deletion_grace_period_seconds = Some(field.int64()?),
     11 => field.text_entry(to.labels.get_or_insert_default())?,
     12 => field.text_entry(to.annotations.get_or_insert_default())?,
     14 => to.finalizers.get_or_insert_default().push(field.text()?),
@@ -63,15 +63,15 @@ read!(GoneMetadata as "ObjectMeta", |to, field| {
     5 => to.uid = field.some_text()?,
     6 => to.resource_version = field.some_text()?,
     9 => to.deletion_timestamp = field.time()?.map(Time),
-    10 => to.deletion_grace_period_seconds = Some(field.number()?),
+    10 => to.deletion_grace_period_seconds = Some(field.int64()?),
 });
 
 read!(Spec as "PodSpec", |to, field| {
     1 => to.volumes.push(field.message()?),
     2 => to.containers.push(field.message()?),
     3 => to.restart_policy = field.name()?,
-    4 => to.termination_grace_period_seconds = Some(field.number()?),
-    5 => to.active_deadline_seconds = Some(field.number()?),
+    4 => to.termination_grace_period_seconds = Some(field.int64()?),
+    5 => to.active_deadline_seconds = Some(field.int64()?),
     10 => to.node_name = field.some_text()?,
     11 => to.host_network = field.flag()?,
     18 => field.read_into(to.affinity.get_or_insert_default())?,
@@ -197,7 +197,7 @@ read!(Toleration as "Toleration", |to, field| {
     2 => to.operator = field.some_text()?,
     3 => to.value = field.some_text()?,
     4 => to.effect = field.some_text()?,
-    5 => to.toleration_seconds = Some(field.number()?),
+    5 => to.toleration_seconds = Some(field.int64()?),
 });
 
 read!(Affinity as "Affinity", |to, field| {
@@ -257,7 +257,7 @@ read!(ContainerStatus as "ContainerStatus", |to, field| {
     2 => field.read_into(&mut to.state)?,
     3 => field.read_into(&mut to.last_state)?,
     4 => to.ready = field.flag()?,
-    5 => to.restart_count = field.small_number()?,
+    5 => to.restart_count = field.int32()?,
     6 => to.image = field.text()?,
     7 => to.image_id = field.text()?,
     8 => to.container_id = field.some_text()?,
@@ -281,7 +281,7 @@ read!(Running as "ContainerStateRunning", |to, field| {
 });
 
 read!(Terminated as "ContainerStateTerminated", |to, field| {
-    1 => to.exit_code = field.small_number()?,
+    1 => to.exit_code = field.int32()?,
     3 => to.reason = field.name()?,
     5 => to.started_at = field.time()?,
     6 => to.finished_at = field.time()?,

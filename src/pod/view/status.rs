@@ -70,10 +70,6 @@ pub enum Phase {
     Unknown,
 }
 
-named_as_written!(Phase);
-named_as_written!(ConditionStatus);
-named_as_written!(ContainerReason);
-
 impl Phase {
     /// Whether the pod has ended for good.
     pub fn is_terminal(self) -> bool {
@@ -226,3 +222,7 @@ pub enum ContainerReason {
     #[serde(other)]
     Other,
 }
+
+named_as_written!(Phase);
+named_as_written!(ConditionStatus);
+named_as_written!(ContainerReason);

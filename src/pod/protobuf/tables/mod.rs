@@ -133,6 +133,29 @@ pub(crate) fn event(kind: &str, object: &[u8]) -> Vec<u8> {
     [&length.to_be_bytes()[..], &event].concat()
 }
 
+/// A field of an object, or of one in it, that the table does not have.
+pub(crate) fn unknown(object: &Value, message: Message) -> Option<&str> {
+    let fields = object.as_object().into_iter().flatten();
+    let mut all = fields.map(|(name, value)| match field(name, message) {
+        None => Some(name.as_str()),
+        Some(Kind::One(inner)) => unknown(value, inner),
+        Some(Kind::Many(inner)) => {
+            let mut list = value.as_array().into_iter().flatten();
+            list.find_map(|one| unknown(one, inner))
+        }
+        Some(_) => None,
+    });
+    all.find_map(|found| found)
+}
+
+/// How the field of this name is written.
+fn field(name: &str, message: Message) -> Option<Kind> {
+    message.iter().find_map(|known| match known.kind {
+        Kind::Embedded(inner) => field(name, inner),
+        kind => (known.name == name && known.number != 0).then_some(kind),
+    })
+}
+
 /// A value as it is on the wire.
 #[derive(Clone, Copy)]
 enum Raw<'de> {
