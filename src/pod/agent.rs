@@ -64,7 +64,7 @@ pub struct Agent {
     listing: Option<BTreeSet<PodUid>>,
     /// Pods that a list did not show, until a GET says more.
     unseen: HashSet<PodUid>,
-    /// Keys whose GET is under way.
+    /// Keys whose GET is under way. People choose these.
     looking: collections::HashMap<PodKey, Looking>,
     /// How many inputs there have been.
     turn: u64,

@@ -4,14 +4,13 @@
 //! and that a status put on it means what the same status means as a strategic merge patch of that version. Whether
 //! there still is that version the API server decides, for `resourceVersion` is kept as well.
 
-use super::protobuf::read::{Field, Fields};
+use super::protobuf::read::{Field, Fields, METADATA};
 use super::protobuf::write::append_message;
 use super::protobuf::{Error, envelope};
 use super::status::Wanted;
 use super::view::PodView;
 
 /// Fields of `Pod`, of `ObjectMeta`, of `PodStatus` and of `PodCondition`, as a view has them too.
-const METADATA: u32 = 1;
 const ANNOTATIONS: u32 = 12;
 const MANAGED_FIELDS: u32 = 17;
 const STATUS: u32 = 3;

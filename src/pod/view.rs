@@ -67,12 +67,13 @@ pub struct GoneMetadata {
 }
 
 impl PodView {
-    /// Reads a pod in protobuf, without its envelope, and keeps it as it was sent. What is missing is as in an empty pod.
+    /// Reads a pod in protobuf, without its envelope, and keeps it as it was sent. What else is missing is as in an empty
+    /// pod.
     ///
     /// # Errors
-    /// A field that is read is written in another way than in a pod.
+    /// It has no metadata, or a field that is read is written in another way than in a pod.
     pub fn decode(encoded: Bytes) -> Result<Self, protobuf::Error> {
-        let mut view: Self = read::message(&encoded)?;
+        let mut view: Self = read::object(&encoded)?;
         view.encoded = encoded;
         Ok(view)
     }
@@ -84,7 +85,7 @@ impl GoneView {
     /// # Errors
     /// As [`PodView::decode`].
     pub fn decode(encoded: &[u8]) -> Result<Self, protobuf::Error> {
-        read::message(encoded)
+        read::object(encoded)
     }
 }
 

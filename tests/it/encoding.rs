@@ -82,7 +82,7 @@ async fn a_pod_reads_the_same_in_both_encodings() {
     let expected: PodView = serde_json::from_value(in_json.clone()).unwrap();
     assert_eq!(format!("{in_protobuf:#?}"), format!("{expected:#?}"));
     // Nothing that the test is about was dropped by the API server.
-    for part in ["deletionTimestamp", "generation"] {
+    for part in ["deletionTimestamp", "ownerReferences", "generation"] {
         assert!(!in_json["metadata"][part].is_null(), "{part}: {in_json:#}");
     }
     for part in pod["spec"].as_object().unwrap().keys() {

@@ -15,7 +15,7 @@ pub(super) mod write;
 use bytes::Bytes;
 use prost::Message as _;
 
-use self::write::append_bytes;
+use self::write::{append_bytes, append_message};
 
 /// What was read is not what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ pub enum Error {
     /// The bytes end within a field.
     #[error("the field ends before its length")]
     Short,
+    /// What every object has is not there.
+    #[error("{0} has no metadata")]
+    Bare(&'static str),
     /// The field is written in another way.
     #[error("field {1} of {0} is not written as expected")]
     Mistyped(&'static str, u32),
@@ -60,11 +63,11 @@ pub fn enclosed(body: &Bytes) -> Result<Bytes, Error> {
 
 /// An object in an envelope, as it is sent.
 pub(super) fn envelope(version: &str, kind: &str, object: &[u8]) -> Vec<u8> {
-    let mut type_meta = Vec::new();
-    append_bytes(1, version.as_bytes(), &mut type_meta);
-    append_bytes(2, kind.as_bytes(), &mut type_meta);
     let mut all = MAGIC.to_vec();
-    append_bytes(1, &type_meta, &mut all);
+    append_message(1, &mut all, |to| {
+        append_bytes(1, version.as_bytes(), to);
+        append_bytes(2, kind.as_bytes(), to);
+    });
     append_bytes(2, object, &mut all);
     all
 }

@@ -13,6 +13,9 @@ use serde::de::value::{Error as NoName, StrDeserializer};
 
 use super::Error;
 
+/// Where every object has its metadata.
+pub(in crate::pod) const METADATA: u32 = 1;
+
 /// A message that is read.
 pub trait Read {
     /// What Kubernetes calls it, for errors.
@@ -23,6 +26,17 @@ pub trait Read {
     /// # Errors
     /// The field is written in another way.
     fn take(&mut self, field: &Field<'_>) -> Result<(), Error>;
+}
+
+/// Reads an object, which has its metadata in field 1.
+///
+/// # Errors
+/// There are none, or the bytes are no such message.
+pub fn object<M: Read + Default>(from: &[u8]) -> Result<M, Error> {
+    let read = message(from)?;
+    let mut fields = Fields::of(M::NAME, from).flatten();
+    let has_metadata = fields.any(|field| field.number == METADATA);
+    has_metadata.then_some(read).ok_or(Error::Bare(M::NAME))
 }
 
 /// Reads a message.

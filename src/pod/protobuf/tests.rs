@@ -123,12 +123,17 @@ fn what_is_no_pod_is_refused_wherever_it_ends() {
     let whole = encode(&everything(), POD);
     for end in 0..whole.len() {
         // Cut between two fields it is a smaller pod; nowhere may it panic.
-        drop(message::<PodView>(&whole[..end]));
+        drop(PodView::decode(whole[..end].to_vec().into()));
     }
     let refused = |raw: &[u8], why: &str| {
-        let error = message::<PodView>(raw).unwrap_err();
+        let error = PodView::decode(raw.to_vec().into()).unwrap_err();
         assert_eq!(error.to_string(), why);
     };
+    // A specification alone.
+    for bare in [&[][..], &[0x12, 0]] {
+        refused(bare, "Pod has no metadata");
+        assert!(GoneView::decode(bare).is_err());
+    }
     refused(&[0x0a, 5, 1], "the field ends before its length");
     refused(&[0xff], "not a protobuf message");
     refused(&[0x08, 1], "field 1 of Pod is not written as expected");

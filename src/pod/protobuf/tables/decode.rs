@@ -132,14 +132,9 @@ impl<'de> Deserializer<'de> for Value<'_, 'de> {
         visitor.visit_enum(self.raw.text(self.name)?.into_deserializer())
     }
 
-    /// Not looked into: of a list the next element is another field that is not wanted.
-    fn deserialize_ignored_any<V: de::Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_unit()
-    }
-
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map identifier
+        tuple_struct map identifier ignored_any
     }
 }
 

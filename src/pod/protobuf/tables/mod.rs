@@ -8,8 +8,9 @@ pub(crate) mod decode;
 mod encode;
 mod schema;
 
-use prost::Message as _;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use prost::encoding::{
+    DecodeContext, WireType, bytes, decode_key, decode_varint, skip_field, string,
+};
 use serde_json::Value;
 
 pub(crate) use self::encode::encode;
@@ -82,53 +83,23 @@ impl serde::de::Error for Error {
 /// An object in its envelope, as an API server sends it: after four bytes an `Unknown` of
 /// k8s.io/apimachinery/pkg/runtime/generated.proto.
 pub(crate) fn enveloped(object: &Value, message: Message) -> Vec<u8> {
-    #[derive(prost::Message)]
-    struct TypeMeta {
-        #[prost(string, tag = "1")]
-        api_version: String,
-        #[prost(string, tag = "2")]
-        kind: String,
+    let (mut type_meta, mut unknown) = (Vec::new(), b"k8s\0".to_vec());
+    for (number, name) in [(1, "apiVersion"), (2, "kind")] {
+        let text = object[name].as_str().unwrap_or_default();
+        string::encode(number, &text.to_owned(), &mut type_meta);
     }
-    #[derive(prost::Message)]
-    struct Unknown {
-        #[prost(message, required, tag = "1")]
-        type_meta: TypeMeta,
-        #[prost(bytes = "vec", tag = "2")]
-        raw: Vec<u8>,
-    }
-    let text = |name: &str| object[name].as_str().unwrap_or_default().to_owned();
-    let unknown = Unknown {
-        type_meta: TypeMeta {
-            api_version: text("apiVersion"),
-            kind: text("kind"),
-        },
-        raw: encode(object, message),
-    };
-    [b"k8s\0", &*unknown.encode_to_vec()].concat()
+    bytes::encode(1, &type_meta, &mut unknown);
+    bytes::encode(2, &encode(object, message), &mut unknown);
+    unknown
 }
 
 /// What a watch tells of an object: `WatchEvent` of k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto, with its
 /// length before it. The object is in its envelope.
 pub(crate) fn event(kind: &str, object: &[u8]) -> Vec<u8> {
-    #[derive(prost::Message)]
-    struct RawExtension {
-        #[prost(bytes = "vec", tag = "1")]
-        raw: Vec<u8>,
-    }
-    #[derive(prost::Message)]
-    struct WatchEvent {
-        #[prost(string, tag = "1")]
-        kind: String,
-        #[prost(message, required, tag = "2")]
-        object: RawExtension,
-    }
-    let event = WatchEvent {
-        kind: kind.to_owned(),
-        object: RawExtension {
-            raw: object.to_vec(),
-        },
-    };
-    let event = event.encode_to_vec();
+    let (mut raw, mut event) = (Vec::new(), Vec::new());
+    bytes::encode(1, &object.to_vec(), &mut raw);
+    string::encode(1, &kind.to_owned(), &mut event);
+    bytes::encode(2, &raw, &mut event);
     let length = u32::try_from(event.len()).expect("a short event");
     [&length.to_be_bytes()[..], &event].concat()
 }
