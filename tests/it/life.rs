@@ -204,46 +204,70 @@ async fn a_job_pod_deleted_halfway_has_failed_and_its_job_makes_another() {
     .unwrap();
 }
 
-#[tokio::test]
-async fn the_fast_profile_writes_twice_in_a_pod_s_life() {
+/// Twenty pods like this one live and go; holdfast writes for each what is told here, and nothing else.
+async fn writes_in_a_life(pod: impl Fn(&str) -> TestPod, writes: &[&str]) {
     let scene = Scene::start(&two_zones("profile: fast\nwebhook: {enabled: false}")).await;
     let names: Vec<String> = (0..20).map(|number| format!("p{number}")).collect();
-    for pod in &names {
-        scene.create(&TestPod::ordinary(pod).on_node(NODE_B)).await;
+    for name in &names {
+        scene.create(&pod(name).on_node(NODE_B)).await;
     }
-    for pod in &names {
-        scene.running(pod).await;
+    for name in &names {
+        scene.running(name).await;
     }
-    for pod in &names {
-        scene.delete(pod).await;
+    for name in &names {
+        scene.delete(name).await;
     }
     let Some(audit) = scene.plane.audit_log() else {
         return;
     };
     let namespace = scene.namespace.clone();
-    eventually("two writes a pod", Duration::from_secs(20), async || {
-        let log = std::fs::read_to_string(&audit).map_err(|error| error.to_string())?;
-        let mut verbs: Vec<String> = log
-            .lines()
-            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-            .filter(|entry| entry["objectRef"]["namespace"] == namespace.as_str())
-            .filter(|entry| entry["objectRef"]["resource"] == "pods")
-            .filter(|entry| {
-                entry["userAgent"]
-                    .as_str()
-                    .is_some_and(|agent| agent.starts_with("holdfast"))
-            })
-            .map(|entry| entry["verb"].as_str().unwrap_or_default().to_owned())
-            .collect();
-        verbs.sort_unstable();
-        // The cheapest request that writes a status is a PUT.
-        let wanted = [vec!["delete"; names.len()], vec!["update"; names.len()]].concat();
-        (verbs == wanted)
-            .then_some(())
-            .ok_or_else(|| format!("{verbs:?}"))
-    })
+    eventually(
+        "the writes of each pod",
+        Duration::from_secs(20),
+        async || {
+            let log = std::fs::read_to_string(&audit).map_err(|error| error.to_string())?;
+            let mut found: Vec<String> = log
+                .lines()
+                .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+                .filter(|entry| entry["objectRef"]["namespace"] == namespace.as_str())
+                .filter(|entry| {
+                    entry["userAgent"]
+                        .as_str()
+                        .is_some_and(|agent| agent.starts_with("holdfast"))
+                })
+                .map(|entry| {
+                    let part =
+                        |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+                    format!(
+                        "{} {}",
+                        part(&entry["verb"]),
+                        part(&entry["objectRef"]["resource"])
+                    )
+                })
+                .collect();
+            found.sort_unstable();
+            let mut wanted = writes.repeat(names.len());
+            wanted.sort_unstable();
+            (found == wanted)
+                .then_some(())
+                .ok_or_else(|| format!("{found:?}"))
+        },
+    )
     .await
     .unwrap();
+}
+
+/// The cheapest request that writes a status is a PUT.
+#[tokio::test]
+async fn the_fast_profile_writes_twice_in_a_pod_s_life() {
+    writes_in_a_life(TestPod::ordinary, &["update pods", "delete pods"]).await;
+}
+
+#[tokio::test]
+async fn the_fast_profile_writes_once_more_where_an_event_is_due() {
+    let warned = |name: &str| TestPod::ordinary(name).annotated(FIXED_IP, "yes");
+    let writes = ["update pods", "delete pods", "create events"];
+    writes_in_a_life(warned, &writes).await;
 }
 
 #[tokio::test]
