@@ -322,6 +322,7 @@ impl<'h> Checker<'h> {
             | ("detaching", "free" | "excluded") => true,
             ("in_use", "retained") | ("retained", "in_use") => same && before.eni == after.eni,
             ("in_use" | "retained", "detaching") => closed && before.eni == after.eni,
+            ("in_use" | "retained", "free" | "excluded") => closed,
             _ => false,
         };
         if !is_step {

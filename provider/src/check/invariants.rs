@@ -113,6 +113,14 @@ const INVARIANTS: &[Invariant] = &[
          SELECT e.addr, 'has ENI ' || e.id || ', which has ended' FROM eni e JOIN eni_end n ON n.eni = e.id",
     ),
     (
+        "an ENI has an id and a MAC of its own",
+        "SELECT min(addr), 'and ' || (count(*) - 1) || ' more have the ENI ' || eni_id \
+         FROM eni WHERE eni_id IS NOT NULL GROUP BY eni_id HAVING count(*) > 1 \
+         UNION ALL \
+         SELECT min(addr), 'and ' || (count(*) - 1) || ' more have an ENI with MAC ' || mac \
+         FROM eni WHERE mac IS NOT NULL GROUP BY mac HAVING count(*) > 1",
+    ),
+    (
         "an ENI becomes what its address is for",
         "SELECT a.addr, 'is ' || a.state || ', but its ENI is to become ' || e.target \
          FROM address a JOIN eni e ON e.id = a.eni LEFT JOIN pod p ON p.uid = a.pod \

@@ -1,12 +1,17 @@
-//! What the jobs of a pod's life cost does not depend on how many other pods stand or stood.
+//! What the jobs of a pod's life cost, and that it does not depend on how many other pods stand or stood.
 //!
-//! Counted in steps of SQLite's virtual machine, which are the same on every machine.
+//! Counted in steps of SQLite's virtual machine and in pages that a COMMIT writes, which are the same on every
+//! machine.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use uuid::Uuid;
+
 use super::fault_tests::{begin, facts, settings};
 use super::*;
+use crate::engine::PodFacts;
+use crate::policy::opt_in::FixedIp;
 
 const FEW: usize = 16;
 const MANY: usize = 1024;
@@ -40,9 +45,19 @@ impl Counted {
     }
 }
 
+/// An ordinary pod.
+fn ordinary(index: usize) -> PodFacts {
+    let mut facts = facts(index);
+    facts.opt_in.fixed_ip = FixedIp::Off;
+    // As random as the API server's.
+    facts.uid = Uuid::new_v5(&Uuid::NAMESPACE_OID, facts.uid.as_str().as_bytes())
+        .to_string()
+        .into();
+    facts
+}
+
 /// The jobs of a pod that takes time to stop, and of one that takes none.
-fn life(index: usize, takes_time: bool) -> Vec<Job> {
-    let facts = facts(index);
+fn life(facts: PodFacts, takes_time: bool) -> Vec<Job> {
     let uid = facts.uid.clone();
     let leaves = if takes_time {
         vec![
@@ -63,11 +78,16 @@ fn beside(pods: usize) -> Vec<u64> {
     let mut counted = Counted::new();
     for index in 0..pods {
         counted.steps(Job::Acquire(facts(index)));
-        for job in life(pods + index, true) {
+        for job in life(facts(pods + index), true) {
             counted.steps(job);
         }
     }
-    let lives = [life(2 * pods, true), life(2 * pods + 1, false)].concat();
+    let lives = [
+        life(facts(2 * pods), true),
+        life(facts(2 * pods + 1), false),
+        life(ordinary(2 * pods + 2), false),
+    ]
+    .concat();
     lives.into_iter().map(|job| counted.steps(job)).collect()
 }
 
@@ -78,4 +98,37 @@ fn the_jobs_of_a_pod_cost_the_same_however_many_others_stand_or_are_retained() {
     for (few, many) in few.into_iter().zip(many) {
         assert!(many <= few + few / 4, "{few} steps have become {many}");
     }
+}
+
+/// Each table and each index that a step writes to has a page of its own in the COMMIT.
+#[test]
+fn eight_ordinary_pods_that_share_commits_write_few_pages() {
+    const TOGETHER: usize = 8;
+    const TIMES: usize = 8;
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings();
+    settings.vswitches[0].cidr = "10.0.0.0/20".parse().unwrap();
+    let mut ledger = Ledger::open(&dir.path().join("holdfast.db"), settings, begin()).unwrap();
+    let mut now = begin();
+    let log = |ledger: &Ledger| -> i64 {
+        let sql = "PRAGMA wal_checkpoint(NOOP)";
+        ledger.conn.query_row(sql, [], |row| row.get(1)).unwrap()
+    };
+    let mut pages = [0; 3];
+    for time in 0..TIMES {
+        let pods = time * TOGETHER..(time + 1) * TOGETHER;
+        let lives: Vec<_> = pods.map(|index| life(ordinary(index), false)).collect();
+        for (step, pages) in pages.iter_mut().enumerate() {
+            let jobs: Vec<_> = lives.iter().map(|jobs| jobs[step].clone()).collect();
+            let before = log(&ledger);
+            now += SignedDuration::from_millis(10);
+            let batch = ledger.commit(now, &jobs).unwrap();
+            assert!(batch.results.iter().all(Result::is_ok), "{batch:?}");
+            *pages += log(&ledger) - before;
+        }
+    }
+    let times = i64::try_from(TIMES).unwrap();
+    let pages = pages.map(|pages| pages / times);
+    println!("{pages:?} pages for each step of {TOGETHER} pods");
+    assert!(pages.iter().sum::<i64>() < 56, "{pages:?}");
 }

@@ -11,6 +11,9 @@ use crate::ledger::op::{EniFacts, Op};
 use crate::ledger::{EniRow, Task};
 use crate::policy::eni::{self, State, Step, Target};
 
+/// Why an address is free that has waited for it.
+const DELETED: &str = "ENI is deleted";
+
 impl Op<'_> {
     /// Brings the ENI closer to its target, and writes down what comes of it.
     pub(super) fn progress(&mut self, row: i64) -> Result<()> {
@@ -33,7 +36,7 @@ impl Op<'_> {
         pod: Option<&PodUid>,
     ) -> Result<Option<EniFacts>> {
         if self.approach(&mut facts, pod)? == Exists::No {
-            self.finish(&facts)?;
+            self.finish(&facts, pod, DELETED)?;
             return Ok(None);
         }
         // One write for all the steps.
@@ -224,7 +227,8 @@ impl Op<'_> {
         };
         let mut facts = known.clone();
         if facts.learn(step, response) == Exists::No {
-            self.finish(&facts)?;
+            let pod = self.pod_of(row)?.map(|pod| pod.uid);
+            self.finish(&facts, pod.as_ref(), DELETED)?;
             return Ok(false);
         }
         self.save(&known, &facts)?;
@@ -264,17 +268,32 @@ impl Op<'_> {
         Ok(())
     }
 
-    /// The ENI is deleted: its address is free, or leaves the pool if the operator excludes it.
-    fn finish(&mut self, facts: &EniFacts) -> Result<()> {
-        self.set_state(facts.row, State::Absent, facts.target)?;
+    /// The ENI is deleted: its address is free, or leaves the pool if the operator excludes it. `pod`
+    /// is the one that has a row and had the ENI.
+    pub(super) fn finish(
+        &mut self,
+        facts: &EniFacts,
+        pod: Option<&PodUid>,
+        why: &str,
+    ) -> Result<()> {
         self.tx.execute(
-            "UPDATE OR FAIL pod SET eni = NULL WHERE eni = ?1",
-            [facts.row],
+            "INSERT INTO eni_end VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+            (
+                facts.row,
+                facts.vswitch,
+                u32::from(facts.address),
+                facts.eni.as_ref().map(EniId::as_str),
+                self.now_ms(),
+            ),
         )?;
+        if let Some(uid) = pod {
+            let sql = "UPDATE OR FAIL pod SET eni = NULL WHERE uid = ?1 AND eni = ?2";
+            self.tx.execute(sql, (uid.as_str(), facts.row))?;
+        }
         self.tx.execute(
             "UPDATE OR FAIL address SET state = iif(barred, 'excluded', 'free'), claim = NULL, pod = NULL, \
-             eni = NULL, gen = gen + 1, since_ms = ?2, why = 'ENI is deleted' WHERE eni = ?1",
-            (facts.row, self.now_ms()),
+             eni = NULL, gen = gen + 1, since_ms = ?2, why = ?3 WHERE eni = ?1",
+            (facts.row, self.now_ms(), why),
         )?;
         self.tx
             .execute("DELETE FROM eni WHERE id = ?1", [facts.row])?;

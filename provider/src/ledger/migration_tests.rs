@@ -27,6 +27,7 @@ const RELEASED: &[(&str, &str)] = &[
     ("0008-order", "1a016e24-6886-5071-afe5-dd1c02170b42"),
     ("0009-log", "1bc8c8a6-1e85-5aa6-836e-a371d8bb190d"),
     ("0010-steps", "f9ca051e-66d9-5da1-9e83-27794e3486d4"),
+    ("0011-trees", "b976e33c-5cee-5b29-909f-0afc6f8d169a"),
 ];
 
 const V3: &str = include_str!("fixtures/version-3.sql");
@@ -36,6 +37,7 @@ const V6: &str = include_str!("fixtures/version-6.sql");
 const V7: &str = include_str!("fixtures/version-7.sql");
 const V8: &str = include_str!("fixtures/version-8.sql");
 const V9: &str = include_str!("fixtures/version-9.sql");
+const V10: &str = include_str!("fixtures/version-10.sql");
 
 /// Rows as each older version may have left them: one held, one retained and one free address,
 /// and one more whose ENI is not deleted yet.
@@ -50,6 +52,7 @@ const FIXTURES: &[&[&str]] = &[
     &[V3, V4, V5, V6, V7],
     &[V8],
     &[V8, V9],
+    &[V8, V9, V10],
 ];
 
 /// The process dies here, not the machine: what is written needs no sync to be there afterwards.

@@ -315,7 +315,7 @@ fn identity(tx: &Tx<'_>, wall: Timestamp, new_id: Uuid) -> Result<String, Error>
 pub(crate) fn advance_time(tx: &Tx<'_>, wall: Timestamp) -> Result<Timestamp, Error> {
     let now_ms = tx
         .row(
-            "UPDATE ledger SET last_ms = max(last_ms, ?1) RETURNING last_ms",
+            "UPDATE OR FAIL ledger SET last_ms = iif(last_ms < ?1, ?1, last_ms) WHERE only = 1 RETURNING last_ms",
             [wall.as_millisecond()],
             |row| row.get(0),
         )

@@ -3,11 +3,20 @@
 
 use super::fault_tests::{begin, facts, settings};
 use super::*;
+use crate::engine::PodFacts;
+use crate::policy::opt_in::FixedIp;
+
+const FREE: &str = "UPDATE address SET state = 'free', claim = NULL, pod = NULL, eni = NULL, gen = gen + 1 \
+     WHERE state = 'in_use'";
 
 /// A ledger in which one fixed pod has an address.
 fn held() -> Ledger {
+    held_by(facts(0))
+}
+
+fn held_by(pod: PodFacts) -> Ledger {
     let mut ledger = Ledger::in_memory(settings(), begin()).unwrap();
-    let batch = ledger.commit(begin(), &[Job::Acquire(facts(0))]).unwrap();
+    let batch = ledger.commit(begin(), &[Job::Acquire(pod)]).unwrap();
     assert!(batch.results[0].is_ok());
     ledger
 }
@@ -40,11 +49,7 @@ fn refused(ledger: &Ledger, sql: &str, why: &str) {
 fn an_address_takes_no_step_that_is_none() {
     let ledger = held();
     let steps = [
-        (
-            "UPDATE address SET state = 'free', claim = NULL, pod = NULL, eni = NULL, gen = gen + 1 \
-             WHERE state = 'in_use'",
-            "cannot take this step",
-        ),
+        (FREE, "given up by ending the claim"),
         (
             "UPDATE address SET state = 'detaching', claim = NULL, pod = NULL, gen = gen + 1 \
              WHERE state = 'in_use'",
@@ -68,6 +73,17 @@ fn an_address_takes_no_step_that_is_none() {
     for (sql, why) in steps {
         refused(&ledger, sql, why);
         refused(&ledger, &sql.replace("UPDATE", "UPDATE OR FAIL"), why);
+    }
+}
+
+#[test]
+fn an_address_is_not_free_while_its_eni_may_exist() {
+    let mut ordinary = facts(0);
+    ordinary.opt_in.fixed_ip = FixedIp::Off;
+    let ledger = held_by(ordinary);
+    let excluded = FREE.replace("'free'", "'excluded', barred = 1");
+    for sql in [FREE, &excluded] {
+        refused(&ledger, sql, "before its ENI is deleted");
     }
 }
 

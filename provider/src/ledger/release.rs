@@ -5,6 +5,7 @@ use rusqlite::Result;
 
 use crate::engine::Network;
 use crate::id::{ClusterId, PodKey, PodUid};
+use crate::ledger::eni::Exists;
 use crate::ledger::op::{EniFacts, Op, PodRow, time};
 use crate::ledger::{ClaimRef, Due};
 use crate::policy::eni::Target;
@@ -287,13 +288,19 @@ impl Op<'_> {
         pod: Option<&PodUid>,
         why: &str,
     ) -> Result<Option<EniFacts>> {
-        vacate(self.tx, self.now, known.row, why)?;
-        self.explained.clear();
-        let facts = EniFacts {
+        let mut facts = EniFacts {
             target: Target::Gone,
             ..known.clone()
         };
-        self.bring(known, facts, pod)
+        // A cloud that answers at once leaves no time in which the address waits for it.
+        if self.approach(&mut facts, pod)? == Exists::No {
+            self.finish(&facts, pod, why)?;
+            return Ok(None);
+        }
+        vacate(self.tx, self.now, known.row, why)?;
+        self.explained.clear();
+        self.save(known, &facts)?;
+        Ok(Some(facts))
     }
 
     /// Ends a claim that nobody holds; its address follows when the ENI is deleted.

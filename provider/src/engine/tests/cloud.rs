@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use super::*;
 use crate::cloud::Response;
 use crate::cloud::sim::{Action, Fault, Transition};
+use crate::id::ClientToken;
 use crate::ledger::{EniRow, Job};
 use crate::policy::eni::Step;
 
@@ -262,17 +263,57 @@ fn a_call_that_began_in_a_slow_cloud_ends_in_its_own_time_when_the_cloud_is_made
     }
 }
 
+/// Somebody has deleted it, and only the cloud can say that it did not come back.
+#[test]
+fn an_eni_that_was_not_there_has_not_ended_before_the_cloud_was_asked_again() {
+    let mut world = World::with(settings("192.168.1.0/24", slow_cloud()));
+    let pod = world.create(&fixed("web-0"));
+    world.pass(SECOND * 2);
+    let eni = world.assigned(&pod).eni;
+    world.delete(&pod);
+    world.pass(SECOND * 30);
+    assert_eq!(world.count("vsw-b", "retained"), 1);
+    let delete = Request::Delete { eni };
+    let answers = world.ledger.call(world.now, &[delete]).unwrap();
+    assert!(answers[0].is_ok());
+    let missing = Job::Record {
+        eni: EniRow(1),
+        token: token(&world),
+        step: Step::Describe,
+        response: Response::Eni(None),
+    };
+    let end = world.claims()[0].expires_at.unwrap();
+    let batch = world.ledger.commit(end, &[missing, Job::Due(end, 1)]);
+    let due = batch.unwrap().results.pop().unwrap().unwrap().due;
+    let expire = Job::Expire(due[0].claim, end);
+    let batch = world.ledger.commit(end, &[expire]).unwrap();
+    assert!(batch.results[0].is_ok(), "{batch:?}");
+    assert_eq!(world.count("vsw-b", "detaching"), 1);
+    let ended = "SELECT count(*) FROM eni_end";
+    assert_eq!(world.ledger.number(ended), 0);
+    world.now = end;
+    world.restart();
+    world.pass(SECOND);
+    assert_eq!(world.count("vsw-b", "free"), 252);
+    assert_eq!(world.ledger.number(ended), 1);
+}
+
+/// Of the ENI that was made first.
+fn token(world: &World) -> ClientToken {
+    let created = world.calls.iter().find_map(|call| match call {
+        Request::Create { token, .. } => Some(token.clone()),
+        _ => None,
+    });
+    created.expect("one was made")
+}
+
 #[test]
 fn an_answer_from_before_the_cloud_was_made_instant_takes_no_eni_for_deleted() {
     let mut world = World::with(settings("192.168.1.0/24", slow_cloud()));
     let pod = world.create(&fixed("web-0"));
     world.pass(SECOND * 2);
     let had = world.assigned(&pod);
-    let created = world.calls.iter().find_map(|call| match call {
-        Request::Create { token, .. } => Some(token.clone()),
-        _ => None,
-    });
-    let token = created.unwrap();
+    let token = token(&world);
     let instant = settings("192.168.1.0/24", Config::default());
     world.ledger.reconfigure(instant, world.now).unwrap();
     let late = Job::Record {

@@ -126,6 +126,14 @@ const BREAKS: &[(&str, &str)] = &[
         "an address that is not free has its ENI, and an ENI its address",
     ),
     (
+        "UPDATE eni SET mac = (SELECT max(mac) FROM eni)",
+        "an ENI has an id and a MAC of its own",
+    ),
+    (
+        "UPDATE eni SET eni_id = (SELECT max(eni_id) FROM eni)",
+        "an ENI has an id and a MAC of its own",
+    ),
+    (
         "UPDATE eni SET target = 'Gone' WHERE id = (SELECT eni FROM pod WHERE name = 'used')",
         "an ENI becomes what its address is for",
     ),
@@ -239,17 +247,21 @@ const LIES: &[Lie] = &[
     ),
     (
         "a span is lost",
-        |history| history.spans.retain(|span| span.state != "detaching"),
+        |history| history.spans.retain(|span| span.state != "retained"),
         "an address goes from one state to the next without a gap",
     ),
     (
-        "an address in use is free at once",
+        "an address is free while its claim is open",
         |history| {
-            history
+            let retained = history
                 .spans
                 .iter_mut()
-                .filter(|span| span.state == "detaching")
-                .for_each(|span| span.state = "in_use".into());
+                .filter(|span| span.state == "retained");
+            retained.for_each(|span| {
+                span.state = "free".into();
+                span.claim = None;
+                span.eni = None;
+            });
         },
         "an address goes from one state to the next without a gap",
     ),
