@@ -240,31 +240,25 @@ impl Op<'_> {
 
     /// Writes down what has become of an ENI, where that is not what its row has already.
     pub(super) fn save(&self, known: &EniFacts, facts: &EniFacts) -> Result<()> {
-        // These have indexes, which are written even where nothing changes.
-        if (&facts.token, &facts.eni, facts.mac) != (&known.token, &known.eni, known.mac) {
+        // It has an index, which would be written even where nothing changes.
+        if facts.token != known.token {
+            let sql = "UPDATE OR FAIL eni SET token = ?2 WHERE id = ?1";
+            self.tx.execute(sql, (facts.row, facts.token.as_str()))?;
+        }
+        let is_as_known = (&facts.eni, facts.mac, facts.state, facts.target)
+            == (&known.eni, known.mac, known.state, known.target);
+        if !is_as_known {
             self.tx.execute(
-                "UPDATE OR FAIL eni SET token = ?2, eni_id = ?3, mac = ?4, state = ?5, target = ?6 \
-                 WHERE id = ?1",
+                "UPDATE OR FAIL eni SET eni_id = ?2, mac = ?3, state = ?4, target = ?5 WHERE id = ?1",
                 (
                     facts.row,
-                    facts.token.as_str(),
                     facts.eni.as_ref().map(EniId::as_str),
                     facts.mac.map(|mac| mac.to_string()),
                     facts.state.as_str(),
                     facts.target.as_str(),
                 ),
             )?;
-        } else if (facts.state, facts.target) != (known.state, known.target) {
-            self.set_state(facts.row, facts.state, facts.target)?;
         }
-        Ok(())
-    }
-
-    fn set_state(&self, row: i64, state: State, target: Target) -> Result<()> {
-        self.tx.execute(
-            "UPDATE OR FAIL eni SET state = ?2, target = ?3 WHERE id = ?1",
-            (row, state.as_str(), target.as_str()),
-        )?;
         Ok(())
     }
 
@@ -277,7 +271,8 @@ impl Op<'_> {
         why: &str,
     ) -> Result<()> {
         self.tx.execute(
-            "INSERT INTO eni_end VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+            // Before schema version 11 an end could be written before the cloud was asked.
+            "INSERT INTO eni_end VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET at_ms = excluded.at_ms",
             (
                 facts.row,
                 facts.vswitch,

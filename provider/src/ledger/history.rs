@@ -1,7 +1,7 @@
 //! What became of an address or of a key: the recorded past, as far as it is kept.
 //!
-//! Reads what the triggers of the schema have written. Where nothing was recorded the answer is
-//! that nothing is known, never that there was nobody.
+//! Reads what was recorded with each change. Where nothing was recorded the answer is that nothing
+//! is known, never that there was nobody.
 
 use std::net::Ipv4Addr;
 
@@ -182,10 +182,15 @@ impl Reader {
                 claims: claims(tx, "c.namespace = ?1 AND c.name = ?2", of_key)?,
                 spans: spans(
                     tx,
-                    // By the ENI, so that the deletion which frees the address is told too.
-                    "s.eni IN (SELECT s.eni FROM address_span s LEFT JOIN claim c ON c.id = s.claim \
+                    // By the ENI, so that it is told too what became of the address: it waits for the
+                    // deletion, or it is free at once and has none any more.
+                    "s.rowid IN (WITH own AS (SELECT rowid AS span, vswitch, addr, gen, state, to_ms FROM address_span \
+                     WHERE eni IN (SELECT s.eni FROM address_span s LEFT JOIN claim c ON c.id = s.claim \
                      LEFT JOIN pod_log p ON p.uid = s.pod \
-                     WHERE (c.namespace = ?1 AND c.name = ?2) OR (p.namespace = ?1 AND p.name = ?2))",
+                     WHERE (c.namespace = ?1 AND c.name = ?2) OR (p.namespace = ?1 AND p.name = ?2))) \
+                     SELECT span FROM own UNION SELECT next.rowid FROM own JOIN address_span next \
+                     ON next.vswitch = own.vswitch AND next.addr = own.addr AND next.from_ms = own.to_ms \
+                     AND next.gen = own.gen + 1 WHERE own.state <> 'detaching' AND next.eni IS NULL)",
                     of_key,
                 )?,
             })

@@ -221,3 +221,50 @@ fn the_history_of_an_address_has_no_gaps_and_no_overlaps() {
     assert!(eni.is_some());
     assert_eq!(*eni, history.spans[3].eni, "the deleted ENI is named still");
 }
+
+#[test]
+fn the_history_of_a_pod_tells_when_its_address_was_free_and_why() {
+    let told = |cloud: Config, wish: &Wish| {
+        let mut desk = Desk::new(cloud);
+        let pod = desk.world.create(wish);
+        desk.world.pass(SECOND * 2);
+        desk.world.delete(&pod);
+        desk.world.pass(HOUR * 50);
+        // Of no interest to the first.
+        desk.world.create(&ordinary("other"));
+        let history = desk
+            .reader()
+            .history_of_key(&PodKey::new("default", "web-0"))
+            .unwrap();
+        let spans = history.spans.into_iter();
+        let told: Vec<_> = spans.map(|span| (span.state, span.why)).collect();
+        told
+    };
+    let check = |cloud: Config, wish: &Wish, want: &[(&str, &str)]| {
+        let told = told(cloud, wish);
+        let told: Vec<_> = told.iter().map(|(state, why)| (&**state, &**why)).collect();
+        assert_eq!(told, want);
+    };
+    let begun = ("in_use", "allocated");
+    let kept = ("retained", "pod is gone");
+    check(
+        Config::default(),
+        &ordinary("web-0"),
+        &[begun, ("free", "pod is gone")],
+    );
+    check(
+        slow_cloud(),
+        &ordinary("web-0"),
+        &[begun, ("detaching", "pod is gone")],
+    );
+    check(
+        Config::default(),
+        &fixed("web-0"),
+        &[begun, kept, ("free", "expired")],
+    );
+    check(
+        slow_cloud(),
+        &fixed("web-0"),
+        &[begun, kept, ("detaching", "expired")],
+    );
+}
