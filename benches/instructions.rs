@@ -140,14 +140,14 @@ impl Books {
     }
 }
 
-#[library_benchmark(config = at_most(17_500_000))]
+#[library_benchmark(config = at_most(14_600_000))]
 #[bench::together(Books::opened())]
 fn allocate_64(mut books: Books) -> (Books, Batch) {
     let batch = books.commit(0);
     (books, batch)
 }
 
-#[library_benchmark(config = at_most(16_700_000))]
+#[library_benchmark(config = at_most(15_800_000))]
 #[bench::together(Books::allocated())]
 fn end_64(mut books: Books) -> (Books, [Batch; 2]) {
     let batches = [books.commit(1), books.commit(2)];
