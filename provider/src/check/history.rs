@@ -322,7 +322,11 @@ impl<'h> Checker<'h> {
             | ("detaching", "free" | "excluded") => true,
             ("in_use", "retained") | ("retained", "in_use") => same && before.eni == after.eni,
             ("in_use" | "retained", "detaching") => closed && before.eni == after.eni,
-            ("in_use" | "retained", "free" | "excluded") => closed,
+            // Its ENI was deleted at once: there was no time to wait for that.
+            ("in_use" | "retained", "free" | "excluded") => {
+                let ended = before.eni.and_then(|eni| self.history.eni_ends.get(&eni));
+                closed && ended == Some(&after.from_ms)
+            }
             _ => false,
         };
         if !is_step {

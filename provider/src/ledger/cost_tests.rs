@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use uuid::Uuid;
 
-use super::fault_tests::{begin, facts, settings};
+use super::fault_tests::{begin, facts, ordinary, settings};
 use super::*;
 use crate::engine::PodFacts;
-use crate::policy::opt_in::FixedIp;
 
 const FEW: usize = 16;
 const MANY: usize = 1024;
@@ -45,11 +44,9 @@ impl Counted {
     }
 }
 
-/// An ordinary pod.
-fn ordinary(index: usize) -> PodFacts {
-    let mut facts = facts(index);
-    facts.opt_in.fixed_ip = FixedIp::Off;
-    // As random as the API server's.
+/// An ordinary pod with a UID as random as the API server's.
+fn with_random_uid(index: usize) -> PodFacts {
+    let mut facts = ordinary(index);
     facts.uid = Uuid::new_v5(&Uuid::NAMESPACE_OID, facts.uid.as_str().as_bytes())
         .to_string()
         .into();
@@ -73,7 +70,7 @@ fn life(facts: PodFacts, takes_time: bool) -> Vec<Job> {
     jobs
 }
 
-/// Steps of each job of two more pods when so many others stand and as many are gone and retained.
+/// Steps of each job of three more pods when so many others stand and as many are gone and retained.
 fn beside(pods: usize, cidr: &str) -> Vec<u64> {
     let mut counted = Counted::new(cidr);
     for index in 0..pods {
@@ -117,7 +114,9 @@ fn eight_ordinary_pods_that_share_commits_write_few_pages() {
     let mut pages = [0; 3];
     for time in 0..TIMES {
         let pods = time * TOGETHER..(time + 1) * TOGETHER;
-        let lives: Vec<_> = pods.map(|index| life(ordinary(index), false)).collect();
+        let lives: Vec<_> = pods
+            .map(|index| life(with_random_uid(index), false))
+            .collect();
         for (step, pages) in pages.iter_mut().enumerate() {
             let jobs: Vec<_> = lives.iter().map(|jobs| jobs[step].clone()).collect();
             let before = log(&ledger);

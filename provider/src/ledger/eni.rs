@@ -240,7 +240,7 @@ impl Op<'_> {
 
     /// Writes down what has become of an ENI, where that is not what its row has already.
     pub(super) fn save(&self, known: &EniFacts, facts: &EniFacts) -> Result<()> {
-        // It has an index, which would be written even where nothing changes.
+        // The token has an index, which would be written even where nothing changes.
         if facts.token != known.token {
             let sql = "UPDATE OR FAIL eni SET token = ?2 WHERE id = ?1";
             self.tx.execute(sql, (facts.row, facts.token.as_str()))?;

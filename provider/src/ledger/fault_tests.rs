@@ -64,6 +64,13 @@ pub(crate) fn facts(number: impl Display) -> PodFacts {
     }
 }
 
+/// The same pod without a fixed address.
+pub(super) fn ordinary(number: impl Display) -> PodFacts {
+    let mut facts = facts(number);
+    facts.opt_in.fixed_ip = FixedIp::Off;
+    facts
+}
+
 pub(super) fn open(path: &Path) -> Result<Ledger, Error> {
     Ledger::open(path, settings(), begin())
 }

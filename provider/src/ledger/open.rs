@@ -315,6 +315,7 @@ fn identity(tx: &Tx<'_>, wall: Timestamp, new_id: Uuid) -> Result<String, Error>
 pub(crate) fn advance_time(tx: &Tx<'_>, wall: Timestamp) -> Result<Timestamp, Error> {
     let now_ms = tx
         .row(
+            // With a function, or without the key, SQLite copies the page before it changes it.
             "UPDATE OR FAIL ledger SET last_ms = iif(last_ms < ?1, ?1, last_ms) WHERE only = 1 RETURNING last_ms",
             [wall.as_millisecond()],
             |row| row.get(0),

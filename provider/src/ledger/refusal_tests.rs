@@ -1,10 +1,9 @@
 //! What the schema refuses, whoever asks: each refusal leaves the rows as they were, also for one
 //! statement by hand that is a transaction of its own.
 
-use super::fault_tests::{begin, facts, settings};
+use super::fault_tests::{begin, facts, ordinary, settings};
 use super::*;
 use crate::engine::PodFacts;
-use crate::policy::opt_in::FixedIp;
 
 const FREE: &str = "UPDATE address SET state = 'free', claim = NULL, pod = NULL, eni = NULL, gen = gen + 1 \
      WHERE state = 'in_use'";
@@ -78,9 +77,7 @@ fn an_address_takes_no_step_that_is_none() {
 
 #[test]
 fn an_address_is_not_free_while_its_eni_may_exist() {
-    let mut ordinary = facts(0);
-    ordinary.opt_in.fixed_ip = FixedIp::Off;
-    let ledger = held_by(ordinary);
+    let ledger = held_by(ordinary(0));
     let excluded = FREE.replace("'free'", "'excluded', barred = 1");
     for sql in [FREE, &excluded] {
         refused(&ledger, sql, "before its ENI is deleted");

@@ -266,6 +266,14 @@ const LIES: &[Lie] = &[
         "an address goes from one state to the next without a gap",
     ),
     (
+        "an address in use is free later than its ENI was deleted, and did not wait for that",
+        |history| {
+            let ends = history.eni_ends.values_mut();
+            ends.for_each(|end_ms| *end_ms -= 1);
+        },
+        "an address goes from one state to the next without a gap",
+    ),
+    (
         "an address is freed before the end of its ENI",
         |history| {
             history
