@@ -14,9 +14,10 @@ mod step;
 mod supply;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::collections::hash_map::Entry;
-use std::collections::{self, BTreeSet, VecDeque};
+use std::collections::{self, BTreeSet};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _, HashSet, HashSetExt as _};
@@ -33,6 +34,7 @@ use self::elsewhere::Other;
 use self::keys::Keys;
 use self::step::Pod;
 use self::supply::Objects;
+use self::turns::Turns;
 use super::base::Base;
 use super::record::{Names, ProcessExit};
 use super::view::{GoneView, Phase, PodView};
@@ -71,7 +73,7 @@ pub struct Agent {
     timers: BTreeSet<(Timestamp, PodUid)>,
     writes: usize,
     /// Pods that have something to write once a place is free.
-    queue: VecDeque<PodUid>,
+    queue: Turns,
     actions: Vec<Action>,
 }
 
@@ -106,7 +108,7 @@ impl Agent {
             turn: 0,
             timers: BTreeSet::new(),
             writes: 0,
-            queue: VecDeque::new(),
+            queue: Turns::default(),
             actions: Vec::new(),
         }
     }

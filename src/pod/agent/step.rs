@@ -127,8 +127,9 @@ impl Agent {
             None | Some(core::Action::StopNetwork | core::Action::EndNetwork) => {}
             Some(_) if !ready => wake_at = pod.not_before.filter(|_| !pod.busy).or(wake_at),
             Some(_) if self.writes >= self.settings.writes_max => {
-                let is_new = !std::mem::replace(&mut pod.queued, true);
-                self.queue.extend(is_new.then(|| uid.clone()));
+                if !std::mem::replace(&mut pod.queued, true) {
+                    self.queue.push(&pod.record.key().namespace, uid.clone());
+                }
             }
             Some(write) => {
                 let base = self.bases.remove(uid);
@@ -157,7 +158,7 @@ impl Agent {
         self.writes -= 1;
         self.answered_one(now, uid, result);
         while self.writes < self.settings.writes_max
-            && let Some(next) = self.queue.pop_front()
+            && let Some(next) = self.queue.pop()
         {
             if let Some(pod) = self.pods.get_mut(&next) {
                 pod.queued = false;

@@ -264,6 +264,32 @@ fn writes_are_bounded_and_all_pods_are_served() {
 }
 
 #[test]
+fn a_single_pod_is_not_written_after_all_of_another_namespace_s_burst() {
+    let mut world = World::new(&Wish {
+        writes_max: 3,
+        ..Wish::fast()
+    });
+    let names: Vec<String> = (0..40).map(|n| format!("burst-{n}")).collect();
+    for name in &names {
+        world.api.create(ordinary(name));
+    }
+    world.settle();
+    world.api.requests.clear();
+    for name in &names {
+        world.api.delete(name, 30);
+    }
+    let mut single = ordinary("single");
+    single["metadata"]["namespace"] = "other".into();
+    world.api.create(single);
+    world.settle();
+    assert_eq!(world.api.requests.len(), 41);
+    let written = world.api.requests.iter();
+    let before = written.take_while(|one| *one != "PUT other/single/status");
+    // Those that were under way, and the turn of the other namespace.
+    assert!(before.count() <= 2 * 3, "{:?}", world.api.requests);
+}
+
+#[test]
 fn an_opted_in_pod_without_the_toleration_gets_it() {
     let mut world = World::fast();
     let mut pod = unbound(fixed("web-0"));
