@@ -153,6 +153,11 @@ impl Agent {
         self.engine.is_serving()
     }
 
+    /// Whether pods that have something to write wait for others that write.
+    pub fn is_backed_up(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
     /// Fixed-IP pods that must be in a zone and for which the scheduler finds no node there.
     pub fn stranded(&self) -> impl Iterator<Item = (&PodUid, &PodKey, &Zone)> {
         self.others.iter().filter_map(|(uid, other)| {

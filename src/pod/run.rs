@@ -406,6 +406,7 @@ impl Shell {
     }
 
     fn submit(&mut self, writer: &Writer) -> Result<(), Error> {
+        writer.backed_up(self.agent.is_backed_up());
         while let Some(work) = self.work.pop_front() {
             if let Some(work) = writer.submit(work).map_err(|_| Error::WriterGone)? {
                 self.work.push_front(work);

@@ -56,6 +56,18 @@ pub enum Job {
 }
 
 impl Job {
+    /// Whether it tells of a pod that wants nothing any more.
+    pub(super) fn is_of_a_leaving_pod(&self) -> bool {
+        matches!(
+            self,
+            Self::Deleted(..)
+                | Self::Stopped(_)
+                | Self::DeletedAndStopped(..)
+                | Self::Ended(_)
+                | Self::Gone(_)
+        )
+    }
+
     /// One word for what kind of job it is.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -3,7 +3,8 @@
 //! A COMMIT has a cost of its own: a sync, and each page that it changes is written once however many
 //! jobs changed it. Owns that trade of latency for work. Whoever comes alone, one after the other, waits
 //! for nobody, save in the tenths of a second after a burst; what comes in numbers is gathered for as long
-//! as more comes, within bounds. Sleeps for nobody and reads no clock.
+//! as more comes, within bounds. What nobody is in a hurry for is gathered for longer. Sleeps for nobody and
+//! reads no clock.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,9 @@ const IN_NUMBERS: Duration = Duration::from_millis(30);
 const RETURNING: Duration = Duration::from_micros(500);
 /// So many jobs have each little of a COMMIT's cost to bear.
 const ENOUGH: usize = 16;
+/// The same two of jobs whose results can wait. A page that a COMMIT writes has several of so many.
+const UNHURRIED: Duration = Duration::from_millis(120);
+const ENOUGH_UNHURRIED: usize = 64;
 /// Jobs come in numbers where a COMMIT for each would take more than this share of the time: a slow
 /// machine is there long before a fast one.
 const NUMBERS_SHARE: f64 = 0.2;
@@ -55,8 +59,19 @@ impl Gathering {
         self.next_at.saturating_duration_since(now)
     }
 
-    /// How much longer, now that there are `jobs`, of which `came` since the wait before.
-    pub(super) fn more(&self, jobs: usize, came: usize, now: Instant) -> Option<Duration> {
+    /// How much longer, now that there are `jobs`, of which `came` since the wait before. `hurried` says that
+    /// somebody can use the result of one.
+    pub(super) fn more(
+        &self,
+        jobs: usize,
+        came: usize,
+        hurried: bool,
+        now: Instant,
+    ) -> Option<Duration> {
+        if !hurried {
+            let is_worth_it = jobs < ENOUGH_UNHURRIED;
+            return (is_worth_it && now + TOGETHER <= self.began + UNHURRIED).then_some(TOGETHER);
+        }
         let is_one_caller = self.jobs_per_s < self.commits_per_s * TOGETHER_SHARE;
         let in_numbers = self.wanted_share >= NUMBERS_SHARE && !is_one_caller;
         let is_worth_it = in_numbers && came > 0 && jobs < ENOUGH;
@@ -124,7 +139,7 @@ mod tests {
         }
 
         fn more(&self, jobs: usize, came: usize) -> Option<Duration> {
-            self.gathering.more(jobs, came, self.now)
+            self.gathering.more(jobs, came, true, self.now)
         }
 
         /// What it does of which jobs come at these times: for each COMMIT when it began and how many jobs it
@@ -239,6 +254,27 @@ mod tests {
         writer.now += writer.pause();
         writer.commit(2);
         assert_eq!(writer.more(9, 9), None);
+    }
+
+    #[test]
+    fn what_nobody_is_in_a_hurry_for_is_gathered_until_it_is_many_or_late() {
+        let mut writer = Writer::new();
+        writer.commit(1);
+        let more = |writer: &Writer, jobs| writer.gathering.more(jobs, 0, false, writer.now);
+        assert_eq!(more(&writer, ENOUGH_UNHURRIED), None);
+        let began = writer.now;
+        while let Some(wait) = more(&writer, 1) {
+            writer.now += wait;
+            assert_eq!(writer.more(1, 1), None, "but for whoever comes alone");
+        }
+        let waited = writer.now - began;
+        assert!(
+            waited <= UNHURRIED && UNHURRIED <= waited + 2 * TOGETHER,
+            "{waited:?}"
+        );
+        // After a rest there is no time left to wait.
+        writer.now += UNHURRIED;
+        assert_eq!(more(&writer, 1), None);
     }
 
     #[test]

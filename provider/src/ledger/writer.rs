@@ -1,8 +1,11 @@
 //! The one thread that writes: a bounded queue in, group commits, results out.
 //!
 //! Owns the [`Ledger`] and the batching. A result leaves only after its COMMIT. Knows nothing of
-//! what the results are for. A fatal error ends the thread, and the caller is told why.
+//! what the results are for, but that it is told when some can wait. A fatal error ends the thread, and
+//! the caller is told why.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -30,6 +33,17 @@ pub enum Work {
     Look,
     /// Changed settings.
     Reconfigure(Box<Settings>),
+}
+
+impl Work {
+    /// Whether nobody waits for it while the caller is backed up.
+    fn can_wait(&self) -> bool {
+        match self {
+            Self::Job(_, job) => job.is_of_a_leaving_pod(),
+            Self::Look => true,
+            Self::Call(..) | Self::Reconfigure(_) => false,
+        }
+    }
 }
 
 /// What was done.
@@ -60,6 +74,7 @@ pub struct Gone;
 /// A handle on the thread.
 pub struct Writer {
     queue: SyncSender<Work>,
+    is_backed_up: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -75,10 +90,25 @@ impl Writer {
     ) -> std::io::Result<Self> {
         ledger.checkpoint_aside(checkpoint::LIMITS)?;
         let (queue, work) = sync_channel(QUEUE);
+        let is_backed_up = Arc::<AtomicBool>::default();
+        let inbox = Inbox {
+            work,
+            is_backed_up: Arc::clone(&is_backed_up),
+        };
         let thread = std::thread::Builder::new()
             .name("ledger".into())
-            .spawn(move || run(ledger, &work, &clock, &done))?;
-        Ok(Self { queue, thread })
+            .spawn(move || run(ledger, &inbox, &clock, &done))?;
+        Ok(Self {
+            queue,
+            is_backed_up,
+            thread,
+        })
+    }
+
+    /// Tells whether the caller has more results than it can make use of now. Pods that leave then wait for
+    /// each other and share COMMITs, 0.1 s at most; a pod that comes does not wait with them.
+    pub fn backed_up(&self, is_backed_up: bool) {
+        self.is_backed_up.store(is_backed_up, Ordering::Relaxed);
     }
 
     /// Queues work, or gives it back when the queue is full.
@@ -102,16 +132,17 @@ impl Writer {
     }
 }
 
-fn run(
-    mut ledger: Ledger,
-    queue: &Receiver<Work>,
-    clock: &impl Fn() -> Timestamp,
-    done: &impl Fn(Done),
-) {
+/// What the thread is told.
+struct Inbox {
+    work: Receiver<Work>,
+    is_backed_up: Arc<AtomicBool>,
+}
+
+fn run(mut ledger: Ledger, inbox: &Inbox, clock: &impl Fn() -> Timestamp, done: &impl Fn(Done)) {
     let mut deadline = None;
     let mut gathering = Gathering::new(Instant::now());
-    while let Ok(first) = queue.recv() {
-        let batch = gather(first, queue, &gathering);
+    while let Ok(first) = inbox.work.recv() {
+        let batch = inbox.gather(first, ledger.cloud(), &gathering);
         let began = Instant::now();
         let jobs = batch.len();
         if let Err(error) = serve(&mut ledger, batch, clock, done, &mut deadline) {
@@ -126,19 +157,26 @@ fn run(
     }
 }
 
-/// The jobs that share a COMMIT with this one.
-fn gather(first: Work, queue: &Receiver<Work>, gathering: &Gathering) -> Vec<Work> {
-    let mut batch = vec![first];
-    let mut known = 0;
-    let mut pause = Some(gathering.pause(Instant::now()));
-    while let Some(wait) = pause {
-        // Asleep and not at the queue, where each job would wake it.
-        std::thread::sleep(wait);
-        batch.extend(queue.try_iter().take(BATCH - batch.len()));
-        pause = gathering.more(batch.len(), batch.len() - known, Instant::now());
-        known = batch.len();
+impl Inbox {
+    /// The jobs that share a COMMIT with this one.
+    fn gather(&self, first: Work, cloud: &sim::Config, gathering: &Gathering) -> Vec<Work> {
+        let mut batch = vec![first];
+        let mut known = 0;
+        // The calls that let go of an ENI come after the COMMIT, and take their own time.
+        let mut has_hurried = !cloud.is_instant();
+        let mut pause = Some(gathering.pause(Instant::now()));
+        while let Some(wait) = pause {
+            // Asleep and not at the queue, where each job would wake it.
+            std::thread::sleep(wait);
+            batch.extend(self.work.try_iter().take(BATCH - batch.len()));
+            let new = &batch[known..];
+            has_hurried |= !new.iter().all(Work::can_wait);
+            let hurried = has_hurried || !self.is_backed_up.load(Ordering::Relaxed);
+            pause = gathering.more(batch.len(), new.len(), hurried, Instant::now());
+            known = batch.len();
+        }
+        batch
     }
-    batch
 }
 
 /// Waits for another process that holds the file, as long as it takes: nothing was written, and
@@ -212,4 +250,52 @@ fn serve(
         done(Done::Changed(Box::new(ledger.cloud().clone())));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_millis(80);
+
+    fn gone() -> Work {
+        Work::Job(1, Job::Gone("uid".into()))
+    }
+
+    /// How long a pod that is gone waits for others, `with` this in the queue behind it: the shortest of a few
+    /// times, so that a busy machine does not count.
+    fn wait(is_backed_up: bool, cloud: &sim::Config, with: impl Fn() -> Option<Work>) -> Duration {
+        let once = |_| {
+            let (queue, work) = sync_channel(QUEUE);
+            let is_backed_up = Arc::new(AtomicBool::new(is_backed_up));
+            let inbox = Inbox { work, is_backed_up };
+            if let Some(work) = with() {
+                queue.send(work).unwrap();
+            }
+            let began = Instant::now();
+            inbox.gather(gone(), cloud, &Gathering::new(began));
+            began.elapsed()
+        };
+        (0..5).map(once).min().unwrap()
+    }
+
+    #[test]
+    fn pods_that_leave_wait_for_others_only_while_the_caller_is_backed_up() {
+        let instant = sim::Config::default();
+        assert!(wait(true, &instant, || Some(gone())) >= LONG);
+        assert!(wait(false, &instant, || Some(gone())) < LONG);
+    }
+
+    #[test]
+    fn nothing_else_waits_with_them() {
+        let instant = sim::Config::default();
+        assert!(wait(true, &instant, || Some(Work::Job(2, Job::Prune))) < LONG);
+        let slow = sim::Config {
+            detach: jiff::SignedDuration::from_secs(1),
+            ..instant
+        };
+        assert!(wait(true, &slow, || None) < LONG);
+    }
 }

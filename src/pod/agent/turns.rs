@@ -29,6 +29,10 @@ impl Turns {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+
     /// The pod whose turn it is.
     pub(super) fn pop(&mut self) -> Option<PodUid> {
         let namespace = self.order.pop_front()?;
@@ -64,8 +68,9 @@ mod tests {
     #[test]
     fn pods_of_one_namespace_go_in_their_order() {
         let mut turns = turns_of(&[("a", "a1"), ("a", "a2"), ("a", "a3")]);
+        assert!(!turns.is_empty());
         assert_eq!(all(&mut turns), ["a1", "a2", "a3"]);
-        assert!(turns.waiting.is_empty());
+        assert!(turns.is_empty() && turns.waiting.is_empty());
     }
 
     #[test]
