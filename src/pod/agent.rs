@@ -10,11 +10,11 @@ mod asked;
 mod elsewhere;
 mod face;
 mod keys;
+mod line;
 mod step;
 mod supply;
 #[cfg(test)]
 mod tests;
-mod turns;
 
 use std::collections::hash_map::Entry;
 use std::collections::{self, BTreeSet};
@@ -32,9 +32,9 @@ use self::accept::created;
 pub(super) use self::accept::{asks, class, published};
 use self::elsewhere::Other;
 use self::keys::Keys;
+use self::line::Line;
 use self::step::Pod;
 use self::supply::Objects;
-use self::turns::Turns;
 use super::base::Base;
 use super::record::{Names, ProcessExit};
 use super::view::{GoneView, Phase, PodView};
@@ -73,7 +73,7 @@ pub struct Agent {
     timers: BTreeSet<(Timestamp, PodUid)>,
     writes: usize,
     /// Pods that have something to write once a place is free.
-    queue: Turns,
+    queue: Line,
     actions: Vec<Action>,
 }
 
@@ -108,7 +108,7 @@ impl Agent {
             turn: 0,
             timers: BTreeSet::new(),
             writes: 0,
-            queue: Turns::default(),
+            queue: Line::default(),
             actions: Vec::new(),
         }
     }
@@ -153,9 +153,10 @@ impl Agent {
         self.engine.is_serving()
     }
 
-    /// Whether pods that have something to write wait for others that write.
+    /// Whether all places for writes are taken and somebody is in line for one, while nobody waits for an
+    /// address: whoever leaves then only stands in line himself, and has nothing that another one wants.
     pub fn is_backed_up(&self) -> bool {
-        !self.queue.is_empty()
+        !self.queue.is_empty() && self.engine.waiting_since().is_none()
     }
 
     /// Fixed-IP pods that must be in a zone and for which the scheduler finds no node there.

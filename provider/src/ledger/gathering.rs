@@ -17,7 +17,8 @@ const IN_NUMBERS: Duration = Duration::from_millis(30);
 const RETURNING: Duration = Duration::from_micros(500);
 /// So many jobs have each little of a COMMIT's cost to bear.
 const ENOUGH: usize = 16;
-/// The same two of jobs whose results can wait. A page that a COMMIT writes has several of so many.
+/// [`IN_NUMBERS`] and [`ENOUGH`] of jobs whose results can wait: of so many, several share each page that is
+/// written, which fewer do not.
 const UNHURRIED: Duration = Duration::from_millis(120);
 const ENOUGH_UNHURRIED: usize = 64;
 /// Jobs come in numbers where a COMMIT for each would take more than this share of the time: a slow
@@ -68,14 +69,14 @@ impl Gathering {
         hurried: bool,
         now: Instant,
     ) -> Option<Duration> {
-        if !hurried {
-            let is_worth_it = jobs < ENOUGH_UNHURRIED;
-            return (is_worth_it && now + TOGETHER <= self.began + UNHURRIED).then_some(TOGETHER);
-        }
         let is_one_caller = self.jobs_per_s < self.commits_per_s * TOGETHER_SHARE;
         let in_numbers = self.wanted_share >= NUMBERS_SHARE && !is_one_caller;
-        let is_worth_it = in_numbers && came > 0 && jobs < ENOUGH;
-        (is_worth_it && now + TOGETHER <= self.began + IN_NUMBERS).then_some(TOGETHER)
+        let (is_worth_it, most) = if hurried {
+            (came > 0 && jobs < ENOUGH, IN_NUMBERS)
+        } else {
+            (jobs < ENOUGH_UNHURRIED, UNHURRIED)
+        };
+        (in_numbers && is_worth_it && now + TOGETHER <= self.began + most).then_some(TOGETHER)
     }
 
     /// So many `jobs` were taken at `began`, and are through at `ended`. `left` says that there were more.
@@ -258,23 +259,24 @@ mod tests {
 
     #[test]
     fn what_nobody_is_in_a_hurry_for_is_gathered_until_it_is_many_or_late() {
+        let more = |writer: &Writer, jobs| writer.gathering.more(jobs, 0, false, writer.now);
         let mut writer = Writer::new();
         writer.commit(1);
-        let more = |writer: &Writer, jobs| writer.gathering.more(jobs, 0, false, writer.now);
-        assert_eq!(more(&writer, ENOUGH_UNHURRIED), None);
-        let began = writer.now;
+        assert_eq!(more(&writer, 1), None, "it does not come in numbers");
+        for _ in 0..10 {
+            writer.commit(30);
+        }
+        let began = writer.gathering.began;
         while let Some(wait) = more(&writer, 1) {
+            assert_eq!(more(&writer, ENOUGH_UNHURRIED), None);
+            assert_eq!(writer.more(1, 0), None, "but for what somebody waits for");
             writer.now += wait;
-            assert_eq!(writer.more(1, 1), None, "but for whoever comes alone");
         }
         let waited = writer.now - began;
         assert!(
-            waited <= UNHURRIED && UNHURRIED <= waited + 2 * TOGETHER,
+            waited <= UNHURRIED && UNHURRIED <= waited + TOGETHER,
             "{waited:?}"
         );
-        // After a rest there is no time left to wait.
-        writer.now += UNHURRIED;
-        assert_eq!(more(&writer, 1), None);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The one thread that writes: a bounded queue in, group commits, results out.
 //!
 //! Owns the [`Ledger`] and the batching. A result leaves only after its COMMIT. Knows nothing of
-//! what the results are for, but that it is told when some can wait. A fatal error ends the thread, and
-//! the caller is told why.
+//! what the results are for; it is told when those of pods that leave can wait. A fatal error ends the
+//! thread, and the caller is told why.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,8 +40,7 @@ impl Work {
     fn can_wait(&self) -> bool {
         match self {
             Self::Job(_, job) => job.is_of_a_leaving_pod(),
-            Self::Look => true,
-            Self::Call(..) | Self::Reconfigure(_) => false,
+            Self::Look | Self::Call(..) | Self::Reconfigure(_) => false,
         }
     }
 }
@@ -105,8 +104,9 @@ impl Writer {
         })
     }
 
-    /// Tells whether the caller has more results than it can make use of now. Pods that leave then wait for
-    /// each other and share COMMITs, 0.1 s at most; a pod that comes does not wait with them.
+    /// Tells whether nobody can make use now of the result for a pod that leaves. Where the cloud is instant
+    /// and jobs come in numbers, such pods then wait for each other and share a COMMIT, which is 0.12 s after
+    /// the one before at the latest, and at once when anything else is to be done.
     pub fn backed_up(&self, is_backed_up: bool) {
         self.is_backed_up.store(is_backed_up, Ordering::Relaxed);
     }
@@ -125,6 +125,7 @@ impl Writer {
 
     /// Lets the queued work finish and closes the file.
     pub fn stop(self) {
+        self.backed_up(false);
         drop(self.queue);
         if self.thread.join().is_err() {
             tracing::error!("the ledger's writer panicked");
@@ -160,22 +161,46 @@ fn run(mut ledger: Ledger, inbox: &Inbox, clock: &impl Fn() -> Timestamp, done: 
 impl Inbox {
     /// The jobs that share a COMMIT with this one.
     fn gather(&self, first: Work, cloud: &sim::Config, gathering: &Gathering) -> Vec<Work> {
-        let mut batch = vec![first];
-        let mut known = 0;
         // The calls that let go of an ENI come after the COMMIT, and take their own time.
-        let mut has_hurried = !cloud.is_instant();
+        let mut batch = Batch::of(first, cloud.is_instant());
+        let mut known = 0;
         let mut pause = Some(gathering.pause(Instant::now()));
         while let Some(wait) = pause {
             // Asleep and not at the queue, where each job would wake it.
             std::thread::sleep(wait);
-            batch.extend(self.work.try_iter().take(BATCH - batch.len()));
-            let new = &batch[known..];
-            has_hurried |= !new.iter().all(Work::can_wait);
-            let hurried = has_hurried || !self.is_backed_up.load(Ordering::Relaxed);
-            pause = gathering.more(batch.len(), new.len(), hurried, Instant::now());
-            known = batch.len();
+            batch.take(&self.work);
+            let (jobs, hurried) = (batch.work.len(), batch.is_hurried(&self.is_backed_up));
+            pause = gathering.more(jobs, jobs - known, hurried, Instant::now());
+            known = jobs;
         }
-        batch
+        batch.work
+    }
+}
+
+/// What shares a COMMIT.
+struct Batch {
+    work: Vec<Work>,
+    /// Whether all of it can wait while the caller is backed up.
+    can_wait: bool,
+}
+
+impl Batch {
+    fn of(first: Work, can_wait: bool) -> Self {
+        Self {
+            can_wait: can_wait && first.can_wait(),
+            work: vec![first],
+        }
+    }
+
+    /// Takes what is in the queue, as far as there is room.
+    fn take(&mut self, queue: &Receiver<Work>) {
+        let known = self.work.len();
+        self.work.extend(queue.try_iter().take(BATCH - known));
+        self.can_wait &= self.work[known..].iter().all(Work::can_wait);
+    }
+
+    fn is_hurried(&self, is_backed_up: &AtomicBool) -> bool {
+        !(self.can_wait && is_backed_up.load(Ordering::Relaxed))
     }
 }
 
@@ -254,48 +279,50 @@ fn serve(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    const LONG: Duration = Duration::from_millis(80);
 
     fn gone() -> Work {
         Work::Job(1, Job::Gone("uid".into()))
     }
 
-    /// How long a pod that is gone waits for others, `with` this in the queue behind it: the shortest of a few
-    /// times, so that a busy machine does not count.
-    fn wait(is_backed_up: bool, cloud: &sim::Config, with: impl Fn() -> Option<Work>) -> Duration {
-        let once = |_| {
-            let (queue, work) = sync_channel(QUEUE);
-            let is_backed_up = Arc::new(AtomicBool::new(is_backed_up));
-            let inbox = Inbox { work, is_backed_up };
-            if let Some(work) = with() {
-                queue.send(work).unwrap();
-            }
-            let began = Instant::now();
-            inbox.gather(gone(), cloud, &Gathering::new(began));
-            began.elapsed()
-        };
-        (0..5).map(once).min().unwrap()
+    fn prune() -> Work {
+        Work::Job(2, Job::Prune)
     }
 
     #[test]
-    fn pods_that_leave_wait_for_others_only_while_the_caller_is_backed_up() {
-        let instant = sim::Config::default();
-        assert!(wait(true, &instant, || Some(gone())) >= LONG);
-        assert!(wait(false, &instant, || Some(gone())) < LONG);
+    fn pods_that_leave_can_wait_only_while_the_caller_is_backed_up() {
+        let (queue, inbox) = sync_channel(QUEUE);
+        let is_backed_up = AtomicBool::new(true);
+        let mut batch = Batch::of(gone(), true);
+        queue.send(gone()).unwrap();
+        batch.take(&inbox);
+        assert_eq!(batch.work.len(), 2);
+        assert!(!batch.is_hurried(&is_backed_up));
+        is_backed_up.store(false, Ordering::Relaxed);
+        assert!(batch.is_hurried(&is_backed_up));
     }
 
     #[test]
-    fn nothing_else_waits_with_them() {
-        let instant = sim::Config::default();
-        assert!(wait(true, &instant, || Some(Work::Job(2, Job::Prune))) < LONG);
-        let slow = sim::Config {
-            detach: jiff::SignedDuration::from_secs(1),
-            ..instant
-        };
-        assert!(wait(true, &slow, || None) < LONG);
+    fn whatever_else_comes_hurries_those_that_could_wait() {
+        let (queue, inbox) = sync_channel(QUEUE);
+        let is_backed_up = AtomicBool::new(true);
+        assert!(Batch::of(gone(), false).is_hurried(&is_backed_up));
+        assert!(Batch::of(prune(), true).is_hurried(&is_backed_up));
+        assert!(Batch::of(Work::Look, true).is_hurried(&is_backed_up));
+        let mut batch = Batch::of(gone(), true);
+        for (work, hurried) in [(gone(), false), (prune(), true), (gone(), true)] {
+            queue.send(work).unwrap();
+            batch.take(&inbox);
+            assert_eq!(batch.is_hurried(&is_backed_up), hurried);
+        }
+    }
+
+    #[test]
+    fn a_batch_is_bounded() {
+        let (queue, inbox) = sync_channel(QUEUE);
+        let mut batch = Batch::of(gone(), true);
+        (0..2 * BATCH).for_each(|_| queue.send(gone()).unwrap());
+        batch.take(&inbox);
+        assert_eq!(batch.work.len(), BATCH);
     }
 }

@@ -290,6 +290,26 @@ fn a_single_pod_is_not_written_after_all_of_another_namespace_s_burst() {
 }
 
 #[test]
+fn it_is_backed_up_while_pods_are_in_line_and_none_waits_for_an_address() {
+    for (pods, backed_up) in [(1, false), (12, true), (13, false)] {
+        // Twelve usable addresses.
+        let mut world = World::new(&Wish {
+            cidr: "192.168.1.0/28",
+            writes_max: 1,
+            ..Wish::fast()
+        });
+        for n in 0..pods {
+            world.api.create(ordinary(&format!("web-{n}")));
+        }
+        let all_but_requests = [Queue::Done, Queue::Answers, Queue::Watch, Queue::Work];
+        while all_but_requests.iter().any(|queue| world.advance(*queue)) {}
+        assert_eq!(world.agent.is_backed_up(), backed_up, "{pods} pods");
+        world.settle();
+        assert!(!world.agent.is_backed_up(), "{pods} pods");
+    }
+}
+
+#[test]
 fn an_opted_in_pod_without_the_toleration_gets_it() {
     let mut world = World::fast();
     let mut pod = unbound(fixed("web-0"));

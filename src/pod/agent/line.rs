@@ -1,7 +1,8 @@
 //! Whose write is next when all places for writes are taken.
 //!
 //! Owns that order and nothing else: namespaces take turns, and the pods of one go in the order in which they came. A
-//! tenant's single pod so waits for one write of each other namespace, not for the thousands of another's burst.
+//! tenant's single pod so waits for the writes under way and a turn of each other namespace, not for the thousands of
+//! another's burst. Does not know which pods are gone meanwhile: their turn passes.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,14 +11,14 @@ use holdfast_provider::id::PodUid;
 
 /// Pods that wait to write.
 #[derive(Debug, Default)]
-pub(super) struct Turns {
+pub(super) struct Line {
     /// Namespaces of which a pod waits; the first is next.
     order: VecDeque<Arc<str>>,
     /// Never empty for a namespace. People choose these names, so the hash is a keyed one.
     waiting: HashMap<Arc<str>, VecDeque<PodUid>>,
 }
 
-impl Turns {
+impl Line {
     /// Lets a pod wait behind those of its namespace.
     pub(super) fn push(&mut self, namespace: &Arc<str>, uid: PodUid) {
         if let Some(pods) = self.waiting.get_mut(namespace) {
@@ -51,43 +52,43 @@ impl Turns {
 mod tests {
     use super::*;
 
-    fn turns_of(pods: &[(&str, &str)]) -> Turns {
-        let mut turns = Turns::default();
+    fn line_of(pods: &[(&str, &str)]) -> Line {
+        let mut line = Line::default();
         for (namespace, uid) in pods {
-            turns.push(&Arc::from(*namespace), PodUid::from(*uid));
+            line.push(&Arc::from(*namespace), PodUid::from(*uid));
         }
-        turns
+        line
     }
 
-    fn all(turns: &mut Turns) -> Vec<String> {
-        std::iter::from_fn(|| turns.pop())
+    fn all(line: &mut Line) -> Vec<String> {
+        std::iter::from_fn(|| line.pop())
             .map(|uid| uid.to_string())
             .collect()
     }
 
     #[test]
     fn pods_of_one_namespace_go_in_their_order() {
-        let mut turns = turns_of(&[("a", "a1"), ("a", "a2"), ("a", "a3")]);
-        assert!(!turns.is_empty());
-        assert_eq!(all(&mut turns), ["a1", "a2", "a3"]);
-        assert!(turns.is_empty() && turns.waiting.is_empty());
+        let mut line = line_of(&[("a", "a1"), ("a", "a2"), ("a", "a3")]);
+        assert!(!line.is_empty());
+        assert_eq!(all(&mut line), ["a1", "a2", "a3"]);
+        assert!(line.is_empty() && line.waiting.is_empty());
     }
 
     #[test]
     fn namespaces_take_turns() {
         let burst = [("a", "a1"), ("a", "a2"), ("a", "a3"), ("a", "a4")];
-        let mut turns = turns_of(&burst);
-        turns.push(&Arc::from("b"), PodUid::from("b1"));
-        turns.push(&Arc::from("c"), PodUid::from("c1"));
-        assert_eq!(all(&mut turns), ["a1", "b1", "c1", "a2", "a3", "a4"]);
+        let mut line = line_of(&burst);
+        line.push(&Arc::from("b"), PodUid::from("b1"));
+        line.push(&Arc::from("c"), PodUid::from("c1"));
+        assert_eq!(all(&mut line), ["a1", "b1", "c1", "a2", "a3", "a4"]);
     }
 
     /// Whoever comes back at once does not get ahead of those who wait.
     #[test]
     fn a_namespace_that_comes_back_is_behind_the_others() {
-        let mut turns = turns_of(&[("a", "a1"), ("b", "b1"), ("b", "b2"), ("c", "c1")]);
-        assert_eq!(turns.pop(), Some(PodUid::from("a1")));
-        turns.push(&Arc::from("a"), PodUid::from("a2"));
-        assert_eq!(all(&mut turns), ["b1", "c1", "a2", "b2"]);
+        let mut line = line_of(&[("a", "a1"), ("b", "b1"), ("b", "b2"), ("c", "c1")]);
+        assert_eq!(line.pop(), Some(PodUid::from("a1")));
+        line.push(&Arc::from("a"), PodUid::from("a2"));
+        assert_eq!(all(&mut line), ["b1", "c1", "a2", "b2"]);
     }
 }
