@@ -105,8 +105,8 @@ impl Writer {
     }
 
     /// Tells whether nobody can make use now of the result for a pod that leaves. Where the cloud is instant
-    /// and jobs come in numbers, such pods then wait for each other and share a COMMIT, which is 0.12 s after
-    /// the one before at the latest, and at once when anything else is to be done.
+    /// and jobs come in numbers, such pods then wait for each other and share a COMMIT: until 0.12 s after the one
+    /// before began, or until anything else is to be done, which waits no longer than it ever does.
     pub fn backed_up(&self, is_backed_up: bool) {
         self.is_backed_up.store(is_backed_up, Ordering::Relaxed);
     }

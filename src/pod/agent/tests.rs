@@ -21,7 +21,7 @@ mod world;
 use holdfast_provider::engine::Reason;
 use holdfast_provider::policy::opt_in::COMPUTE_CLASS;
 use jiff::SignedDuration;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use api_server::{fixed, kept_for_hours, of_job, on, ordinary, unbound};
 use world::{HOUR, Queue, SECOND, Wish, World};
@@ -240,17 +240,23 @@ fn a_retention_ends_at_most_two_seconds_late() {
     assert_eq!(world.count("retained"), 0);
 }
 
-#[test]
-fn writes_are_bounded_and_all_pods_are_served() {
+/// Forty pods, made at once where three writes may be under way, and their names.
+fn burst(pod: impl Fn(&str) -> Value) -> (World, Vec<String>) {
     let mut world = World::new(&Wish {
         writes_max: 3,
         ..Wish::fast()
     });
     let names: Vec<String> = (0..40).map(|n| format!("web-{n}")).collect();
     for name in &names {
-        world.api.create(fixed(name));
+        world.api.create(pod(name));
     }
     world.settle();
+    (world, names)
+}
+
+#[test]
+fn writes_are_bounded_and_all_pods_are_served() {
+    let (mut world, names) = burst(fixed);
     for name in &names {
         assert!(world.shown(name).starts_with("1/1 Running"), "{name}");
     }
@@ -265,15 +271,7 @@ fn writes_are_bounded_and_all_pods_are_served() {
 
 #[test]
 fn a_single_pod_is_not_written_after_all_of_another_namespace_s_burst() {
-    let mut world = World::new(&Wish {
-        writes_max: 3,
-        ..Wish::fast()
-    });
-    let names: Vec<String> = (0..40).map(|n| format!("burst-{n}")).collect();
-    for name in &names {
-        world.api.create(ordinary(name));
-    }
-    world.settle();
+    let (mut world, names) = burst(ordinary);
     world.api.requests.clear();
     for name in &names {
         world.api.delete(name, 30);
