@@ -19,9 +19,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// For one page of a list.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// More than two bookmarks late.
-const WATCH_SILENCE: Duration = Duration::from_secs(150);
-
 /// The API server cannot be reached as configured.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -85,23 +82,11 @@ pub async fn access(kubeconfig: Option<&Path>) -> Result<Access, Error> {
 
 /// A client with connections of its own: what one client is waiting for delays no other.
 ///
-/// There is no read timeout, which would cut watches and idle connections alike; a request is
-/// bounded by a deadline where it is made.
+/// There is no read timeout, which would cut watches and idle connections alike, and sets a timer anew for whatever is
+/// read; a request is bounded by a deadline where it is made.
 pub fn client(access: &Access) -> Result<Client, Error> {
-    build(access.config.clone(), &access.requests)
-}
-
-/// A client for watches. Its silence is noticed: the API server sends a bookmark about every
-/// minute, so a connection that brings nothing for longer is dead, and the watch starts again.
-pub fn watch_client(access: &Access) -> Result<Client, Error> {
-    let mut config = access.config.clone();
-    config.read_timeout = Some(WATCH_SILENCE);
-    build(config, &access.requests)
-}
-
-fn build(config: Config, requests: &Requests) -> Result<Client, Error> {
-    let builder = ClientBuilder::try_from(config).map_err(Error::Build)?;
-    Ok(builder.with_layer(requests).build())
+    let builder = ClientBuilder::try_from(access.config.clone()).map_err(Error::Build)?;
+    Ok(builder.with_layer(&access.requests).build())
 }
 
 /// The pauses between two tries of a broken watch. Two watches cannot be a burden, and new pods wait for

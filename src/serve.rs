@@ -93,7 +93,7 @@ pub async fn run(
     let pods = tokio::spawn(pods::run(
         parts(
             &config,
-            (client.clone(), kube_client::watch_client(&access)?),
+            client.clone(),
             ledger,
             &table,
             changed,
@@ -194,13 +194,13 @@ pub struct Outside {
 }
 
 /// What [`pods::run`] needs, around a ledger that was just opened: its rows are loaded, and its
-/// writer is started. The second client is for the pod watch.
+/// writer is started.
 ///
 /// # Errors
 /// When the ledger cannot be read, or the system refuses a thread.
 pub fn parts(
     config: &Config,
-    (client, watch_client): (Client, Client),
+    client: Client,
     mut ledger: Ledger,
     table: &NodeTable,
     settings: watch::Receiver<Settings>,
@@ -248,7 +248,6 @@ pub fn parts(
     );
     Ok(Parts {
         client,
-        watch_client,
         nodes: table.clone(),
         agent,
         writer,

@@ -405,12 +405,12 @@ impl Shell {
             metrics: Metrics::new(&requests),
             scratch: ScratchStore::default(),
         };
-        let clients = {
+        let client = {
             let _inside = runtime.enter();
-            (client(server, &requests), client(server, &requests))
+            client(server, &requests)
         };
         let table = NodeTable::new(config);
-        let parts = parts(config, clients, ledger, &table, changed, outside).expect("a ledger");
+        let parts = parts(config, client, ledger, &table, changed, outside).expect("a ledger");
         let loaded = Instant::now();
         let cpu_of_opening = own_cpu().saturating_sub(cpu_before);
         let shutdown = CancellationToken::new();

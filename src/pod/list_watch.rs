@@ -4,6 +4,8 @@
 //! In protobuf an event costs the API server less, and nothing that it has not spent already for the scheduler, which
 //! watches pods in protobuf as well. Decides nothing about pods, and does not pause after an error.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use futures::stream::{BoxStream, unfold};
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
@@ -14,9 +16,11 @@ use kube::core::{Request, Status};
 use kube::{Client, Resource as _};
 use prost::Message;
 use tokio::io::AsyncRead;
+use tokio::time::timeout;
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tokio_util::io::StreamReader;
 use tokio_util::task::AbortOnDropHandle;
+use tower_http::timeout::TimeoutBody;
 
 use self::page::Part;
 use super::agent::Input;
@@ -30,6 +34,10 @@ mod page;
 /// much to do; the next one does so while this one is read. It is no burden here, for it is read while it comes, but for
 /// an API server that reads it out of etcd.
 const PAGE: u32 = 5000;
+
+/// What brings nothing for so long is dead, for the API server sends a bookmark about every minute: more than two of them
+/// late.
+const SILENCE_MAX: Duration = Duration::from_secs(150);
 
 /// Why the list or the watch broke off.
 #[derive(Debug, thiserror::Error)]
@@ -231,7 +239,7 @@ async fn start(
     Ok(FramedRead::new(body, LengthDelimitedCodec::new()).boxed())
 }
 
-/// The body of the answer in protobuf, as it comes.
+/// The body of the answer in protobuf, as it comes. It breaks where nothing comes.
 async fn ask(
     client: &Client,
     request: Result<HttpRequest<Vec<u8>>, kube::core::request::Error>,
@@ -239,7 +247,11 @@ async fn ask(
     let mut request = request.map_err(kube::Error::BuildRequest)?;
     let accept = HeaderValue::from_static(answer::PROTOBUF);
     request.headers_mut().insert(header::ACCEPT, accept);
-    let body = answer::send(client, request).await?;
+    let body = timeout(SILENCE_MAX, answer::send(client, request))
+        .await
+        .map_err(|elapsed| kube::Error::Service(elapsed.into()))??;
+    // The read timeout of kube's client wakes this thread twice for whatever is read.
+    let body = TimeoutBody::new(SILENCE_MAX, body);
     let bytes = body.into_data_stream().map_err(std::io::Error::other);
     Ok(StreamReader::new(bytes))
 }

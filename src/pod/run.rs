@@ -56,10 +56,8 @@ pub type Settings = holdfast_provider::settings::Settings;
 
 /// What serving pods needs from outside.
 pub struct Parts {
-    /// For all requests about pods.
+    /// For all requests about pods, and their watch.
     pub client: Client,
-    /// For the pod watch, whose silence must be noticed.
-    pub watch_client: Client,
     /// Our nodes as they stand.
     pub nodes: NodeTable,
     /// The state machine.
@@ -184,7 +182,6 @@ pub async fn run(
         forget: parts.forget,
     };
     let sources = Sources {
-        watch: parts.watch_client,
         done: parts.done,
         inbox,
         settings: parts.settings,
@@ -201,7 +198,6 @@ pub async fn run(
 
 /// Where things to do come from.
 struct Sources {
-    watch: Client,
     done: mpsc::UnboundedReceiver<Done>,
     inbox: mpsc::UnboundedReceiver<Input>,
     settings: watch::Receiver<Settings>,
@@ -235,13 +231,12 @@ impl Shell {
         shutdown: &CancellationToken,
     ) -> Result<(), Error> {
         let Sources {
-            watch,
             mut done,
             mut inbox,
             mut settings,
             mut questions,
         } = sources;
-        let mut pods = std::pin::pin!(pods(watch, self.metrics.watches.clone()));
+        let mut pods = std::pin::pin!(pods(self.client.clone(), self.metrics.watches.clone()));
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

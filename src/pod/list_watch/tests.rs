@@ -259,3 +259,62 @@ async fn an_event_that_cannot_be_read_is_told_and_holds_up_no_other() {
     ];
     assert_eq!(told.await, want);
 }
+
+/// The time stands still while anything can be done, and passes at once where nothing can.
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_falls_silent_is_asked_again() {
+    let silence = || stream::pending::<Result<Vec<u8>, Infallible>>();
+    let said = |begin: Vec<u8>| {
+        let spoken = stream::iter([Ok::<_, Infallible>(begin)]);
+        axum::body::Body::from_stream(spoken.chain(silence()))
+    };
+    let mut page = list("7", "", &[pod("a", 3), pod("b", 5)]);
+    page.pop();
+    let watched = tell("ADDED", &pod("c", 8));
+    let script = VecDeque::from([
+        None,
+        Some(said(page)),
+        Some(axum::body::Body::from(list("7", "", &[pod("a", 3)]))),
+        None,
+        Some(said(watched)),
+    ]);
+    let script = Arc::new(Mutex::new(script));
+    let service = tower::service_fn(move |_: HttpRequest<Body>| {
+        let answer = script.lock().unwrap().pop_front().flatten();
+        async move {
+            match answer {
+                Some(body) => Ok::<_, Infallible>(http::Response::new(body)),
+                None => std::future::pending().await,
+            }
+        }
+    });
+    let began = tokio::time::Instant::now();
+    let told = pods(Client::new(service, "default")).take(11);
+    let told: Vec<_> = told
+        .map(|told| told.map_err(|error| error.to_string()))
+        .collect()
+        .await;
+    assert!(
+        matches!(
+            &told[..],
+            [
+                Ok(Input::ListBegan),
+                Err(unanswered),
+                Ok(Input::ListBegan),
+                Ok(Input::Seen(_)),
+                Err(half),
+                Ok(Input::ListBegan),
+                Ok(Input::Seen(_)),
+                Ok(Input::ListDone),
+                Err(unwatched),
+                Ok(Input::Seen(_)),
+                Err(watched),
+            ] if unanswered == "the API server does not give the list of pods"
+                && half == "the connection of the list broke"
+                && unwatched == "the API server does not start the watch of pods"
+                && watched == "the connection of the watch broke"
+        ),
+        "{told:#?}"
+    );
+    assert_eq!(began.elapsed().as_secs(), 4 * SILENCE_MAX.as_secs());
+}
