@@ -472,7 +472,8 @@ impl Shell {
         F: Future<Output = Input> + Send + 'static,
     {
         let answers = self.answers.clone();
-        let request = request(self.client.clone());
+        // A request of kube's is 3 kB, which would be moved several times on its way to a task and within it.
+        let request = Box::pin(request(self.client.clone()));
         tokio::spawn(async move {
             // Nobody listens any more once serving has ended; then the answer does not matter.
             drop(answers.send(request.await));
