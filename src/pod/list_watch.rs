@@ -20,7 +20,6 @@ use tokio::time::timeout;
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tokio_util::io::StreamReader;
 use tokio_util::task::AbortOnDropHandle;
-use tower_http::timeout::TimeoutBody;
 
 use self::page::Part;
 use super::agent::Input;
@@ -35,8 +34,8 @@ mod page;
 /// an API server that reads it out of etcd.
 const PAGE: u32 = 5000;
 
-/// What brings nothing for so long is dead, for the API server sends a bookmark about every minute: more than two of them
-/// late.
+/// What brings nothing for so long is dead: a watch, for the API server sends a bookmark about every minute, and this is
+/// more than two of them late, and an answer as well, for which it takes at most a minute.
 const SILENCE_MAX: Duration = Duration::from_secs(150);
 
 /// Why the list or the watch broke off.
@@ -59,6 +58,11 @@ pub(super) enum Error {
     NoVersion(&'static str),
 }
 
+/// Why a connection is given up that is still there.
+#[derive(Debug, thiserror::Error)]
+#[error("nothing came for {} s", .0.as_secs_f32())]
+struct Silent(Duration);
+
 impl Error {
     /// Whether only a new list leads on: what happened since the last version is not kept any more.
     fn is_expired(&self) -> bool {
@@ -76,13 +80,13 @@ impl Error {
 /// with a new list.
 pub(super) fn pods(client: Client) -> impl Stream<Item = Result<Input, Error>> + Send {
     let watch = PodWatch {
-        client,
+        server: Server {
+            client,
+            silence_max: SILENCE_MAX,
+        },
         state: State::New,
     };
-    unfold(watch, |mut watch| async {
-        let next = watch.next().await;
-        Some((next, watch))
-    })
+    watch.into_stream()
 }
 
 /// Of k8s.io/apimachinery/pkg/apis/meta/v1/generated.proto; what it holds comes in an envelope.
@@ -107,7 +111,7 @@ type Page = BoxStream<'static, Result<Part, page::Error>>;
 type AskedPage = AbortOnDropHandle<Result<Page, Error>>;
 
 struct PodWatch {
-    client: Client,
+    server: Server,
     state: State,
 }
 
@@ -129,6 +133,13 @@ enum State {
 }
 
 impl PodWatch {
+    fn into_stream(self) -> impl Stream<Item = Result<Input, Error>> + Send {
+        unfold(self, |mut watch| async {
+            let next = watch.next().await;
+            Some((next, watch))
+        })
+    }
+
     async fn next(&mut self) -> Result<Input, Error> {
         loop {
             match self.step().await {
@@ -159,7 +170,7 @@ impl PodWatch {
     async fn step(&mut self) -> Result<Option<Input>, Error> {
         match &mut self.state {
             State::New => {
-                self.state = State::Asked(ask_page(&self.client, None));
+                self.state = State::Asked(self.server.ask_page(None));
                 Ok(Some(Input::ListBegan))
             }
             State::Asked(asked) => {
@@ -180,7 +191,7 @@ impl PodWatch {
                 Some(Part::Metadata(told)) => {
                     *version = told.resource_version;
                     let token = Some(told.continue_).filter(|token| !token.is_empty());
-                    *next = token.map(|token| ask_page(&self.client, Some(token)));
+                    *next = token.map(|token| self.server.ask_page(Some(token)));
                     Ok(None)
                 }
                 None => {
@@ -196,7 +207,7 @@ impl PodWatch {
                 }
             },
             State::Listed(version) => {
-                let frames = start(&self.client, version).await?;
+                let frames = self.server.start(version).await?;
                 self.state = State::Watching(std::mem::take(version), frames);
                 Ok(None)
             }
@@ -213,47 +224,73 @@ impl PodWatch {
     }
 }
 
-/// Asks for the first page, or for the one of this token, at once.
-fn ask_page(client: &Client, token: Option<String>) -> AskedPage {
-    let client = client.clone();
-    let params = ListParams {
-        limit: Some(PAGE),
-        continue_token: token,
-        ..ListParams::default()
-    };
-    AbortOnDropHandle::new(tokio::spawn(async move {
-        let body = ask(&client, request().list(&params))
+/// Who is asked.
+#[derive(Clone)]
+struct Server {
+    client: Client,
+    /// See [`SILENCE_MAX`].
+    silence_max: Duration,
+}
+
+impl Server {
+    /// Asks for the first page, or for the one of this token, at once.
+    fn ask_page(&self, token: Option<String>) -> AskedPage {
+        let server = self.clone();
+        let params = ListParams {
+            limit: Some(PAGE),
+            continue_token: token,
+            ..ListParams::default()
+        };
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            let body = server
+                .ask(request().list(&params))
+                .await
+                .map_err(|error| Error::Refused("give the list of pods", error))?;
+            Ok(FramedRead::new(body, page::Parts::default()).boxed())
+        }))
+    }
+
+    async fn start(
+        &self,
+        version: &str,
+    ) -> Result<BoxStream<'static, std::io::Result<BytesMut>>, Error> {
+        let body = self
+            .ask(request().watch(&WatchParams::default(), version))
             .await
-            .map_err(|error| Error::Refused("give the list of pods", error))?;
-        Ok(FramedRead::new(body, page::Parts::default()).boxed())
-    }))
+            .map_err(|error| Error::Refused("start the watch of pods", error))?;
+        Ok(FramedRead::new(body, LengthDelimitedCodec::new()).boxed())
+    }
+
+    /// The body of the answer in protobuf, as it comes. It breaks where nothing comes.
+    async fn ask(
+        &self,
+        request: Result<HttpRequest<Vec<u8>>, kube::core::request::Error>,
+    ) -> kube::Result<impl AsyncRead + Send + use<>> {
+        let mut request = request.map_err(kube::Error::BuildRequest)?;
+        let accept = HeaderValue::from_static(answer::PROTOBUF);
+        request.headers_mut().insert(header::ACCEPT, accept);
+        let silence_max = self.silence_max;
+        let body = timeout(silence_max, answer::send(&self.client, request))
+            .await
+            .map_err(|_| kube::Error::Service(Silent(silence_max).into()))??;
+        let bytes = body.into_data_stream().map_err(std::io::Error::other);
+        Ok(StreamReader::new(unless_silent(bytes, silence_max)))
+    }
 }
 
-async fn start(
-    client: &Client,
-    version: &str,
-) -> Result<BoxStream<'static, std::io::Result<BytesMut>>, Error> {
-    let body = ask(client, request().watch(&WatchParams::default(), version))
-        .await
-        .map_err(|error| Error::Refused("start the watch of pods", error))?;
-    Ok(FramedRead::new(body, LengthDelimitedCodec::new()).boxed())
-}
-
-/// The body of the answer in protobuf, as it comes. It breaks where nothing comes.
-async fn ask(
-    client: &Client,
-    request: Result<HttpRequest<Vec<u8>>, kube::core::request::Error>,
-) -> kube::Result<impl AsyncRead + Send + use<>> {
-    let mut request = request.map_err(kube::Error::BuildRequest)?;
-    let accept = HeaderValue::from_static(answer::PROTOBUF);
-    request.headers_mut().insert(header::ACCEPT, accept);
-    let body = timeout(SILENCE_MAX, answer::send(client, request))
-        .await
-        .map_err(|elapsed| kube::Error::Service(elapsed.into()))??;
-    // The read timeout of kube's client wakes this thread twice for whatever is read.
-    let body = TimeoutBody::new(SILENCE_MAX, body);
-    let bytes = body.into_data_stream().map_err(std::io::Error::other);
-    Ok(StreamReader::new(bytes))
+/// The same bytes, and an error at the end where nothing came for `silence_max`. Only where nothing is there does it set
+/// a timer.
+fn unless_silent(
+    bytes: impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin,
+    silence_max: Duration,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send {
+    unfold(Some(bytes), move |bytes| async move {
+        let mut bytes = bytes?;
+        match timeout(silence_max, bytes.next()).await {
+            Ok(next) => next.map(|next| (next, Some(bytes))),
+            Err(_) => Some((Err(std::io::Error::other(Silent(silence_max))), None)),
+        }
+    })
 }
 
 fn request() -> Request {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::protobuf::tables::{POD, encode, enveloped, event};
 use super::protobuf::write::append_bytes;
 use super::*;
+use crate::chain::chain;
 
 /// An answer, and what is in the query of the request that it is for.
 type Step = (&'static [&'static str], u16, Vec<u8>);
@@ -42,18 +43,21 @@ async fn played(script: impl IntoIterator<Item = Step>) -> Vec<String> {
     let mut all = Vec::new();
     // Nothing but the next page is asked for before what came of the last answer was told.
     while let Some(Some(told)) = over.run_until_cancelled(pods.next()).await {
-        all.push(match told {
-            Ok(Input::ListBegan) => "list".to_owned(),
-            Ok(Input::ListDone) => "all".to_owned(),
-            Ok(Input::Seen(pod)) => format!("+{}", pod.metadata.uid.unwrap_or_default()),
-            Ok(Input::Deleted(gone)) => format!("-{}", gone.metadata.uid.unwrap_or_default()),
-            Ok(other) => format!("{other:?}"),
-            Err(error) => error.to_string(),
-        });
+        all.push(told.map_or_else(|error| error.to_string(), said));
         assert!(all.len() < 100, "it does not end: {all:#?}");
     }
     assert!(script.lock().unwrap().is_empty(), "{all:#?}");
     all
+}
+
+fn said(input: Input) -> String {
+    match input {
+        Input::ListBegan => "list".to_owned(),
+        Input::ListDone => "all".to_owned(),
+        Input::Seen(pod) => format!("+{}", pod.metadata.uid.unwrap_or_default()),
+        Input::Deleted(gone) => format!("-{}", gone.metadata.uid.unwrap_or_default()),
+        other => format!("{other:?}"),
+    }
 }
 
 fn pod(uid: &str, version: u32) -> Value {
@@ -260,27 +264,14 @@ async fn an_event_that_cannot_be_read_is_told_and_holds_up_no_other() {
     assert_eq!(told.await, want);
 }
 
-/// The time stands still while anything can be done, and passes at once where nothing can.
-#[tokio::test(start_paused = true)]
-async fn an_api_server_that_falls_silent_is_asked_again() {
-    let silence = || stream::pending::<Result<Vec<u8>, Infallible>>();
-    let said = |begin: Vec<u8>| {
-        let spoken = stream::iter([Ok::<_, Infallible>(begin)]);
-        axum::body::Body::from_stream(spoken.chain(silence()))
-    };
-    let mut page = list("7", "", &[pod("a", 3), pod("b", 5)]);
-    page.pop();
-    let watched = tell("ADDED", &pod("c", 8));
-    let script = VecDeque::from([
-        None,
-        Some(said(page)),
-        Some(axum::body::Body::from(list("7", "", &[pod("a", 3)]))),
-        None,
-        Some(said(watched)),
-    ]);
-    let script = Arc::new(Mutex::new(script));
+/// The watch of a server whose answers are these bodies, in turn; where there is none, nothing comes, not even a head.
+fn watched(
+    silence_max: Duration,
+    answers: impl IntoIterator<Item = Option<axum::body::Body>>,
+) -> impl Stream<Item = Result<Input, Error>> {
+    let answers = Mutex::new(answers.into_iter().collect::<VecDeque<_>>());
     let service = tower::service_fn(move |_: HttpRequest<Body>| {
-        let answer = script.lock().unwrap().pop_front().flatten();
+        let answer = answers.lock().unwrap().pop_front().flatten();
         async move {
             match answer {
                 Some(body) => Ok::<_, Infallible>(http::Response::new(body)),
@@ -288,33 +279,78 @@ async fn an_api_server_that_falls_silent_is_asked_again() {
             }
         }
     });
-    let began = tokio::time::Instant::now();
-    let told = pods(Client::new(service, "default")).take(11);
-    let told: Vec<_> = told
-        .map(|told| told.map_err(|error| error.to_string()))
-        .collect()
-        .await;
-    assert!(
-        matches!(
-            &told[..],
-            [
-                Ok(Input::ListBegan),
-                Err(unanswered),
-                Ok(Input::ListBegan),
-                Ok(Input::Seen(_)),
-                Err(half),
-                Ok(Input::ListBegan),
-                Ok(Input::Seen(_)),
-                Ok(Input::ListDone),
-                Err(unwatched),
-                Ok(Input::Seen(_)),
-                Err(watched),
-            ] if unanswered == "the API server does not give the list of pods"
-                && half == "the connection of the list broke"
-                && unwatched == "the API server does not start the watch of pods"
-                && watched == "the connection of the watch broke"
-        ),
-        "{told:#?}"
+    let server = Server {
+        client: Client::new(service, "default"),
+        silence_max,
+    };
+    let state = State::New;
+    PodWatch { server, state }.into_stream()
+}
+
+/// These pieces, and then nothing.
+fn then_silence(pieces: impl Stream<Item = Vec<u8>> + Send + 'static) -> axum::body::Body {
+    let all = pieces.chain(stream::pending());
+    axum::body::Body::from_stream(all.map(Ok::<_, Infallible>))
+}
+
+fn empty() -> axum::body::Body {
+    axum::body::Body::from(list("7", "", &[]))
+}
+
+async fn first(count: usize, told: impl Stream<Item = Result<Input, Error>>) -> Vec<String> {
+    let said =
+        |told: Result<Input, Error>| told.map_or_else(|error| chain(&error).to_string(), said);
+    let told = told.map(said).take(count).collect();
+    let told = tokio::time::timeout(Duration::from_mins(1), told).await;
+    told.expect("a silence goes unnoticed")
+}
+
+#[tokio::test]
+async fn an_api_server_that_falls_silent_is_asked_again() {
+    let mut half = list("7", "", &[pod("a", 3), pod("b", 5)]);
+    half.pop();
+    let event = tell("ADDED", &pod("c", 8));
+    let told = watched(
+        Duration::from_millis(100),
+        [
+            None,
+            Some(then_silence(stream::iter([half]))),
+            Some(empty()),
+            None,
+            Some(then_silence(stream::iter([event]))),
+        ],
     );
-    assert_eq!(began.elapsed().as_secs(), 4 * SILENCE_MAX.as_secs());
+    let want = [
+        "list",
+        "the API server does not give the list of pods: ServiceError: nothing came for 0.1 s",
+        "list",
+        "+a",
+        "the connection of the list broke: nothing came for 0.1 s",
+        "list",
+        "all",
+        "the API server does not start the watch of pods: ServiceError: nothing came for 0.1 s",
+        "+c",
+        "the connection of the watch broke: nothing came for 0.1 s",
+    ];
+    assert_eq!(first(want.len(), told).await, want);
+}
+
+#[tokio::test]
+async fn a_watch_that_brings_something_now_and_then_goes_on() {
+    let silence_max = Duration::from_secs(2);
+    let drops = stream::iter(8..38).then(|version| async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        tell("BOOKMARK", &pod("", version))
+    });
+    let last = stream::iter([tell("ADDED", &pod("a", 40))]);
+    let began = std::time::Instant::now();
+    let told = watched(
+        silence_max,
+        [Some(empty()), Some(then_silence(drops.chain(last)))],
+    );
+    assert_eq!(first(3, told).await, ["list", "all", "+a"]);
+    assert!(
+        began.elapsed() > silence_max,
+        "it was no longer than one silence"
+    );
 }
