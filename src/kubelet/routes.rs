@@ -287,7 +287,7 @@ async fn running_pods(
     State(endpoint): State<Endpoint>,
     axum::Extension(Target(node)): axum::Extension<Target>,
 ) -> Response {
-    match endpoint.shared.pods.running(&node).await {
+    match endpoint.shared.pods.running_as_told(&node).await {
         Ok(pods) => json(listing::pod_list(&pods).to_string().into()),
         Err(error) => unknown_pods(&error),
     }

@@ -5,7 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
 use holdfast_provider::engine::{Event, Reason};
@@ -81,15 +81,28 @@ pub struct Parts {
 /// See [`Parts::forget`].
 pub type Forget = Box<dyn Fn(&PodUid) + Send>;
 
+/// How long what was written to the API and not seen since is waited for, and how often it is looked for. The watch is
+/// late by that much only when the API server is busy.
+const UNSEEN_MAX: Duration = Duration::from_millis(500);
+const UNSEEN_AGAIN: Duration = Duration::from_millis(20);
+
 /// Questions that wait; more callers wait for a place.
 const QUESTIONS: usize = 16;
 
 /// A question about the pods, or something that became of one, and where the answer goes.
 #[derive(Debug)]
 enum Question {
-    Running(NodeName, oneshot::Sender<Option<Vec<RunningPod>>>),
+    Running(NodeName, oneshot::Sender<Option<Running>>),
     Figures(NodeName, oneshot::Sender<Figures>),
     Exited(PodUid, ProcessExit, oneshot::Sender<bool>),
+}
+
+/// What runs on a node.
+#[derive(Debug)]
+struct Running {
+    pods: Vec<RunningPod>,
+    /// See [`Agent::has_unseen`].
+    has_unseen: bool,
 }
 
 /// What others have asked.
@@ -120,6 +133,23 @@ impl Asker {
 
     /// The pods of a node whose containers run, by namespace and name.
     pub async fn running(&self, node: &NodeName) -> Result<Vec<RunningPod>, NoAnswer> {
+        self.seen_running(node).await.map(|found| found.pods)
+    }
+
+    /// The same, with what whoever watches the API knows already: a pod that has just become Ready there is among them,
+    /// as a container runtime has a container before a kubelet tells of it.
+    pub async fn running_as_told(&self, node: &NodeName) -> Result<Vec<RunningPod>, NoAnswer> {
+        let by = Instant::now() + UNSEEN_MAX;
+        loop {
+            let found = self.seen_running(node).await?;
+            if !found.has_unseen || Instant::now() >= by {
+                return Ok(found.pods);
+            }
+            tokio::time::sleep(UNSEEN_AGAIN).await;
+        }
+    }
+
+    async fn seen_running(&self, node: &NodeName) -> Result<Running, NoAnswer> {
         let (answer, answered) = oneshot::channel();
         let found = self
             .ask(Question::Running(node.clone(), answer), answered)
@@ -289,8 +319,11 @@ impl Shell {
         let now = self.clock.now();
         match question {
             Question::Running(node, answer) if !answer.is_closed() => {
-                let found = self.agent.is_serving();
-                drop(answer.send(found.then(|| self.agent.running(&node, now))));
+                let found = self.agent.is_serving().then(|| Running {
+                    pods: self.agent.running(&node, now),
+                    has_unseen: self.agent.has_unseen(&node),
+                });
+                drop(answer.send(found));
             }
             Question::Figures(node, answer) if !answer.is_closed() => {
                 drop(answer.send(self.agent.figures(&node, now)));

@@ -50,6 +50,13 @@ impl Agent {
         found
     }
 
+    /// Whether a request for a pod of this node is under way, or led to what was not seen since: whoever watches may know
+    /// more by then than [`running`](Self::running) tells.
+    pub fn has_unseen(&self, node: &NodeName) -> bool {
+        let mut here = self.pods.values().filter(|pod| pod.record.node() == node);
+        here.any(|pod| pod.busy || pod.awaited.is_some())
+    }
+
     /// How many pods there are, and what runs on one node.
     pub fn figures(&self, node: &NodeName, now: Timestamp) -> Figures {
         let mut figures = Figures {

@@ -53,3 +53,22 @@ fn the_start_of_a_pod_is_told_once_with_how_long_it_took() {
     world.pass(SECOND * 60);
     assert_eq!(world.starts, [SECOND * 4]);
 }
+
+#[test]
+fn a_status_that_was_sent_is_unseen_until_the_watch_brings_it() {
+    let mut world = World::fast();
+    let node = "acs-b".into();
+    world.create(on("acs-b", ordinary("a")));
+    assert!(!world.agent.has_unseen(&node));
+    world.api.edit("a", |pod| {
+        pod["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}]);
+    });
+    world.advance(Queue::Watch);
+    assert!(world.agent.has_unseen(&node), "its repair is under way");
+    world.advance(Queue::Requests);
+    world.advance(Queue::Answers);
+    assert!(world.agent.has_unseen(&node), "it is written");
+    assert!(!world.agent.has_unseen(&"acs-c".into()));
+    world.advance(Queue::Watch);
+    assert!(!world.agent.has_unseen(&node));
+}
