@@ -82,8 +82,8 @@ pub async fn access(kubeconfig: Option<&Path>) -> Result<Access, Error> {
 
 /// A client with connections of its own: what one client is waiting for delays no other.
 ///
-/// There is no read timeout, which would cut idle connections as well, and which kube has as a timer that is set to now
-/// when something is read that was waited for: that wakes this thread once more. A request is bounded where it is made.
+/// There is no read timeout: it would cut idle connections as well, and kube's wakes the runtime once more after each
+/// read that was waited for. A request is bounded where it is made, and a watch where it is read.
 pub fn client(access: &Access) -> Result<Client, Error> {
     let builder = ClientBuilder::try_from(access.config.clone()).map_err(Error::Build)?;
     Ok(builder.with_layer(&access.requests).build())

@@ -81,8 +81,8 @@ pub struct Parts {
 /// See [`Parts::forget`].
 pub type Forget = Box<dyn Fn(&PodUid) + Send>;
 
-/// How long what was written to the API and not seen since is waited for, and how often it is looked for. The watch is
-/// late by that much only when the API server is busy.
+/// How long what was written to the API and not seen since is waited for at most, so that a watch which the API server
+/// holds up keeps no caller, and how often it is looked for.
 const UNSEEN_MAX: Duration = Duration::from_millis(500);
 const UNSEEN_AGAIN: Duration = Duration::from_millis(20);
 
