@@ -26,6 +26,8 @@ const POLL_MAX: SignedDuration = SignedDuration::from_secs(5);
 pub(super) struct Flight {
     task: Task,
     progress: Progress,
+    /// When what is under way is through, if it takes no longer than expected.
+    through_at: Timestamp,
     /// Looks in a row at the same thing under way.
     looks: u32,
     /// Calls in a row that failed.
@@ -76,6 +78,12 @@ fn doubled(first: SignedDuration, times: u32, max: SignedDuration) -> SignedDura
     first.checked_mul(factor).unwrap_or(max).min(max)
 }
 
+/// When what is under way is through, if it has begun now and takes as long as expected.
+fn through_at(cloud: &sim::Config, now: Timestamp, task: &Task) -> Timestamp {
+    let takes = task.under_way.map(|step| expected(cloud, step));
+    now + takes.unwrap_or_default()
+}
+
 fn expected(cloud: &sim::Config, step: Step) -> SignedDuration {
     match step {
         Step::Attach => cloud.latency(Transition::Attach),
@@ -118,9 +126,18 @@ impl Engine {
         };
         let again = known.filter(|flight| flight.looks_at_the_same(&task));
         let looks = again.map_or(0, |flight| flight.looks + 1);
+        let through_at = again.map_or_else(
+            || through_at(&self.cloud, now, &task),
+            |flight| flight.through_at,
+        );
         let at = match (task.step, task.under_way) {
-            (Step::Describe, Some(step)) if looks == 0 => now + expected(&self.cloud, step),
-            (Step::Describe, Some(_)) => now + doubled(POLL, looks - 1, POLL_MAX),
+            (Step::Describe, Some(_)) if looks == 0 => through_at,
+            (Step::Describe, Some(_)) => {
+                let at = now + doubled(POLL, looks - 1, POLL_MAX);
+                Some(through_at)
+                    .filter(|it| *it > now)
+                    .map_or(at, |it| it.min(at))
+            }
             _ => now,
         };
         let flight = Flight {
@@ -131,10 +148,28 @@ impl Engine {
                 .and_then(|flight| flight.ticket),
             task,
             progress: Progress::Planned(at),
+            through_at,
             looks,
         };
         self.flights.insert(eni, flight);
         self.timers.insert((at, Timer::Flight(eni)));
+    }
+
+    /// Plans a look at what another process left under way. How long it has been is not known, so the look is made at
+    /// once, and what it finds unfinished takes longer than expected.
+    pub(super) fn resume(&mut self, now: Timestamp, task: Task) {
+        let eni = task.eni;
+        let flight = Flight {
+            through_at: through_at(&self.cloud, now, &task),
+            task,
+            progress: Progress::Planned(now),
+            looks: 0,
+            failures: 0,
+            throttled: 0,
+            ticket: None,
+        };
+        self.flights.insert(eni, flight);
+        self.timers.insert((now, Timer::Flight(eni)));
     }
 
     /// Makes a planned call, or puts it into the line if there is one.

@@ -18,7 +18,7 @@ const PASS: SignedDuration = SignedDuration::from_millis(900);
 const LOOKS: usize = 256;
 
 /// An answer of the API that takes longer than this is worth an entry in the journal: it takes
-/// half of the time by which an ending may be late.
+/// half of the time by which an ending may be late. So are more claims than are looked at at once.
 const SLOW: SignedDuration = SignedDuration::from_secs(1);
 
 /// See the module.
@@ -37,6 +37,8 @@ pub(super) struct Expiry {
     held_off: HashMap<PodKey, (PodUid, ClaimRef)>,
     /// Keys that the API could not be asked about.
     unanswered: BTreeSet<PodKey>,
+    /// Whether the journal is told that endings wait for the API.
+    awaits_api: bool,
     /// What the journal does not say yet, and when it began.
     news: Vec<(Option<Timestamp>, Note)>,
 }
@@ -53,6 +55,7 @@ impl Expiry {
             looking: HashMap::new(),
             held_off: HashMap::new(),
             unanswered: BTreeSet::new(),
+            awaits_api: false,
             news: vec![(None, Note::Started)],
         }
     }
@@ -100,7 +103,11 @@ impl Expiry {
         now: Timestamp,
     ) -> Option<ClaimRef> {
         let (due, asked_at) = self.looking.remove(key)?;
-        self.answered(key, asked_at, now);
+        self.unanswered.remove(key);
+        if now.duration_since(asked_at) > SLOW {
+            self.wait_for_api(asked_at);
+        }
+        self.go_on(now);
         if self.looking.is_empty() && std::mem::take(&mut self.more) {
             self.passed = false;
         }
@@ -123,41 +130,50 @@ impl Expiry {
         let Some((_, asked_at)) = self.looking.remove(key) else {
             return;
         };
-        if self.unanswered.is_empty() {
-            self.news.push((Some(asked_at), Note::Held(Hold::Api)));
-        }
         self.unanswered.insert(key.clone());
+        self.wait_for_api(asked_at);
     }
 
-    fn answered(&mut self, key: &PodKey, asked_at: Timestamp, now: Timestamp) {
-        let was_slow = self.unanswered.is_empty() && now.duration_since(asked_at) > SLOW;
-        if was_slow {
-            self.news.push((Some(asked_at), Note::Held(Hold::Api)));
+    /// Endings wait for answers of the API since then.
+    fn wait_for_api(&mut self, since: Timestamp) {
+        if !std::mem::replace(&mut self.awaits_api, true) {
+            self.news.push((Some(since), Note::Held(Hold::Api)));
         }
-        if (self.unanswered.remove(key) || was_slow) && self.unanswered.is_empty() {
+    }
+
+    /// Endings wait no more, unless there is an answer that fails or is slow, or more to be asked than at once.
+    fn go_on(&mut self, now: Timestamp) {
+        let is_over = || self.unanswered.is_empty() && !self.more && self.slow_look(now).is_none();
+        if self.awaits_api && is_over() {
+            self.awaits_api = false;
             self.news.push((None, Note::LetGo(Hold::Api)));
         }
+    }
+
+    /// Since when an answer is awaited that is slow by now.
+    fn slow_look(&self, now: Timestamp) -> Option<Timestamp> {
+        let first = self.looking.values().map(|(_, asked_at)| *asked_at).min();
+        first.filter(|asked_at| now.duration_since(*asked_at) > SLOW)
     }
 
     /// The claims that have run out are these (the first of them at least); a key that is not
     /// among them was answered in another way.
-    pub(super) fn only_due(&mut self, due: &[Due]) {
+    pub(super) fn only_due(&mut self, due: &[Due], now: Timestamp) {
         self.more = !due.is_empty() && due.len() >= self.asked;
-        if self.unanswered.is_empty() {
-            return;
-        }
         self.unanswered
             .retain(|key| due.iter().any(|due| due.key == *key));
-        if self.unanswered.is_empty() {
-            self.news.push((None, Note::LetGo(Hold::Api)));
+        if let Some(since) = self.slow_look(now).or(self.more.then_some(now)) {
+            self.wait_for_api(since);
         }
+        self.go_on(now);
     }
 
     pub(super) fn forget_looks(&mut self) {
         self.looking.clear();
     }
 
-    pub(super) fn gone(&mut self, uid: &PodUid) {
+    /// The pod is gone, or was accepted without a fixed address: no claim waits for it.
+    pub(super) fn let_go_of(&mut self, uid: &PodUid) {
         self.let_go(|pod| pod == uid);
     }
 
@@ -192,7 +208,7 @@ impl Engine {
         if self.expiry.next_deadline.is_none_or(|at| at > now) {
             // Nothing is due, so the next that is need not wait for a pass made before.
             self.expiry.passed = false;
-            self.expiry.only_due(&[]);
+            self.expiry.only_due(&[], now);
         }
         let next = match self.expiry.next_deadline {
             Some(at) if at > now => at,

@@ -146,7 +146,7 @@ impl Engine {
             engine.pods.insert(uid, Box::new(Pod::loaded(pod)));
         }
         for task in loaded.tasks {
-            engine.start_call(now, task);
+            engine.resume(now, task);
         }
         engine.timers.insert((now + PERIOD, Timer::Period));
         engine.timers.insert((now + PRUNE_PERIOD, Timer::Prune));
@@ -290,7 +290,7 @@ impl Engine {
             self.wake_pool(&vswitch);
         }
         if !outcome.due.is_empty() {
-            self.expiry.only_due(&outcome.due);
+            self.expiry.only_due(&outcome.due, now);
         }
         for due in outcome.due {
             if let Some(key) = self.expiry.due(due, now) {
@@ -377,7 +377,8 @@ impl Engine {
                 self.gone(&uid);
             }
         }
-        let Some(claim) = self.expiry.looked(key, found, now) else {
+        let comes = found.filter(|found| !self.is_ordinary(&found.uid));
+        let Some(claim) = self.expiry.looked(key, comes, now) else {
             return;
         };
         // A pod that waits starts the clock anew when it goes, and one that is being deleted is

@@ -11,6 +11,7 @@ use self::waits::Waiting;
 use crate::engine::{Assignment, Context, Effect, Engine, Network, PodFacts, Stage, Timer, calls};
 use crate::id::{PodKey, PodUid};
 use crate::ledger::{Job, LoadedPod};
+use crate::policy::opt_in::FixedIp;
 
 /// See the module.
 pub(super) struct Pod {
@@ -21,6 +22,8 @@ pub(super) struct Pod {
     foreign: bool,
     pub(super) want: Want,
     have: Have,
+    /// Whether it was accepted with a fixed address, which later annotations do not change.
+    fixed: Option<bool>,
     busy: bool,
     attempts: u32,
     network: Network,
@@ -78,6 +81,7 @@ impl Pod {
                 stopped: pod.stopped,
                 ended: pod.stopped,
             },
+            fixed: Some(pod.fixed),
             busy: false,
             attempts: 0,
             network: pod.state.network,
@@ -93,6 +97,7 @@ impl Pod {
             foreign: false,
             want: Want::default(),
             have: Have::default(),
+            fixed: None,
             busy: false,
             attempts: 0,
             network: Network::Pending,
@@ -154,6 +159,15 @@ impl Pod {
             return self.next(uid);
         }
         self.facts.as_deref().map(|facts| self.acquire(facts))
+    }
+
+    /// It has got what it gets. Answers whether that was no fixed address.
+    fn settle(&mut self) -> bool {
+        if let Some(facts) = self.facts.take() {
+            let is_fixed = matches!(facts.opt_in.fixed_ip, FixedIp::On { .. });
+            self.fixed.get_or_insert(is_fixed);
+        }
+        self.fixed == Some(false)
     }
 
     fn acquire(&self, facts: &PodFacts) -> (Kind, Job) {
@@ -222,7 +236,7 @@ impl Engine {
     }
 
     pub(super) fn gone(&mut self, uid: &PodUid) {
-        self.expiry.gone(uid);
+        self.expiry.let_go_of(uid);
         self.want(uid, |want| want.gone = true);
     }
 
@@ -250,6 +264,13 @@ impl Engine {
         }
     }
 
+    /// Whether the pod was accepted without a fixed address: it comes for no claim.
+    pub(super) fn is_ordinary(&self, uid: &PodUid) -> bool {
+        self.pods
+            .get(uid)
+            .is_some_and(|pod| pod.fixed == Some(false))
+    }
+
     /// Pods of this key that are being deleted and have let go of nothing yet.
     pub(super) fn leaving_of(&self, key: &PodKey) -> Vec<PodUid> {
         let of_key = self.leaving.range((key.clone(), "".into())..);
@@ -271,8 +292,8 @@ impl Engine {
             Kind::Acquire => {
                 pod.have.row = true;
                 pod.have.acquired = pod.blocked.is_none();
-                if pod.have.acquired {
-                    pod.facts = None;
+                if pod.have.acquired && pod.settle() {
+                    self.expiry.let_go_of(uid);
                 }
             }
             Kind::Deleted => pod.have.deleted = true,
@@ -353,7 +374,7 @@ impl Engine {
             pod.attempts = 0;
             pod.have.row = true;
             pod.have.acquired = true;
-            pod.facts = None;
+            pod.settle();
         }
         if let Stage::Importing(left) = &mut self.stage {
             *left -= 1;

@@ -227,6 +227,8 @@ pub struct LoadedPod {
     pub state: PodState,
     /// Its key.
     pub key: PodKey,
+    /// Whether it was accepted with a fixed address.
+    pub fixed: bool,
     /// Whether its deletion was recorded.
     pub deleted: bool,
     /// Whether the end of its containers, or its own, was recorded.

@@ -38,7 +38,7 @@ pub enum Note {
 pub enum Hold {
     /// The wall clock jumped, and is not believed yet.
     Clock,
-    /// The API gives no answer, so nobody knows whether a pod was made in time.
+    /// Answers of the API are awaited, and until then nobody knows whether a pod was made in time.
     Api,
     /// This pod of the claim's key was made in time; holds back this claim only.
     Pod {
@@ -67,7 +67,7 @@ pub(crate) mod word {
 
     /// Column `detail` of what holds all retentions back.
     pub(crate) const CLOCK: &str = "the wall clock jumped";
-    pub(crate) const API: &str = "the API gives no answer";
+    pub(crate) const API: &str = "answers of the API are awaited";
     pub(crate) const POD: &str = "a pod was made in time";
 }
 

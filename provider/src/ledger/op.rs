@@ -180,6 +180,7 @@ impl<'a> Op<'a> {
                     blocked: None,
                 },
                 key: pod.key.clone(),
+                fixed: pod.hours.is_some(),
                 deleted: pod.deleted,
                 stopped: pod.stopped || pod.ended,
                 gone: pod.gone,

@@ -94,11 +94,11 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// A process from its start to its orderly end.
-    fn serve(&self, path: &Path) -> (Vec<String>, BTreeSet<String>) {
-        (self.moment.beside)(path, self.now);
-        let ledger = Ledger::open(path, self.settings.clone(), self.now).unwrap();
-        let mut world = World::starting(ledger, self.now);
+    /// A process from its start at `now` to its orderly end.
+    fn serve(&self, path: &Path, now: Timestamp) -> (Vec<String>, BTreeSet<String>) {
+        (self.moment.beside)(path, now);
+        let ledger = Ledger::open(path, self.settings.clone(), now).unwrap();
+        let mut world = World::starting(ledger, now);
         world.next_uid = 1000;
         world.api = self.api.clone();
         world.tell_all();
@@ -205,19 +205,22 @@ fn sweep(moment: &Moment, jobs: &mut BTreeSet<String>) -> usize {
     let stage = Stage::set(moment);
     failpoint::disarm();
     let path = stage.begin("alive.db");
-    let (expected, done) = stage.serve(&path);
+    let (expected, done) = stage.serve(&path, stage.now);
     jobs.extend(done);
     let points = failpoint::disarm();
     for left in 0..points {
         let path = stage.begin("dying.db");
         let died = stage.dir.path().join("died.db");
-        let death = dies(left, &path, &died, || drop(stage.serve(&path)));
+        // It may die before there is a world.
+        ENDED_AT.set(stage.now);
+        let death = dies(left, &path, &died, || drop(stage.serve(&path, stage.now)));
+        let died_at = ENDED_AT.get();
         assert!(
             death,
             "{}: point {left} of {points} was not passed",
             moment.name
         );
-        let (outcome, _) = stage.serve(&died);
+        let (outcome, _) = stage.serve(&died, died_at);
         assert_eq!(
             outcome, expected,
             "{}: after a death at point {left}",

@@ -21,6 +21,7 @@ mod scale;
 mod throttle;
 mod totals;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::Ipv4Addr;
 
@@ -70,6 +71,10 @@ struct World {
     engine: Engine,
     api: BTreeMap<PodKey, ApiPod>,
     api_is_away: bool,
+    /// Whether it gives no answer at all, not even a refusal.
+    api_hangs: bool,
+    /// How long each of its answers takes.
+    look_takes: SignedDuration,
     pending: VecDeque<Effect>,
     notices: Vec<Notice>,
     calls: Vec<Request>,
@@ -143,9 +148,15 @@ fn slow_cloud() -> Config {
     }
 }
 
+thread_local! {
+    /// The time at which this thread's last world ended.
+    static ENDED_AT: Cell<Timestamp> = const { Cell::new(Timestamp::UNIX_EPOCH) };
+}
+
 /// Every test ends with the proof that nothing was lost, doubled or stolen on the way.
 impl Drop for World {
     fn drop(&mut self) {
+        ENDED_AT.set(self.now);
         if !std::thread::panicking() {
             let found = self.ledger.check().unwrap();
             assert!(found.is_empty(), "{found:#?}");
@@ -183,6 +194,8 @@ impl World {
             engine: Engine::new(cloud, loaded, now),
             api: BTreeMap::new(),
             api_is_away: false,
+            api_hangs: false,
+            look_takes: SignedDuration::ZERO,
             pending: VecDeque::new(),
             notices: Vec::new(),
             calls: Vec::new(),
@@ -271,6 +284,10 @@ impl World {
             }
             Effect::Look(key) => {
                 self.looks += 1;
+                if self.api_hangs {
+                    return None;
+                }
+                self.now += self.look_takes;
                 if self.api_is_away {
                     return Some(Event::LookFailed(key));
                 }

@@ -100,6 +100,28 @@ fn an_open_intent_is_settled_by_a_look_at_the_cloud() {
 }
 
 #[test]
+fn what_was_begun_long_before_a_start_is_seen_to_be_through_soon_after_its_end() {
+    let cloud = Config {
+        detach: SECOND * 600,
+        ..slow_cloud()
+    };
+    let mut world = World::with(settings("192.168.1.0/24", cloud));
+    let old = world.create(&fixed("web-0"));
+    world.pass(SECOND * 5);
+    let had = world.address(&old);
+    world.delete(&old);
+    world.pass(SECOND * 540);
+    let before = world.calls.len();
+    world.restart();
+    let new = world.create(&fixed("web-0"));
+    // A minute is left, and the last pause between two looks is 5 s.
+    world.pass(SECOND * 66);
+    assert_eq!(world.address(&new), had);
+    let calls = world.calls.len() - before;
+    assert!(calls < 25, "{calls} calls");
+}
+
+#[test]
 fn a_lost_ledger_is_rebuilt_from_running_pods_before_anything_is_allocated() {
     let mut world = World::new();
     let mut running = world.facts(&fixed("web-0"));

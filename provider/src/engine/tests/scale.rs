@@ -30,6 +30,7 @@ impl Scale {
                 blocked: None,
             },
             key: PodKey::new("default", &format!("leaving-{index}")),
+            fixed: true,
             deleted: true,
             stopped: false,
             gone: false,
