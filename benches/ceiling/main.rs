@@ -63,6 +63,9 @@ const GONE: usize = 500;
 const PREFIX_MIN: u8 = 16;
 const USABLE_MAX: usize = usable(PREFIX_MIN);
 
+/// With as many vSwitches as the second byte of an address has room for.
+const SIZE_MAX: usize = 5_000_000;
+
 const fn usable(prefix: u8) -> usize {
     (1 << (32 - prefix)) - 4
 }
@@ -103,7 +106,13 @@ fn main() {
         println!("{}", serde_json::to_string(&table).expect("plain data"));
         return;
     }
-    let mut sizes: Vec<usize> = args.iter().filter_map(|arg| arg.parse().ok()).collect();
+    // Half of the pods of a size go in one step and the others in another.
+    let size = |arg: &String| match arg.parse() {
+        Ok(size @ 2..=SIZE_MAX) => size,
+        _ => panic!("{arg:?} is no size: give numbers of pods from 2 to {SIZE_MAX}"),
+    };
+    let given = args.iter().filter(|arg| !arg.starts_with("--"));
+    let mut sizes: Vec<usize> = given.map(size).collect();
     if sizes.is_empty() {
         sizes = if whole {
             vec![1_000, 10_000, 100_000]

@@ -2,12 +2,11 @@
 //! happens there.
 
 use std::fmt::Write as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+pub(crate) use holdfast_testbed::free_ports_in_a_row;
 use holdfast_testbed::{Holdfast, Leased, Options, eventually, lease, lease_alone, lease_with};
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
@@ -50,20 +49,6 @@ pub(crate) fn with_cidrs(cidr_b: &str, extra: &str) -> String {
          - {{name: ecs-1, zone: {ZONE_B}, type: ecs}}\n\
          {extra}\n"
     )
-}
-
-/// The first of `count` ports that are free, one after the other, and below those that the system
-/// gives out by itself. The test's process id spreads tests that run at the same time.
-pub(crate) fn free_ports_in_a_row(count: u16) -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let spread = u16::try_from(std::process::id() % 300).unwrap() * 64;
-    loop {
-        let first = 11_000 + spread + NEXT.fetch_add(count, Ordering::Relaxed) % 2000;
-        let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if (first..first + count).all(is_free) {
-            return first;
-        }
-    }
 }
 
 /// A cluster with holdfast in it, and a namespace of the test's own.

@@ -377,7 +377,7 @@ impl Drop for ControlPlane {
 }
 
 /// Whether the tests are to use a cluster of the user's.
-pub(crate) fn is_external() -> bool {
+pub fn is_external() -> bool {
     env::var_os("KUBECONFIG").is_some_and(|value| !OsStr::is_empty(&value))
 }
 

@@ -19,6 +19,7 @@ mod lease;
 mod outage;
 mod pki;
 mod pods;
+mod ports;
 mod process;
 mod proxy;
 mod recorder;
@@ -28,13 +29,14 @@ mod state;
 mod wait;
 
 pub use command::{build_holdfast, run};
-pub use control_plane::{ControlPlane, Options};
+pub use control_plane::{ControlPlane, Options, is_external};
 pub use go_program::{
     CONTROL_PLANE, GoProgram, KUBECTL_1_30, KWOK, METRICS_SERVER, VIRTUAL_KUBELET_SUITE,
 };
 pub use holdfast::Holdfast;
 pub use lease::{Leased, PLANES_MAX, lease, lease_alone, lease_with};
 pub use pods::{PodRow, status_column};
+pub use ports::free_ports_in_a_row;
 pub use proxy::Proxy;
 pub use recorder::PodRecorder;
 pub use skew::Skew;

@@ -32,7 +32,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
-use holdfast_testbed::{ControlPlane, KWOK, build_holdfast};
+use holdfast_testbed::{ControlPlane, KWOK, build_holdfast, is_external};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
     options::{Kind, Options, Plan},
@@ -72,6 +73,11 @@ fn block_on_run(plan: &Plan) -> Result<()> {
 }
 
 async fn run(plan: &Plan) -> Result<()> {
+    ensure!(
+        !is_external(),
+        "the processes of the cluster of KUBECONFIG cannot be measured; unset KUBECONFIG"
+    );
+    raise_limit()?;
     let mut bench = interruptible(prepare(plan)).await?;
     let version = bench
         .client
@@ -82,15 +88,19 @@ async fn run(plan: &Plan) -> Result<()> {
     let load_before = report::load_average();
     let mut entries = Vec::new();
     let measured = interruptible(measure(&mut bench, &mut entries)).await;
+    if entries.is_empty() {
+        return measured;
+    }
     println!(
-        "{}; Kubernetes {version}, priority and fairness {}; KWOK 0.8.0; load average before: {load_before}; {} rounds.\n\
+        "{}; Kubernetes {version}, priority and fairness {}; KWOK 0.8.0; load average before: {load_before}; {} rounds{}.\n\
          Medians (smallest-largest).\n\n{}",
         report::machine(),
         if plan.fairness { "on" } else { "off" },
         plan.rounds,
+        if measured.is_ok() { "" } else { ", broken off" },
         report::table(&entries, &plan.systems)
     );
-    let written = report::write_json(plan, &entries, &version, &load_before);
+    let written = report::write_json(plan, &entries, &version, &load_before, measured.is_ok());
     measured.and(written)
 }
 
@@ -99,6 +109,16 @@ async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
         result = work => result,
         _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted before the end")),
     }
+}
+
+/// The load has a connection for each of its requests, and at a fixed rate as many of those as it takes.
+fn raise_limit() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    setrlimit(Resource::Nofile, raised).context("cannot raise the limit of open files")
 }
 
 /// Builds what is needed and starts the control plane.
@@ -114,10 +134,6 @@ async fn prepare(plan: &Plan) -> Result<Bench<'_>> {
     };
     progress.begin("control plane".to_owned());
     let plane = ControlPlane::start(control_plane_options(plan)).await?;
-    ensure!(
-        !plane.is_external(),
-        "the processes of the cluster of KUBECONFIG cannot be measured; unset KUBECONFIG"
-    );
     let client = plane.client().await?;
     Ok(Bench {
         plan,
@@ -132,8 +148,9 @@ async fn prepare(plan: &Plan) -> Result<Bench<'_>> {
 /// Every system in turn at every size, and again in the next round, so that whatever changes with time changes alike.
 async fn measure(bench: &mut Bench<'_>, entries: &mut Vec<Entry>) -> Result<()> {
     let plan = bench.plan;
-    for round in 1..=plan.rounds {
-        for pods in &plan.bursts {
+    for round in 1..=plan.rounds_max() {
+        let goes_on = round <= plan.rounds;
+        for pods in plan.bursts.iter().filter(|_| goes_on) {
             for kind in &plan.systems {
                 let name = kind.name();
                 let doing = format!("round {round} of {}, {name}, burst of {pods}", plan.rounds);
@@ -142,7 +159,8 @@ async fn measure(bench: &mut Bench<'_>, entries: &mut Vec<Entry>) -> Result<()> 
                 keep(bench, entries, round, name, sample);
             }
         }
-        for kind in plan.systems.iter().filter(|_| !plan.rates.is_empty()) {
+        let is_at_rates = goes_on && !plan.rates.is_empty();
+        for kind in plan.systems.iter().filter(|_| is_at_rates) {
             let name = kind.name();
             let round_of = format!("round {round} of {}", plan.rounds);
             for sample in bench.latencies(*kind, &round_of).await? {
@@ -164,7 +182,9 @@ async fn measure(bench: &mut Bench<'_>, entries: &mut Vec<Entry>) -> Result<()> 
                 keep(bench, entries, round, name, sample);
             }
         }
-        measure_more(bench, entries, round).await?;
+        if goes_on {
+            measure_more(bench, entries, round).await?;
+        }
     }
     Ok(())
 }

@@ -1,9 +1,16 @@
 //! What is measured, how often and how large: the command line, and what it may not be.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum};
+
+/// The most that holdfast takes in one configuration.
+const NODES_MAX: usize = 10_000;
 
 /// Measures holdfast beside KWOK on one Kubernetes control plane, one at a time and in turn.
 ///
@@ -19,7 +26,8 @@ pub(crate) struct Options {
     /// Who is measured, in this order in each round [default: all but other; with --quick not kwok-4 either]
     #[arg(long, value_delimiter = ',')]
     systems: Vec<Kind>,
-    /// A program of another holdfast, such as one built before a change: the system `other`.
+    /// A program of another holdfast, such as one built before a change: the system `other`, measured last unless
+    /// --systems says where.
     #[arg(long)]
     other: Option<PathBuf>,
     /// What is measured [default: all].
@@ -131,8 +139,8 @@ impl FromStr for Restart {
             .split_once(':')
             .and_then(|(old, new)| Some((old.parse().ok()?, new.parse().ok()?)));
         match numbers {
-            Some((old, new)) if new > 0 => Ok(Self { old, new }),
-            _ => Err("it must be OLD:NEW, two numbers of pods, NEW at least 1".to_owned()),
+            Some((old, new)) if old > 0 && new > 0 => Ok(Self { old, new }),
+            _ => Err("it must be OLD:NEW, two numbers of pods, each at least 1".to_owned()),
         }
     }
 }
@@ -177,13 +185,15 @@ impl Options {
         let nodes = or(self.nodes, quick, &[100], &[1000]);
         let tenant_bursts = or(self.tenant_burst, quick, &[500], &[10_000]);
         let acs = or(self.acs, quick, &[100], &[200]);
+        let mut usual = or(
+            Vec::new(),
+            quick,
+            &[Kind::Holdfast, Kind::Kwok64],
+            &[Kind::Holdfast, Kind::Kwok64, Kind::Kwok4],
+        );
+        usual.extend(self.other.is_some().then_some(Kind::Other));
         let plan = Plan {
-            systems: or(
-                self.systems,
-                quick,
-                &[Kind::Holdfast, Kind::Kwok64],
-                &[Kind::Holdfast, Kind::Kwok64, Kind::Kwok4],
-            ),
+            systems: or(self.systems, quick, &usual, &usual),
             other: self.other,
             rounds: self.rounds.unwrap_or(if quick { 1 } else { 5 }),
             bursts: if wanted(What::Burst) { bursts } else { vec![] },
@@ -214,6 +224,15 @@ impl Options {
     }
 }
 
+/// What stands twice.
+fn repeated<T: Copy + PartialEq>(all: &[T]) -> Option<T> {
+    let is_repeated = |(index, one): &(usize, &T)| all[..*index].contains(one);
+    all.iter()
+        .enumerate()
+        .find(is_repeated)
+        .map(|(_, one)| *one)
+}
+
 fn or<T: Clone>(given: Vec<T>, quick: bool, small: &[T], whole: &[T]) -> Vec<T> {
     match (given.is_empty(), quick) {
         (false, _) => given,
@@ -241,8 +260,66 @@ impl Plan {
     }
 
     fn check(&self) -> Result<()> {
-        if self.systems.contains(&Kind::Other) && self.other.is_none() {
-            bail!("the system `other` needs its program: give --other PATH");
+        self.check_systems()?;
+        self.check_sizes()?;
+        ensure!(
+            self.measures_something(),
+            "nothing is left to measure: --only acs is about holdfast, which --systems leaves out"
+        );
+        let dir = self.json.parent().filter(|dir| !dir.as_os_str().is_empty());
+        ensure!(
+            dir.is_none_or(Path::is_dir) && !self.json.is_dir(),
+            "--json {} cannot be written: it must be a file in a directory that exists",
+            self.json.display()
+        );
+        Ok(())
+    }
+
+    fn check_systems(&self) -> Result<()> {
+        if let Some(twice) = repeated(&self.systems) {
+            bail!(
+                "--systems has {} twice: one program beside itself is measured with --other",
+                twice.name()
+            );
+        }
+        match (&self.other, self.systems.contains(&Kind::Other)) {
+            (None, true) => bail!("the system `other` needs its program: give --other PATH"),
+            (Some(_), false) => bail!("--other is not measured: add other to --systems"),
+            (Some(path), true) if !path.is_file() => {
+                bail!("--other {}: there is no such program", path.display())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn measures_something(&self) -> bool {
+        let others = [
+            self.bursts.len(),
+            self.rates.len(),
+            self.restarts.len(),
+            self.nodes.len(),
+            self.tenant_bursts.len(),
+        ];
+        let acs = self.systems.contains(&Kind::Holdfast) && !self.acs.is_empty();
+        acs || others.into_iter().any(|count| count > 0)
+    }
+
+    /// Rounds of anything.
+    pub(crate) fn rounds_max(&self) -> usize {
+        let restarts = if self.restarts.is_empty() {
+            0
+        } else {
+            self.restart_rounds
+        };
+        self.rounds.max(restarts)
+    }
+
+    fn check_sizes(&self) -> Result<()> {
+        if self.rounds == 0 || self.restart_rounds == 0 {
+            bail!("--rounds and --restart-rounds must be at least 1");
+        }
+        if let Some(rate) = repeated(&self.rates) {
+            bail!("--rates has {rate} twice: what is to be measured again is a matter of --rounds");
         }
         let zero = self.bursts.contains(&0) || self.rates.contains(&0) || self.rate_for.is_zero();
         if zero || self.concurrency == 0 {
@@ -256,8 +333,12 @@ impl Plan {
             );
         }
         // The names of several nodes have a number behind the prefix by which their leases are found.
-        if self.nodes.iter().any(|nodes| *nodes < 2) {
-            bail!("--nodes must be at least 2");
+        if self
+            .nodes
+            .iter()
+            .any(|nodes| !(2..=NODES_MAX).contains(nodes))
+        {
+            bail!("--nodes must be 2 to {NODES_MAX}, which is the most that holdfast takes");
         }
         let max = crate::system::POOL_MAX;
         if self.pods_max() > max {
@@ -311,13 +392,45 @@ mod tests {
             ["--burst", "1000000"],
             ["--restart", "200"],
             ["--restart", "200:0"],
+            ["--restart", "0:200"],
             ["--rates", "0"],
+            ["--rates", "50,20,50"],
+            ["--rounds", "0"],
+            ["--restart-rounds", "0"],
             ["--nodes", "1"],
+            ["--nodes", "10001"],
             ["--tenant-burst", "60000"],
             ["--calls-per-s", "0"],
             ["--systems", "other"],
+            ["--systems", "holdfast,holdfast"],
+            ["--other", "/nowhere/holdfast"],
+            ["--json", "/nowhere/compare.json"],
+            ["--json", "/"],
         ] {
             assert!(plan(&args).is_err(), "{args:?}");
         }
+        assert!(plan(&["--systems", "kwok-64", "--only", "acs"]).is_err());
+        let program = std::env::current_exe().unwrap();
+        let other = ["--other", program.to_str().unwrap()];
+        assert!(plan(&[&other[..], &["--systems", "holdfast"]].concat()).is_err());
+    }
+
+    #[test]
+    fn another_program_is_measured_last_unless_it_is_told_where() {
+        let program = std::env::current_exe().unwrap();
+        let other = ["--quick", "--other", program.to_str().unwrap()];
+        let usual = plan(&other).unwrap().systems;
+        assert_eq!(usual, [Kind::Holdfast, Kind::Kwok64, Kind::Other]);
+        let told = [&other[..], &["--systems", "other,holdfast"]].concat();
+        let told = plan(&told).unwrap().systems;
+        assert_eq!(told, [Kind::Other, Kind::Holdfast]);
+    }
+
+    #[test]
+    fn a_restart_has_as_many_rounds_as_it_is_given() {
+        let given = plan(&["--quick", "--restart-rounds", "3"]).unwrap();
+        assert_eq!((given.rounds, given.rounds_max()), (1, 3));
+        let given = plan(&["--only", "burst", "--restart-rounds", "9"]).unwrap();
+        assert_eq!(given.rounds_max(), 5);
     }
 }

@@ -244,11 +244,8 @@ pub(crate) fn table(entries: &[Entry], systems: &[Kind]) -> String {
         if ratios {
             let ours = of(&Kind::Holdfast).and_then(median);
             for kind in &others {
-                let ratio = ours
-                    .zip(of(kind).and_then(median))
-                    .filter(|(_, theirs)| *theirs != 0.0);
-                let _ = match ratio {
-                    Some((ours, theirs)) => write!(text, " {:.2} |", ours / theirs),
+                let _ = match ratio(ours, of(kind).and_then(median)) {
+                    Some(ratio) => write!(text, " {ratio:.2} |"),
                     None => write!(text, " - |"),
                 };
             }
@@ -256,6 +253,29 @@ pub(crate) fn table(entries: &[Entry], systems: &[Kind]) -> String {
     }
     text.push('\n');
     text
+}
+
+/// The table as JSON: for each line the medians by system, and the ratios by the system that holdfast is beside.
+fn medians(entries: &[Entry], systems: &[Kind]) -> serde_json::Value {
+    let lines = lines(entries).into_iter().map(|line| {
+        let of = |kind: &Kind| median(line.values.get(kind.name())?);
+        let all = systems.iter().map(|kind| (kind.name(), of(kind)));
+        let ratios = systems.iter().filter_map(|kind| {
+            let is_other = *kind != Kind::Holdfast && systems.contains(&Kind::Holdfast);
+            is_other.then(|| (kind.name(), ratio(of(&Kind::Holdfast), of(kind))))
+        });
+        json!({
+            "what": line.name,
+            "medians": all.collect::<BTreeMap<_, _>>(),
+            "ratios": ratios.collect::<BTreeMap<_, _>>(),
+        })
+    });
+    lines.collect()
+}
+
+fn ratio(ours: Option<f64>, theirs: Option<f64>) -> Option<f64> {
+    let theirs = theirs.filter(|theirs| *theirs != 0.0);
+    ours.zip(theirs).map(|(ours, theirs)| ours / theirs)
 }
 
 fn cell(values: &[f64], digits: usize) -> String {
@@ -322,7 +342,9 @@ pub(crate) fn write_json(
     entries: &[Entry],
     kubernetes: &str,
     load_before: &str,
+    is_whole: bool,
 ) -> Result<()> {
+    let systems: Vec<_> = plan.systems.iter().map(|kind| kind.name()).collect();
     let text = serde_json::to_string_pretty(&json!({
         "machine": machine(),
         "kubernetes": kubernetes,
@@ -331,6 +353,10 @@ pub(crate) fn write_json(
         "load_concurrency": plan.concurrency,
         "rate_seconds": plan.rate_for.as_secs(),
         "load_average_before": load_before,
+        "systems": systems,
+        "rounds": plan.rounds,
+        "complete": is_whole,
+        "medians": medians(entries, &plan.systems),
         "samples": entries,
     }))
     .context("cannot write JSON")?;
@@ -374,6 +400,22 @@ mod tests {
         assert!(table.lines().any(|line| line == wanted), "{table}");
         let none = "events per pod life | 0.00 (0.00-0.00) | 0.00 (0.00-0.00) | - |";
         assert!(table.contains(none), "{table}");
+    }
+
+    #[test]
+    fn the_file_has_the_medians_and_ratios_of_the_table() {
+        let entries = [
+            burst(1, "holdfast", 300.0),
+            burst(2, "holdfast", 500.0),
+            burst(1, "kwok-64", 200.0),
+        ];
+        let lines = medians(&entries, &[Kind::Holdfast, Kind::Kwok64, Kind::Kwok4]);
+        let line = json!({
+            "what": "burst of 100: pods Running/s",
+            "medians": {"holdfast": 400.0, "kwok-64": 200.0, "kwok-4": null},
+            "ratios": {"kwok-64": 2.0, "kwok-4": null},
+        });
+        assert_eq!(lines[0], line);
     }
 
     #[test]

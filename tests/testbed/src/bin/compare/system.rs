@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::{StreamExt, TryStreamExt, stream};
-use holdfast_testbed::{ControlPlane, Holdfast, KWOK, eventually, run};
+use holdfast_testbed::{ControlPlane, Holdfast, KWOK, eventually, free_ports_in_a_row, run};
 use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client,
@@ -255,14 +255,19 @@ fn holdfast_args(dir: &Path, setup: &Setup) -> Result<Vec<OsString>> {
     };
     let profile = match setup.profile {
         Profile::Fast => "fast".to_owned(),
-        // Its metrics tell the calls that the cloud answered.
-        Profile::Acs { calls_per_s } => format!(
-            "acs\ncloud: {{calls_per_s: {calls_per_s}}}\nkubelet: {{anonymous: [/metrics]}}"
-        ),
+        Profile::Acs { calls_per_s } => format!("acs\ncloud: {{calls_per_s: {calls_per_s}}}"),
     };
+    let anonymous = match setup.profile {
+        Profile::Fast => "",
+        // They tell the calls that the cloud answered.
+        Profile::Acs { .. } => "/metrics",
+    };
+    // The usual one may be that of a kubelet.
+    let port = free_ports_in_a_row(1);
     let config = format!(
         "region: cn-wulanchabu\nledger: {ledger}\nprofile: {profile}\nvswitches:\n- {}\n\
-         nodes:\n- {{{node}, zone: cn-wulanchabu-b}}\ncapacity: {{pods: {POOL_MAX}}}\n",
+         nodes:\n- {{{node}, zone: cn-wulanchabu-b}}\ncapacity: {{pods: {POOL_MAX}}}\n\
+         kubelet: {{port: {port}, anonymous: [{anonymous}]}}\n",
         vswitch(setup.pods)
     );
     fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;

@@ -9,7 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use holdfast_testbed::{
-    CONTROL_PLANE, ControlPlane, Holdfast, Options, build_holdfast, eventually, run,
+    CONTROL_PLANE, ControlPlane, Holdfast, Options, build_holdfast, eventually,
+    free_ports_in_a_row, run,
 };
 use jiff::Timestamp;
 use k8s_openapi::api::{
@@ -135,6 +136,8 @@ impl Cluster {
     async fn write_config(&self) -> Result<String> {
         let address = address_towards_the_api_server(self.plane.kubeconfig()).await?;
         let ledger = self.plane.dir().join("holdfast.db");
+        // One for each entry of `nodes`; the usual ones may be those of a kubelet.
+        let port = free_ports_in_a_row(3);
         let config = format!(
             "\
 region: cn-wulanchabu
@@ -148,7 +151,7 @@ nodes:
 - {{zone: cn-wulanchabu-c}}
 - {{name: ecs-1, zone: cn-wulanchabu-b, type: ecs}}
 retention: {{hours: 48, hour: {HOUR_MS}ms}}   # an hour of retention lasts {HOUR_MS} ms here, so 48 are {} s
-kubelet: {{address: {address}}}
+kubelet: {{address: {address}, port: {port}}}
 webhook: {{address: {address}}}
 ",
             48 * HOUR_MS / 1000,
