@@ -106,13 +106,16 @@ pub enum ListError {
     TimedOut,
 }
 
-/// Hands over every object of one kind as they are at one moment, in answers of `page` objects.
+/// Hands over every object that `params` ask for as they are at one moment, in answers of as many as those say.
 /// After an error the list was not whole.
-pub async fn list<K>(api: &Api<K>, page: u32, mut each: impl FnMut(K)) -> Result<(), ListError>
+pub async fn list<K>(
+    api: &Api<K>,
+    mut params: ListParams,
+    mut each: impl FnMut(K),
+) -> Result<(), ListError>
 where
     K: Clone + DeserializeOwned + std::fmt::Debug,
 {
-    let mut params = ListParams::default().limit(page);
     loop {
         let answer = tokio::time::timeout(PAGE_TIMEOUT, api.list(&params))
             .await

@@ -59,8 +59,12 @@ pub async fn run(
     // The lease has connections of its own: pods must not hold up its renewal.
     let lanes = (kube_client::client(&access)?, kube_client::client(&access)?);
     let mut lease = ClusterLease::acquire(lanes.0, ledger.id(), take_over).await?;
-    // Before a node is written: none must be published with a port of somebody else.
-    let listeners = match Listeners::bind(&config).await {
+    // Before a node is written: none must be published under a name or with a port of somebody else.
+    let prepared = async {
+        node::names::check(client.clone(), &config).await?;
+        Ok(Listeners::bind(&config).await?)
+    };
+    let listeners = match prepared.await {
         Ok(listeners) => listeners,
         Err(error) => {
             finish(
@@ -69,7 +73,7 @@ pub async fn run(
                     .await
                     .context("could not give the cluster's lease back"),
             );
-            return Err(error.into());
+            return Err(error);
         }
     };
     tracing::info!(ledger = %config.ledger.display(), nodes = config.nodes.len(), "serving the cluster");

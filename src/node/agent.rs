@@ -266,7 +266,7 @@ impl Agent {
         }
         let foreign = node.is_foreign();
         if foreign && !entry.foreign_reported {
-            let owner = node.provider_id();
+            let owner = node.owner();
             error!(
                 node = %entry.spec.name,
                 owner,

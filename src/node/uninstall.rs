@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use holdfast_provider::id::NodeName;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Client;
-use kube::api::{Api, DeleteParams, Preconditions};
+use kube::api::{Api, DeleteParams, ListParams, Preconditions};
 
 use super::lease;
 use super::view::NodeView;
@@ -112,14 +112,18 @@ async fn find(client: &Client, config: &Config) -> Result<BTreeMap<NodeName, Fou
     let mut found: BTreeMap<NodeName, Found> = names
         .map(|spec| (spec.name.clone(), Found::Nothing))
         .collect();
-    kube_client::list(&nodes, PAGE, |node: NodeView| {
-        let name = NodeName::from(node.name());
-        if node.is_ours() {
-            found.insert(name, Found::Ours(node.uid().to_owned()));
-        } else if let Some(configured) = found.get_mut(&name) {
-            *configured = Found::Foreign;
-        }
-    })
+    kube_client::list(
+        &nodes,
+        ListParams::default().limit(PAGE),
+        |node: NodeView| {
+            let name = NodeName::from(node.name());
+            if node.is_ours() {
+                found.insert(name, Found::Ours(node.uid().to_owned()));
+            } else if let Some(configured) = found.get_mut(&name) {
+                *configured = Found::Foreign;
+            }
+        },
+    )
     .await
     .map_err(Error::List)?;
     Ok(found)
@@ -132,11 +136,15 @@ async fn find(client: &Client, config: &Config) -> Result<BTreeMap<NodeName, Fou
 pub async fn ours(client: Client) -> Result<BTreeSet<NodeName>, Error> {
     let nodes: Api<NodeView> = Api::all(client);
     let mut ours = BTreeSet::new();
-    kube_client::list(&nodes, PAGE, |node: NodeView| {
-        if node.is_ours() {
-            ours.insert(node.name().into());
-        }
-    })
+    kube_client::list(
+        &nodes,
+        ListParams::default().limit(PAGE),
+        |node: NodeView| {
+            if node.is_ours() {
+                ours.insert(node.name().into());
+            }
+        },
+    )
     .await
     .map_err(Error::List)?;
     Ok(ours)

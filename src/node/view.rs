@@ -159,6 +159,14 @@ impl NodeView {
             .any(|mark| !mark.is_empty() && !mark.starts_with(PROVIDER_SCHEME))
     }
 
+    /// Who registered it, as far as its object tells.
+    pub(super) fn owner(&self) -> &str {
+        match self.provider_id() {
+            "" => &self.status.node_info.container_runtime_version,
+            id => id,
+        }
+    }
+
     /// Whether holdfast made or adopted it, beyond doubt: enough to delete it. Nobody else writes
     /// such a provider id, and nobody can change it afterwards (ValidateNodeUpdate).
     pub(super) fn is_ours(&self) -> bool {

@@ -9,6 +9,7 @@ use holdfast_provider::check::cluster::Shown;
 use holdfast_provider::id::{NodeName, PodKey, PodUid};
 use holdfast_provider::ledger::explain::Subject;
 use holdfast_provider::policy::opt_in::{UnsupportedClass, Warning};
+use kube::api::ListParams;
 use kube::{Api, Client};
 
 use super::agent::{ForeignNode, asks, class, published};
@@ -95,9 +96,11 @@ pub async fn pods(client: &Client) -> Result<Vec<Shown>, Error> {
     let ours = node::ours(client.clone()).await.map_err(Error::Nodes)?;
     let api: Api<PodView> = Api::all(client.clone());
     let mut pods = Vec::new();
-    kube_client::list(&api, PAGE, |view| pods.extend(shown(&view, &ours)))
-        .await
-        .map_err(Error::Pods)?;
+    kube_client::list(&api, ListParams::default().limit(PAGE), |view| {
+        pods.extend(shown(&view, &ours));
+    })
+    .await
+    .map_err(Error::Pods)?;
     Ok(pods)
 }
 

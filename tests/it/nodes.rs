@@ -451,6 +451,24 @@ async fn sigterm_leaves_nodes_and_leases_and_uninstall_removes_what_is_holdfasts
 }
 
 #[tokio::test]
+async fn a_name_that_is_somebody_else_s_is_refused_before_anything_is_written() {
+    let mut scene = Scene::start(&two_zones("")).await;
+    scene.stop().await;
+    create_foreign_node(&scene, "worker-1").await;
+    let before = nodes(&scene).get("worker-1").await.unwrap();
+    scene.configure(&two_zones("").replace("name: ecs-1", "name: worker-1"));
+    let config = scene.config();
+    let refusal = refused(&scene, &["run", "-c", config.to_str().unwrap()]).await;
+    assert_eq!(
+        refusal,
+        "holdfast: node worker-1 belongs to somebody else (other://worker-1): give ours another name in `nodes`, or \
+         delete that Node object"
+    );
+    assert_eq!(nodes(&scene).get("worker-1").await.unwrap(), before);
+    assert_eq!(cluster_lease(&scene).await, None, "it is given back");
+}
+
+#[tokio::test]
 async fn uninstall_is_refused_beside_a_running_holdfast_and_cleans_up_after_a_killed_one() {
     let mut scene = Scene::start(&two_zones("")).await;
     let config = scene.config();
