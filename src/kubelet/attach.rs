@@ -17,9 +17,9 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, copy};
 
 use super::container::specification;
+use super::follow::Follow;
 use super::life::{self, Stream};
 use super::limits::Place;
-use super::logs::Follow;
 use super::routes::Endpoint;
 use super::sessions::{self, Error, Parts, part};
 use super::shell::World;
@@ -76,14 +76,16 @@ async fn begin(
         return Err(Error::NotRunning(options.container));
     };
     let spec = specification(&pod, container).filter(|_| options.stdin);
-    let process = match spec.filter(|spec| is_shell(&pod, spec)) {
-        Some(spec) => Process::Shell(Box::new(Attached {
+    let process = if let Some(spec) = spec.filter(|spec| is_shell(&pod, spec)) {
+        Process::Shell(Box::new(Attached {
             endpoint: endpoint.clone(),
             world: sessions::world(endpoint, Arc::new(pod), container).await?,
             restarts,
             ends_with_stdin: ends_with_stdin(&spec),
-        })),
-        None => Process::Lines(Follow::new(endpoint, &pod, container, Timestamp::now())?),
+        }))
+    } else {
+        let lines = life::log_lines(&pod, container, false, Timestamp::now())?;
+        Process::Lines(Follow::after(&lines, endpoint, &pod, container))
     };
     Ok((process, options, place))
 }

@@ -1,7 +1,7 @@
 //! `GET /containerLogs/...`: which lines of a container's log are sent, and how.
 //!
-//! Owns the options, the selection and the following. What the lines say is not decided here
-//! ([`super::life`]). Words and codes of refusals are the kubelet's (kubernetes/kubernetes,
+//! Owns the options and the selection. What the lines say is not decided here ([`super::life`]), nor how a log goes
+//! on ([`super::follow`]). Words and codes of refusals are the kubelet's (kubernetes/kubernetes,
 //! pkg/kubelet/server/server.go, `getContainerLogs`).
 
 use std::fmt::Write as _;
@@ -13,15 +13,14 @@ use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
+use super::follow::Follow;
 use super::life::{self, LogLine, NoLogs, Stream};
 use super::limits::{Full, Place};
 use super::routes::Endpoint;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a followed log is looked at: one GET of the pod each.
-const FOLLOW_PERIOD: Duration = Duration::from_secs(1);
 /// A query with one sane value for each option is far shorter.
 const QUERY_MAX_BYTES: usize = 4096;
 
@@ -164,75 +163,9 @@ fn number(value: &str) -> Result<i64, Error> {
     value.parse().map_err(|_| Error::Query)
 }
 
-/// A log that is written on.
-pub(super) struct Follow {
-    endpoint: Endpoint,
-    namespace: String,
-    pod: String,
-    uid: Option<String>,
-    container: String,
-    /// Lines of the whole log that are known.
-    seen: usize,
-    ended: bool,
-}
-
-impl Follow {
-    /// What comes after the lines that are there now.
-    pub(super) fn new(
-        endpoint: &Endpoint,
-        pod: &Pod,
-        container: &str,
-        now: Timestamp,
-    ) -> Result<Self, NoLogs> {
-        Ok(Self {
-            endpoint: endpoint.clone(),
-            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-            pod: pod.metadata.name.clone().unwrap_or_default(),
-            uid: pod.metadata.uid.clone(),
-            seen: life::log_lines(pod, container, false, now)?.len(),
-            ended: has_ended(pod, container),
-            container: container.to_owned(),
-        })
-    }
-
-    /// The next lines, or `None` when no more will come.
-    pub(super) async fn next(&mut self) -> Option<Vec<LogLine>> {
-        let shutdown = self.endpoint.shared.shutdown.clone();
-        while !self.ended {
-            let turn = async {
-                sleep(FOLLOW_PERIOD).await;
-                self.endpoint.shared.limits.look().await;
-            };
-            shutdown.run_until_cancelled(turn).await?;
-            let pod = match read(&self.endpoint, &self.namespace, &self.pod).await {
-                Ok(pod) => pod?,
-                // The API server is away: the log is there again when it comes back.
-                Err(_) => continue,
-            };
-            if pod.metadata.uid != self.uid {
-                return None;
-            }
-            let mut lines = life::log_lines(&pod, &self.container, false, Timestamp::now()).ok()?;
-            self.ended = has_ended(&pod, &self.container);
-            // A container that was started again has a new log, which begins at its beginning.
-            let from = if lines.len() < self.seen {
-                0
-            } else {
-                self.seen
-            };
-            self.seen = lines.len();
-            lines.drain(..from);
-            if !lines.is_empty() {
-                return Some(lines);
-            }
-        }
-        None
-    }
-}
-
 /// A log that is being sent.
 struct Sending {
-    follow: Follow,
+    follow: Option<Follow>,
     options: Options,
     left_bytes: usize,
     _place: Option<Place>,
@@ -252,13 +185,9 @@ pub(super) async fn open(
     let pod = read_here(endpoint, namespace, name).await?;
     let now = Timestamp::now();
     let lines = life::log_lines(&pod, container, options.previous, now)?;
-    let mut follow = Follow {
-        seen: lines.len(),
-        ..Follow::new(endpoint, &pod, container, now)?
-    };
-    follow.ended |= !options.follow || options.previous;
+    let goes_on = options.follow && !options.previous;
     let mut sending = Sending {
-        follow,
+        follow: goes_on.then(|| Follow::after(&lines, endpoint, &pod, container)),
         left_bytes: options.limit_bytes.unwrap_or(usize::MAX),
         options,
         _place: place,
@@ -276,7 +205,7 @@ impl Sending {
     /// More text, or `None` at the end.
     async fn next(&mut self) -> Option<String> {
         while self.left_bytes > 0 {
-            let lines = self.follow.next().await?;
+            let lines = self.follow.as_mut()?.next().await?;
             let text = self.print(&lines);
             if !text.is_empty() {
                 return Some(text);
@@ -315,7 +244,11 @@ pub(super) async fn read_here(
         .ok_or_else(|| Error::NoPod(name.to_owned()))
 }
 
-async fn read(endpoint: &Endpoint, namespace: &str, name: &str) -> Result<Option<Pod>, Error> {
+pub(super) async fn read(
+    endpoint: &Endpoint,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Pod>, Error> {
     let api: Api<Pod> = Api::namespaced(endpoint.shared.client.clone(), namespace);
     match timeout(REQUEST_TIMEOUT, api.get_opt(name)).await {
         Ok(Ok(pod)) => Ok(pod),
@@ -327,25 +260,6 @@ async fn read(endpoint: &Endpoint, namespace: &str, name: &str) -> Result<Option
 fn is_here(endpoint: &Endpoint, pod: &Pod) -> bool {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
     node.is_some_and(|node| endpoint.nodes.contains(node))
-}
-
-/// Whether nothing more will be written to the container's present log.
-fn has_ended(pod: &Pod, container: &str) -> bool {
-    let Some(status) = &pod.status else {
-        return false;
-    };
-    if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
-        return true;
-    }
-    let lists = [
-        &status.container_statuses,
-        &status.init_container_statuses,
-        &status.ephemeral_container_statuses,
-    ];
-    let mut all = lists.into_iter().flatten().flatten();
-    all.find(|one| one.name == container)
-        .and_then(|one| one.state.as_ref())
-        .is_some_and(|state| state.terminated.is_some())
 }
 
 #[cfg(test)]

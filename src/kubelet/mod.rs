@@ -12,6 +12,7 @@ mod client_certificate;
 pub mod container;
 pub mod environment;
 pub mod fields;
+mod follow;
 pub mod hosts;
 pub mod life;
 mod limits;
