@@ -16,7 +16,7 @@ use super::observed::{self, Ended, State};
 use super::record::{Container, Record, later, whole_seconds};
 use super::status::ContainerStatus;
 use super::stop::{Stop, all_succeeded, end, pairs};
-use super::view::{ContainerReason, Phase, RestartPolicy};
+use super::view::{ContainerReason, Phase};
 
 /// Reason of the event of a container that used too much memory.
 pub(super) const OOM_KILLED: &str = "OOMKilled";
@@ -202,7 +202,7 @@ impl<'a> Life<'a> {
 
     /// A container that has ended.
     fn follow(&mut self, role: Role, status: &mut ContainerStatus<'a>, ended: Ended) {
-        if !self.restarts(role, ended) {
+        if !self.restarts(role, status.container, ended) {
             status.ready = role == Role::Init && ended.exit_code == 0;
             return;
         }
@@ -239,13 +239,14 @@ impl<'a> Life<'a> {
         format!("{}_{}({})", key.name, key.namespace, self.record.uid)
     }
 
-    fn restarts(&self, role: Role, ended: Ended) -> bool {
-        match (role, self.record.restart_policy) {
-            (Role::Sidecar, _) | (Role::Main, RestartPolicy::Always) => true,
-            (Role::Ephemeral, _) | (Role::Main | Role::Init, RestartPolicy::Never) => false,
-            (Role::Init, RestartPolicy::Always) | (_, RestartPolicy::OnFailure) => {
-                ended.exit_code != 0
-            }
+    fn restarts(&self, role: Role, container: &Container, ended: Ended) -> bool {
+        let exit_code = ended.exit_code;
+        let is_wanted = container.restarts(exit_code, self.record.restart_policy);
+        match role {
+            Role::Main | Role::Sidecar => is_wanted,
+            // One that has succeeded is done.
+            Role::Init => is_wanted && exit_code != 0,
+            Role::Ephemeral => false,
         }
     }
 
@@ -384,7 +385,7 @@ impl<'a> Life<'a> {
     /// sidecars of a pod that is done.
     fn phase(&mut self, plan: &mut Plan<'a>) -> Phase {
         let done = |role, one: &ContainerStatus<'_>| match one.state {
-            State::Terminated(ended) if !self.restarts(role, ended) => Some(ended),
+            State::Terminated(ended) if !self.restarts(role, one.container, ended) => Some(ended),
             _ => None,
         };
         let failed_init = plan.init.iter().find_map(|one| {

@@ -20,8 +20,8 @@ use serde::{Deserialize, Deserializer};
 use super::protobuf::{self, read};
 
 pub use self::spec::{
-    Affinity, Container, EnvFrom, EnvSource, EnvVar, KeyRef, NodeAffinity, ObjectFiles, Projected,
-    Projection, ReadinessGate, Resources, RestartPolicy, Spec, Volume,
+    Affinity, Container, EnvFrom, EnvSource, EnvVar, ExitCodes, KeyRef, NodeAffinity, ObjectFiles,
+    Projected, Projection, ReadinessGate, Resources, RestartPolicy, RestartRule, Spec, Volume,
 };
 pub use self::status::{
     Condition, ConditionStatus, ContainerReason, ContainerState, ContainerStatus, Ip, Phase,

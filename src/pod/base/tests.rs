@@ -117,6 +117,7 @@ fn every_field_of_a_status_means_what_it_does_in_a_patch() {
         name: "nginx".into(),
         image: "nginx:2".into(),
         sidecar: false,
+        restart: None,
         cpu_request_milli: 500,
         memory_request_bytes: 0,
         resources: Some(Box::new(Resources {

@@ -6,7 +6,7 @@ use std::num::NonZeroI64;
 use std::sync::Arc;
 
 use crate::pod::quantity;
-use crate::pod::view::{self, ConditionStatus};
+use crate::pod::view::{self, ConditionStatus, RestartPolicy, RestartRule};
 
 /// One container or init container of the specification.
 #[derive(Debug)]
@@ -15,12 +15,32 @@ pub(in crate::pod) struct Container {
     pub(in crate::pod) image: Arc<str>,
     /// An init container that keeps running.
     pub(in crate::pod) sidecar: bool,
+    /// What it says itself of being started again.
+    pub(in crate::pod) restart: Option<Box<Restart>>,
     /// What it requests of the CPU, in thousandths of a core; 0: nothing.
     pub(in crate::pod) cpu_request_milli: u32,
     /// What it requests of the memory; 0: nothing.
     pub(in crate::pod) memory_request_bytes: u64,
     /// What it has been given since its pod was changed.
     pub(in crate::pod) resources: Option<Box<view::Resources>>,
+}
+
+/// `restartPolicy` and `restartPolicyRules` of a container.
+#[derive(Debug)]
+pub(in crate::pod) struct Restart {
+    policy: RestartPolicy,
+    rules: Box<[RestartRule]>,
+}
+
+impl Restart {
+    fn of(container: &view::Container) -> Option<Box<Self>> {
+        let rules = &container.restart_policy_rules;
+        let of = |policy| {
+            let rules = rules.clone().into();
+            Box::new(Self { policy, rules })
+        };
+        container.restart_policy.map(of)
+    }
 }
 
 impl Container {
@@ -30,10 +50,24 @@ impl Container {
             name: names.share(&container.name),
             image: names.share(&container.image),
             sidecar: container.is_sidecar(),
+            restart: Restart::of(container),
             cpu_request_milli,
             memory_request_bytes,
             resources: None,
         }
+    }
+
+    /// Whether it is started again after this end: its rules say it first, then its own policy, then that of the pod
+    /// (`ContainerShouldRestart` in pkg/api/v1/pod/util.go). The API server refuses a status that says otherwise.
+    pub(in crate::pod) fn restarts(&self, exit_code: i32, of_pod: RestartPolicy) -> bool {
+        let own = self.restart.as_deref();
+        let is_ruled = own.is_some_and(|own| own.rules.iter().any(|rule| rule.matches(exit_code)));
+        is_ruled
+            || match own.map_or(of_pod, |own| own.policy) {
+                RestartPolicy::Always => true,
+                RestartPolicy::OnFailure => exit_code != 0,
+                RestartPolicy::Never => false,
+            }
     }
 
     /// Images and resources are all that an update may change of a container.

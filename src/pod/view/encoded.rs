@@ -11,8 +11,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::{
     Affinity, Condition, Container, ContainerState, ContainerStatus, EnvFrom, EnvSource, EnvVar,
-    GoneMetadata, GoneView, Ip, KeyRef, NodeAffinity, ObjectFiles, PodView, Projected, Projection,
-    ReadinessGate, Resources, Running, Spec, Status, Terminated, Volume, Waiting,
+    ExitCodes, GoneMetadata, GoneView, Ip, KeyRef, NodeAffinity, ObjectFiles, PodView, Projected,
+    Projection, ReadinessGate, Resources, RestartRule, Running, Spec, Status, Terminated, Volume,
+    Waiting,
 };
 use crate::pod::protobuf::Error;
 use crate::pod::protobuf::read::{Field, Read};
@@ -87,7 +88,17 @@ read!(Container as "Container", |to, field| {
     7 => to.env.push(field.message()?),
     8 => field.read_into(&mut to.resources)?,
     19 => to.env_from.push(field.message()?),
-    24 => to.restart_policy = field.some_text()?,
+    24 => to.restart_policy = Some(field.name()?),
+    25 => to.restart_policy_rules.push(field.message()?),
+});
+
+read!(RestartRule as "ContainerRestartRule", |to, field| {
+    2 => field.read_into(to.exit_codes.get_or_insert_default())?,
+});
+
+read!(ExitCodes as "ContainerRestartRuleOnExitCodes", |to, field| {
+    1 => to.operator = field.text()?,
+    2 => to.values.push(field.int32()?),
 });
 
 /// Its common part has the numbers of a container.

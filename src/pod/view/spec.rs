@@ -75,8 +75,10 @@ pub struct Container {
     pub name: String,
     /// As the manifest writes it.
     pub image: String,
-    /// `Always` makes an init container a sidecar.
-    pub restart_policy: Option<String>,
+    /// Whether it is started again, in place of what the pod says; `Always` makes an init container a sidecar.
+    pub restart_policy: Option<RestartPolicy>,
+    /// What counts before that.
+    pub restart_policy_rules: Vec<RestartRule>,
     /// What it needs and what it may use.
     pub resources: Resources,
     /// Its variables, as far as they come out of other objects.
@@ -89,12 +91,45 @@ impl Container {
     /// Whether an init container keeps running beside the containers
     /// (Kubernetes, "Sidecar Containers").
     pub fn is_sidecar(&self) -> bool {
-        self.restart_policy.as_deref() == Some("Always")
+        self.restart_policy == Some(RestartPolicy::Always)
     }
 
     /// CPU and memory that it requests and that limit it.
     pub fn asks(&self) -> use_spec::Resources {
         self.resources.numbers()
+    }
+}
+
+/// A rule after which ends a container is started again (Kubernetes, "Restart All Containers and Container Restart
+/// Rules"). Its action is not read: each one that there is starts the container.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RestartRule {
+    /// The ends that it is about.
+    pub exit_codes: Option<ExitCodes>,
+}
+
+/// Exit codes of a rule.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ExitCodes {
+    /// `In` or `NotIn`.
+    pub operator: String,
+    /// Which ones.
+    pub values: Vec<i32>,
+}
+
+impl RestartRule {
+    /// Whether it is about this end.
+    pub fn matches(&self, exit_code: i32) -> bool {
+        self.exit_codes.as_ref().is_some_and(|codes| {
+            let is_named = codes.values.contains(&exit_code);
+            match &*codes.operator {
+                "In" => is_named,
+                "NotIn" => !is_named,
+                _ => false,
+            }
+        })
     }
 }
 

@@ -160,6 +160,48 @@ fn on_failure_restarts_until_it_succeeds_and_a_success_ends_it() {
 }
 
 #[test]
+fn what_a_container_says_of_its_restarts_counts_before_what_its_pod_says() {
+    let asks = [("nginx.holdfast.dev/crash-after", "1s")];
+    let of_pod = |policy: &'static str, own: Value| {
+        move |pod: &mut Value| {
+            pod["spec"]["restartPolicy"] = policy.into();
+            let container = pod["spec"]["containers"][0].as_object_mut().unwrap();
+            container.extend(own.as_object().unwrap().clone());
+        }
+    };
+    let rule = |operator: &str| {
+        let codes = json!({"operator": operator, "values": [1, 42]});
+        json!({"restartPolicy": "Never", "restartPolicyRules": [{"action": "Restart", "exitCodes": codes}]})
+    };
+    let again = ("Running", 1);
+    for (policy, own, want) in [
+        ("Always", json!({}), again),
+        ("Always", json!({"restartPolicy": "Never"}), ("Failed", 0)),
+        ("Never", json!({"restartPolicy": "Always"}), again),
+        ("Never", json!({"restartPolicy": "OnFailure"}), again),
+        ("Never", rule("In"), again),
+        ("Always", rule("NotIn"), ("Failed", 0)),
+    ] {
+        let mut world = asked(&asks, of_pod(policy, own.clone()));
+        world.run(3);
+        let restarts = container(&world)["restartCount"].as_u64().unwrap();
+        let phase = world.pod()["status"]["phase"].as_str().unwrap();
+        assert_eq!((phase, restarts), want, "{policy}, {own}");
+    }
+}
+
+#[test]
+fn an_init_container_that_is_tried_once_fails_a_pod_that_is_always_started_again() {
+    let mut world = asked(&[("migrate.holdfast.dev/crash-after", "1s")], |pod| {
+        with_inits(pod);
+        pod["spec"]["initContainers"][0]["restartPolicy"] = "Never".into();
+    });
+    world.run(5);
+    assert_eq!(writes(&world), ["0.0 0/1 Init:0/3", "1.0 0/1 Init:Error"]);
+    assert_eq!(world.pod()["status"]["phase"], "Failed");
+}
+
+#[test]
 fn a_container_out_of_memory_is_killed() {
     let mut world = asked(&[("oom-after", "2s")], policy("Never"));
     world.run(10);

@@ -86,6 +86,7 @@ impl<'de> Deserializer<'de> for Value<'_, 'de> {
                 visitor.visit_map(Fields::new(self.raw.bytes(name)?, message))
             }
             Kind::Texts => visitor.visit_seq(Elements::of(self, Kind::Text)),
+            Kind::Numbers => visitor.visit_seq(Elements::of(self, Kind::Number)),
             Kind::Many(message) => visitor.visit_seq(Elements::of(self, Kind::One(message))),
             Kind::TextMap => visitor.visit_map(Entries::of(self, |value| value.text(name))),
             Kind::Quantities => visitor.visit_map(Entries::of(self, |value| {

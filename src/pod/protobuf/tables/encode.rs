@@ -45,6 +45,11 @@ fn one_field(field: &Field, value: &Value, to: &mut Vec<u8>) {
                 string::encode(number, &text(one), to);
             }
         }
+        Kind::Numbers => {
+            for one in value.as_array().expect(name) {
+                int64::encode(number, &one.as_i64().expect(name), to);
+            }
+        }
         Kind::TextMap | Kind::Quantities => {
             for (key, value) in value.as_object().expect(name) {
                 let mut entry = Vec::new();

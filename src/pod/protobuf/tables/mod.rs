@@ -37,6 +37,8 @@ pub(crate) enum Kind {
     Text,
     /// Strings.
     Texts,
+    /// Numbers, each on its own.
+    Numbers,
     /// A map from strings to strings.
     TextMap,
     /// A map from strings to quantities, each a message with a string.

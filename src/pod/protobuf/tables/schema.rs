@@ -4,7 +4,7 @@
 //! A test that reads a type with a field that is missing here fails.
 
 use super::Kind::{
-    Bool, Count, Embedded, Many, Number, One, Quantities, Text, TextMap, Texts, Time,
+    Bool, Count, Embedded, Many, Number, Numbers, One, Quantities, Text, TextMap, Texts, Time,
 };
 use super::{Field, Kind, Message};
 
@@ -58,7 +58,14 @@ static CONTAINER: Message = &[
     f(8, "resources", One(RESOURCES)),
     f(19, "envFrom", Many(ENV_FROM)),
     f(24, "restartPolicy", Text),
+    f(25, "restartPolicyRules", Many(RESTART_RULE)),
 ];
+
+/// `ContainerRestartRule`.
+static RESTART_RULE: Message = &[f(2, "exitCodes", One(EXIT_CODES))];
+
+/// `ContainerRestartRuleOnExitCodes`.
+static EXIT_CODES: Message = &[f(1, "operator", Text), f(2, "values", Numbers)];
 
 /// `EphemeralContainer`, whose common part has the numbers of a container.
 static EPHEMERAL_CONTAINER: Message = &[f(1, "", Embedded(CONTAINER))];
