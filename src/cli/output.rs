@@ -79,7 +79,8 @@ pub(super) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
         let cells: Vec<String> = row
             .iter()
             .zip(&widths)
-            .map(|(cell, width)| format!("{cell:width$}"))
+            // A width of the format's own ends at 65,535.
+            .map(|(cell, width)| cell.clone() + &" ".repeat(width - cell.chars().count()))
             .collect();
         text.push_str(cells.join("   ").trim_end());
         text.push('\n');

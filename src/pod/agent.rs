@@ -130,7 +130,7 @@ impl Agent {
             }
             Input::Looked(key, result) => self.looked(now, key, result),
             Input::NodeLooked(name, result) => self.node_looked(now, &name, result),
-            Input::ObjectLooked(key, result) => self.object_looked(now, &key, result),
+            Input::ObjectLooked(key, found) => self.object_looked(now, &key, found),
             Input::Exited(uid, exit) => self.exited(now, &uid, exit),
             Input::ShutDown(node, begins) => self.shut_down(now, node, begins),
             Input::Engine(event) => self.tell(now, event),
@@ -346,7 +346,8 @@ impl Agent {
         }
         let summary = found.as_deref().zip(uid).map(|(view, uid)| Found {
             uid,
-            fixed_ip: matches!(self.read_opt_in(view).0.fixed_ip, FixedIp::On { .. }),
+            fixed_ip: !view.spec.host_network
+                && matches!(self.read_opt_in(view).0.fixed_ip, FixedIp::On { .. }),
             created_at: created(view).at,
         });
         if let Some(view) = &found {

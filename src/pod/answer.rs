@@ -1,7 +1,7 @@
-//! What the API server answers to a write, as far as it is read: the version that the write led to, or why not.
+//! What the API server answers about a pod, as far as it is read: to a write the version that it led to, or why not.
 //!
-//! Owns the encoding of these answers. Protobuf costs the API server less than JSON, and all but one field is skipped
-//! here by its length. What an object looks like after a write the watch tells.
+//! Owns the encoding of these answers. Protobuf costs the API server less than JSON, and of the answer to a write all but
+//! one field is skipped here by its length. What an object looks like after a write the watch tells.
 
 use bytes::Bytes;
 use http::Request;
@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 
 use super::protobuf;
+use super::view::PodView;
 
 /// For the header `Accept`.
 pub(super) const ACCEPT: &str = "application/vnd.kubernetes.protobuf, application/json";
@@ -90,6 +91,22 @@ pub(super) fn version(body: &Bytes) -> kube::Result<u64> {
             })
         })
         .map_err(kube::Error::SerdeError)
+}
+
+/// The pod in a body.
+///
+/// # Errors
+/// There is none.
+pub(super) fn pod(body: &Bytes) -> kube::Result<PodView> {
+    let pod = if protobuf::is_protobuf(body) {
+        let object = protobuf::enclosed(body);
+        object
+            .and_then(PodView::decode)
+            .map_err(serde_json::Error::custom)
+    } else {
+        serde_json::from_slice(body)
+    };
+    pod.map_err(kube::Error::SerdeError)
 }
 
 /// What a body says that refuses. A watch refuses without a `code` of HTTP.

@@ -17,7 +17,7 @@ use serde::de::IgnoredAny;
 
 use super::agent::{ForeignNode, ObjectKey, Refused, StatusWrite};
 use super::answer::{self, ask};
-use super::needs::{Keys, Kind};
+use super::needs::{Found, Kind};
 use super::view::PodView;
 use crate::chain::chain;
 use crate::node::{VIRTUAL_TYPE_LABEL, VIRTUAL_TYPE_VALUE};
@@ -88,21 +88,30 @@ pub(super) async fn tolerate(
         .header(header::CONTENT_TYPE, "application/json-patch+json")
         .body(body.to_string().into_bytes());
     let request = request.expect("a pod's path is a valid URI");
-    judge("add a toleration", key, client.request::<PodView>(request))
+    judge("add a toleration", key, ask(client, request))
         .await
         .map(drop)
 }
 
 /// The pod of this name, as the API server has it now.
 pub(super) async fn look(client: &Client, key: &PodKey) -> Result<Option<Box<PodView>>, Refused> {
-    let api: Api<PodView> = Api::namespaced(client.clone(), &key.namespace);
-    Ok(judge("look for a pod", key, api.get_opt(&key.name))
-        .await?
-        .map(Box::new))
+    let request = pod_request(Method::GET, key, "")
+        .header(header::ACCEPT, answer::ACCEPT)
+        .body(Vec::new());
+    let request = request.map_err(kube::core::request::Error::BuildRequest);
+    let found = judge("look for a pod", key, async {
+        let request = request.map_err(kube::Error::BuildRequest)?;
+        answer::pod(&ask(client, request).await?)
+    });
+    match found.await {
+        Ok(pod) => Ok(Some(Box::new(pod))),
+        Err(Refused::Gone) => Ok(None),
+        Err(refused) => Err(refused),
+    }
 }
 
-/// The keys of a ConfigMap or Secret, if it is there. Its values are skipped by the parser.
-pub(super) async fn look_object(client: &Client, key: &ObjectKey) -> Result<Option<Keys>, Refused> {
+/// The keys of a ConfigMap or Secret. Its values are skipped by the parser.
+pub(super) async fn look_object(client: &Client, key: &ObjectKey) -> Found {
     #[derive(Default, Deserialize)]
     #[serde(rename_all = "camelCase", default)]
     #[expect(
@@ -118,20 +127,34 @@ pub(super) async fn look_object(client: &Client, key: &ObjectKey) -> Result<Opti
         Kind::Secret => "secrets",
     };
     let (namespace, name) = (&key.namespace, &key.object.name);
+    // A volume may name what no object can be called: the API server does not look at it.
+    if !is_object_name(name) {
+        return Found::Nothing;
+    }
     let uri = format!("/api/v1/namespaces/{namespace}/{kinds}/{name}");
     let request = Request::get(uri).body(Vec::new());
-    let request = request.expect("an object's path is a valid URI");
-    match judge("look for an object", key, client.request::<Data>(request)).await {
-        Ok(found) => Ok(Some(
+    let request = request.expect("the path of an object with such a name is a valid URI");
+    match attempt("look for an object", key, client.request::<Data>(request)).await {
+        Ok(found) => Found::Keys(
             found
                 .data
                 .into_keys()
                 .chain(found.binary_data.into_keys())
                 .collect(),
-        )),
-        Err(Refused::Gone) => Ok(None),
-        Err(refused) => Err(refused),
+        ),
+        Err((Refused::Gone, _)) => Found::Nothing,
+        Err((_, why)) => Found::Refused(why.into()),
     }
+}
+
+/// Whether an object can have this name: a DNS subdomain (RFC 1123).
+fn is_object_name(name: &str) -> bool {
+    let inner = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    name.len() <= 253
+        && name.split('.').all(|label| {
+            !(label.is_empty() || label.starts_with('-') || label.ends_with('-'))
+                && label.bytes().all(inner)
+        })
 }
 
 /// The node of this name, as far as it tells its type.
@@ -164,27 +187,40 @@ async fn judge<T>(
     object: &impl std::fmt::Display,
     request: impl Future<Output = kube::Result<T>>,
 ) -> Result<T, Refused> {
+    let attempted = attempt(operation, object, request).await;
+    attempted.map_err(|(refused, _)| refused)
+}
+
+/// Makes a request; what its refusal means, and how it is put into words.
+async fn attempt<T>(
+    operation: &'static str,
+    object: &impl std::fmt::Display,
+    request: impl Future<Output = kube::Result<T>>,
+) -> Result<T, (Refused, String)> {
     let error = match tokio::time::timeout(DEADLINE, request).await {
         Ok(Ok(answer)) => return Ok(answer),
         Ok(Err(error)) => error,
         Err(_) => {
             tracing::warn!(%object, operation, "the API server did not answer in time");
-            return Err(Refused::Later);
+            let why = "the API server did not answer in time".to_owned();
+            return Err((Refused::Later, why));
         }
     };
-    if let kube::Error::Api(status) = &error
-        && is_gone(status)
-    {
-        return Err(Refused::Gone);
-    }
-    if let kube::Error::Api(status) = &error
-        && is_stale(status)
-    {
+    let kube::Error::Api(status) = &error else {
+        let why = chain(&error).to_string();
+        tracing::warn!(%object, operation, error = why, "a request failed");
+        return Err((Refused::Later, why));
+    };
+    let refused = if is_gone(status) {
+        Refused::Gone
+    } else if is_stale(status) {
         tracing::debug!(%object, operation, "the object has changed meanwhile");
-        return Err(Refused::Stale);
-    }
-    tracing::warn!(%object, operation, error = %chain(&error), "a request was refused");
-    Err(Refused::Later)
+        Refused::Stale
+    } else {
+        tracing::warn!(%object, operation, error = %chain(&error), "a request was refused");
+        Refused::Later
+    };
+    Err((refused, status.message.clone()))
 }
 
 /// Whether the answer means that the object is gone or that another one has its name. A status
@@ -192,7 +228,11 @@ async fn judge<T>(
 pub(super) fn is_gone(status: &Status) -> bool {
     match StatusCode::from_u16(status.code) {
         Ok(StatusCode::NOT_FOUND) => true,
-        Ok(StatusCode::CONFLICT) => status.message.contains("UID in precondition"),
+        // "UID in precondition: ..." of the storage, "the UID in the precondition (...)" of the registry.
+        Ok(StatusCode::CONFLICT) => {
+            let says = |words| status.message.contains(words);
+            says("UID in precondition") || says("UID in the precondition")
+        }
         Ok(StatusCode::UNPROCESSABLE_ENTITY) => status.message.contains("metadata.uid"),
         _ => false,
     }
@@ -208,6 +248,7 @@ mod tests {
     use kube::client::Body;
 
     use super::*;
+    use crate::pod::needs::Object;
 
     /// A client whose requests are all answered like this.
     fn answering(code: u16, body: &'static str) -> Client {
@@ -239,6 +280,54 @@ mod tests {
         check(503, "<html>", Err(Refused::Later)).await;
     }
 
+    #[tokio::test]
+    async fn an_object_that_can_have_no_such_name_is_not_there_and_a_refusal_says_why() {
+        let check = async |name: &str, code, body, want: Found| {
+            let key = ObjectKey {
+                namespace: "default".into(),
+                object: Object {
+                    kind: Kind::Secret,
+                    name: name.into(),
+                },
+            };
+            let found = look_object(&answering(code, body), &key).await;
+            assert_eq!(found, want, "{name:?} {code} {body}");
+        };
+        let here = r#"{"kind": "Secret", "data": {"k": "dg=="}}"#;
+        check("app.v1-2", 200, here, Found::Keys(["k".into()].into())).await;
+        let long = "a".repeat(254);
+        for name in [
+            "{{ .Values.cm }}",
+            "my secret",
+            "a?b",
+            "a#b",
+            "a/b",
+            "..",
+            "a..b",
+            "-a",
+            "A",
+            &long,
+        ] {
+            check(name, 200, here, Found::Nothing).await;
+        }
+        check(
+            "s",
+            404,
+            r#"{"kind": "Status", "code": 404}"#,
+            Found::Nothing,
+        )
+        .await;
+        let forbidden =
+            r#"{"kind": "Status", "code": 403, "message": "secrets \"s\" is forbidden"}"#;
+        check(
+            "s",
+            403,
+            forbidden,
+            Found::Refused("secrets \"s\" is forbidden".into()),
+        )
+        .await;
+    }
+
     #[test]
     fn another_uid_under_the_name_means_gone_and_all_else_is_tried_again() {
         let check = |code: u16, message: &str, want: bool| {
@@ -253,6 +342,11 @@ mod tests {
         check(
             409,
             "Precondition failed: UID in precondition: a, UID in object meta: b",
+            true,
+        );
+        check(
+            409,
+            "Operation cannot be fulfilled on pods \"web-0\": the UID in the precondition (a) does not match the UID in record (b). The object might have been deleted and then recreated",
             true,
         );
         check(409, "the object has been modified", false);

@@ -50,9 +50,12 @@ pub(super) enum Error {
     /// The connection broke.
     #[error("the connection of {0} broke")]
     Broken(&'static str, #[source] std::io::Error),
-    /// What it sent is no list, event or pod.
+    /// What it sent is no list or event.
     #[error("the API server sent {0} that cannot be read")]
     Unread(&'static str, #[source] protobuf::Error),
+    /// Neither is this a pod, which is left out.
+    #[error("the API server sent a pod that cannot be read")]
+    UnreadPod(#[source] protobuf::Error),
     /// There is nothing to go on from.
     #[error("the API server sent {0} without a resource version")]
     NoVersion(&'static str),
@@ -153,13 +156,17 @@ impl PodWatch {
         }
     }
 
-    /// A list begins anew: its pages are of one moment, and a pod that is left out of it counts as gone. A watch goes
-    /// on after the last event. An event that cannot be read is left out: asked for again it would be the same.
+    /// A list begins anew: its pages are of one moment. A watch goes on after the last event. A pod or an event that
+    /// cannot be read is left out: asked for again it would be the same, and the others would not be known. What a list
+    /// lacks is looked at before it counts as gone.
     fn recover(&mut self, error: &Error) {
         self.state = match std::mem::replace(&mut self.state, State::New) {
-            State::Watching(version, frames) if matches!(error, Error::Unread(..)) => {
+            State::Watching(version, frames)
+                if matches!(error, Error::Unread(..) | Error::UnreadPod(_)) =>
+            {
                 State::Watching(version, frames)
             }
+            listing @ State::Listing { .. } if matches!(error, Error::UnreadPod(_)) => listing,
             State::Listed(version) | State::Watching(version, _) if !error.is_expired() => {
                 State::Listed(version)
             }
@@ -307,7 +314,7 @@ fn told(frame: Bytes, version: &mut String) -> Result<Option<Input>, Error> {
     }
     let object = protobuf::enclosed(&object).map_err(unread)?;
     let (input, new) = if event.kind == "DELETED" {
-        let gone = GoneView::decode(&object).map_err(unread_pod)?;
+        let gone = GoneView::decode(&object).map_err(Error::UnreadPod)?;
         let version = gone.metadata.resource_version.clone();
         (Some(Input::Deleted(gone)), version)
     } else {
@@ -328,11 +335,8 @@ fn unread_list(error: page::Error) -> Error {
 }
 
 fn read_pod(raw: Bytes) -> Result<Box<PodView>, Error> {
-    PodView::decode(raw).map(Box::new).map_err(unread_pod)
-}
-
-fn unread_pod(error: protobuf::Error) -> Error {
-    Error::Unread("a pod", error)
+    let pod = PodView::decode(raw).map_err(Error::UnreadPod)?;
+    Ok(Box::new(pod))
 }
 
 #[cfg(test)]

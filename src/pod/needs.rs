@@ -45,6 +45,25 @@ pub struct Object {
 /// The keys that an object has.
 pub type Keys = BTreeSet<Box<str>>;
 
+/// What came of looking for an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It has these keys.
+    Keys(Keys),
+    /// It is not there.
+    Nothing,
+    /// Whether it is there is not known, for this reason.
+    Refused(Box<str>),
+}
+
+/// What a pod lacks of an object.
+#[derive(Clone, Copy)]
+enum Lack<'a> {
+    Object,
+    Key(&'a str),
+    Answer(&'a str),
+}
+
 /// All that a pod names.
 #[derive(Debug)]
 pub struct Needs(Box<[Need]>);
@@ -134,25 +153,16 @@ impl Needs {
         self.0.iter().map(|need| &need.object)
     }
 
-    /// What is missing, with the events that say so. `found` tells the keys of an object, if it is
-    /// there.
+    /// What is missing, with the events that say so. `found` tells what came of looking for an object.
     pub(super) fn weigh<'k>(
         &self,
         namespace: &str,
-        found: impl Fn(&Object) -> Option<&'k Keys>,
+        found: impl Fn(&Object) -> &'k Found,
     ) -> (Supply, Vec<(Topic, String)>) {
         let (mut missing, mut said) = (Missing::default(), Vec::new());
         for need in &self.0 {
-            let keys = found(&need.object);
-            let key = need.key.as_deref();
-            let there = keys.is_some_and(|keys| key.is_none_or(|key| keys.contains(key)));
-            if !there {
-                need.tell(
-                    namespace,
-                    key.filter(|_| keys.is_some()),
-                    &mut missing,
-                    &mut said,
-                );
+            if let Some(lack) = need.lack(found(&need.object)) {
+                need.tell(namespace, lack, &mut missing, &mut said);
             }
         }
         let supply = if missing == Missing::default() {
@@ -165,29 +175,37 @@ impl Needs {
 }
 
 impl Need {
-    /// `key` is the missing key of an object that is there.
+    fn lack<'a>(&'a self, found: &'a Found) -> Option<Lack<'a>> {
+        match found {
+            Found::Keys(keys) => {
+                let key = self.key.as_deref().filter(|key| !keys.contains(*key));
+                key.map(Lack::Key)
+            }
+            Found::Nothing => Some(Lack::Object),
+            Found::Refused(why) => Some(Lack::Answer(why)),
+        }
+    }
+
     fn tell(
         &self,
         namespace: &str,
-        key: Option<&str>,
+        lack: Lack<'_>,
         missing: &mut Missing,
         said: &mut Vec<(Topic, String)>,
     ) {
         let Object { kind, name } = &self.object;
-        let kind_name = match kind {
-            Kind::ConfigMap => "ConfigMap",
-            Kind::Secret => "Secret",
-        };
-        let absent = format!("{kind} {name:?} not found");
-        match (&self.by, key) {
-            (By::Volume(_), _) if self.optional => {}
-            (By::Volume(volume), key) => {
-                let why = match (kind, key) {
-                    (_, None) => absent,
-                    (Kind::ConfigMap, Some(key)) => {
+        // What may be missing must not be unknown.
+        let is_spared = self.optional && !matches!(lack, Lack::Answer(_));
+        match &self.by {
+            By::Volume(_) if is_spared => {}
+            By::Volume(volume) => {
+                let why = match (kind, lack) {
+                    (_, Lack::Object) => format!("{kind} {name:?} not found"),
+                    (_, Lack::Answer(why)) => why.to_owned(),
+                    (Kind::ConfigMap, Lack::Key(key)) => {
                         format!("configmap references non-existent config key: {key}")
                     }
-                    (Kind::Secret, Some(key)) => {
+                    (Kind::Secret, Lack::Key(key)) => {
                         format!("references non-existent secret key: {key}")
                     }
                 };
@@ -195,27 +213,44 @@ impl Need {
                 let note = format!("MountVolume.SetUp failed for volume {volume:?} : {why}");
                 said.push((Topic::warning("FailedMount"), note));
             }
-            (By::Env(container), key) => {
-                let why = key.map_or(absent, |key| {
-                    format!("couldn't find key {key} in {kind_name} {namespace}/{name}")
-                });
-                let reason = match (self.optional, kind, key.is_some()) {
-                    (true, Kind::ConfigMap, false) => "OptionalConfigMapNotFound",
-                    (true, Kind::ConfigMap, true) => "OptionalConfigMapKeyNotFound",
-                    (true, Kind::Secret, false) => "OptionalSecretNotFound",
-                    (true, Kind::Secret, true) => "OptionalSecretKeyNotFound",
-                    (false, Kind::ConfigMap, false) => "MandatoryConfigMapNotFound",
-                    (false, Kind::ConfigMap, true) => "MandatoryConfigMapKeyNotFound",
-                    (false, Kind::Secret, false) => "MandatorySecretNotFound",
-                    (false, Kind::Secret, true) => "MandatorySecretKeyNotFound",
+            By::Env(container) => {
+                let kind_name = match kind {
+                    Kind::ConfigMap => "ConfigMap",
+                    Kind::Secret => "Secret",
                 };
-                said.push((Topic::warning(reason), why.clone()));
+                let why = match lack {
+                    Lack::Object => format!("{kind} {name:?} not found"),
+                    Lack::Key(key) => {
+                        format!("couldn't find key {key} in {kind_name} {namespace}/{name}")
+                    }
+                    Lack::Answer(why) => why.to_owned(),
+                };
+                let topic = Topic::warning(self.reason(lack));
+                said.push((topic, why.clone()));
                 let known = missing.env.iter().any(|(name, _)| name == container);
-                if !self.optional && !known {
+                if !is_spared && !known {
                     said.push((Topic::warning("Failed"), format!("Error: {why}")));
                     missing.env.push((container.clone(), why));
                 }
             }
+        }
+    }
+
+    /// Of virtual-kubelet, for a variable.
+    fn reason(&self, lack: Lack<'_>) -> &'static str {
+        match (self.optional, self.object.kind, lack) {
+            (true, Kind::ConfigMap, Lack::Object) => "OptionalConfigMapNotFound",
+            (true, Kind::ConfigMap, Lack::Key(_)) => "OptionalConfigMapKeyNotFound",
+            (true, Kind::ConfigMap, Lack::Answer(_)) => "FailedToReadOptionalConfigMap",
+            (true, Kind::Secret, Lack::Object) => "OptionalSecretNotFound",
+            (true, Kind::Secret, Lack::Key(_)) => "OptionalSecretKeyNotFound",
+            (true, Kind::Secret, Lack::Answer(_)) => "FailedToReadOptionalSecret",
+            (false, Kind::ConfigMap, Lack::Object) => "MandatoryConfigMapNotFound",
+            (false, Kind::ConfigMap, Lack::Key(_)) => "MandatoryConfigMapKeyNotFound",
+            (false, Kind::ConfigMap, Lack::Answer(_)) => "FailedToReadMandatoryConfigMap",
+            (false, Kind::Secret, Lack::Object) => "MandatorySecretNotFound",
+            (false, Kind::Secret, Lack::Key(_)) => "MandatorySecretKeyNotFound",
+            (false, Kind::Secret, Lack::Answer(_)) => "FailedToReadMandatorySecret",
         }
     }
 }
@@ -309,8 +344,12 @@ mod tests {
             ],
         }))
         .unwrap();
-        let keys = Keys::from(["other".into()]);
-        let (supply, said) = needs.weigh("shop", |object| (&*object.name == "s").then_some(&keys));
+        let keys = Found::Keys(Keys::from(["other".into()]));
+        let found = |object: &Object| match &*object.name {
+            "s" => &keys,
+            _ => &Found::Nothing,
+        };
+        let (supply, said) = needs.weigh("shop", found);
         let said: Vec<_> = said
             .iter()
             .map(|(topic, note)| (topic.reason, &**note))
@@ -336,10 +375,38 @@ mod tests {
         assert_eq!(supply.missing_for("a"), Some("configmap \"cm\" not found"));
         assert_eq!(supply.missing_for("c"), None);
 
-        let all = Keys::from(["k".into(), "k2".into()]);
+        let all = Found::Keys(Keys::from(["k".into(), "k2".into()]));
+        assert_eq!(needs.weigh("shop", |_| &all), (Supply::Complete, vec![]));
+    }
+
+    #[test]
+    fn what_cannot_be_read_holds_a_pod_up_even_where_it_may_be_missing() {
+        let needs = needs(json!({
+            "containers": [{"name": "a", "envFrom": [{"secretRef": {"name": "s", "optional": true}}]}],
+            "volumes": [{"name": "w", "configMap": {"name": "cm", "optional": true}}],
+        }))
+        .unwrap();
+        let refused = Found::Refused("secrets \"s\" is forbidden".into());
+        let found = |object: &Object| match object.kind {
+            Kind::Secret => &refused,
+            Kind::ConfigMap => &Found::Nothing,
+        };
+        let (supply, said) = needs.weigh("shop", found);
+        let said = said.iter().map(|(topic, note)| (topic.reason, &**note));
         assert_eq!(
-            needs.weigh("shop", |_| Some(&all)),
-            (Supply::Complete, vec![])
+            said.collect::<Vec<_>>(),
+            [
+                ("FailedToReadOptionalSecret", "secrets \"s\" is forbidden"),
+                ("Failed", "Error: secrets \"s\" is forbidden"),
+            ]
+        );
+        assert!(supply.has_volumes());
+        assert_eq!(supply.missing_for("a"), Some("secrets \"s\" is forbidden"));
+        let (supply, said) = needs.weigh("shop", |_| &refused);
+        assert!(!supply.has_volumes());
+        assert_eq!(
+            said[0].1,
+            "MountVolume.SetUp failed for volume \"w\" : secrets \"s\" is forbidden"
         );
     }
 }

@@ -51,7 +51,10 @@ fn scaled(quantity: &str, scale: u128) -> Option<u64> {
     let value = digits
         .checked_mul(numerator)
         .and_then(|value| value.checked_mul(scale))
-        .map_or(u128::MAX, |value| value.div_ceil(denominator * places));
+        .map_or(u128::MAX, |value| match denominator.checked_mul(places) {
+            Some(denominator) => value.div_ceil(denominator),
+            None => u128::from(value != 0),
+        });
     Some(u64::try_from(value).unwrap_or(u64::MAX))
 }
 
@@ -94,6 +97,8 @@ mod tests {
             (".5", Some(500)),
             ("1e3", Some(1_000_000)),
             ("100u", Some(1)),
+            ("0.123456789e-30", Some(1)),
+            ("0.000000000e-30", Some(0)),
             ("x", None),
             ("", None),
             ("1Qi", None),

@@ -288,9 +288,14 @@ pub(in crate::pod) fn version(view: &PodView) -> Option<u64> {
     view.metadata.resource_version.as_deref()?.parse().ok()
 }
 
-/// `time` plus `by`, at most the last moment that can be told.
+/// `time` plus `by`, within what can be told.
 pub(super) fn later(time: Timestamp, by: SignedDuration) -> Timestamp {
-    time.checked_add(by).unwrap_or(Timestamp::MAX)
+    let end = if by.is_negative() {
+        Timestamp::MIN
+    } else {
+        Timestamp::MAX
+    };
+    time.checked_add(by).unwrap_or(end)
 }
 
 /// Kubernetes times have whole seconds.

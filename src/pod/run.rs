@@ -495,8 +495,8 @@ impl Shell {
     /// The agent asks once at a time.
     fn look_object(&self, key: ObjectKey) {
         self.spawn(|client| async move {
-            let result = api::look_object(&client, &key).await;
-            Input::ObjectLooked(key, result)
+            let found = api::look_object(&client, &key).await;
+            Input::ObjectLooked(key, found)
         });
     }
 

@@ -7,7 +7,7 @@ use holdfast_provider::id::{PodKey, PodUid};
 use jiff::{SignedDuration, Timestamp};
 
 use super::observed::State;
-use super::record::Record;
+use super::record::{Record, later};
 use super::view::Phase;
 
 /// A pod with containers that run.
@@ -48,7 +48,7 @@ pub(super) fn runs(record: &Record, stop: SignedDuration, now: Timestamp) -> boo
     // The containers of a deleted pod stop before its status can say so.
     let has_stopped = record
         .deletion()
-        .is_some_and(|deletion| now >= deletion.asked_at() + stop);
+        .is_some_and(|deletion| now >= later(deletion.asked_at(), stop));
     let lives = observed.phase == Phase::Running && record.ended.is_none();
     lives && !has_stopped && record.running_containers().next().is_some()
 }

@@ -328,6 +328,64 @@ async fn a_changed_image_restarts_its_container_within_the_pod() {
     );
 }
 
+/// The API server refuses a status that starts a container again which is not to be, and with it all that the status
+/// says of the others.
+#[tokio::test]
+async fn a_container_s_own_restart_policy_counts_before_the_pod_s() {
+    let scene = Scene::start(&two_zones("profile: fast")).await;
+    let pod = TestPod::ordinary("web")
+        .in_zone(ZONE_B)
+        .annotated("once.holdfast.dev/run-for", "1s")
+        .annotated("ruled.holdfast.dev/run-for", "1s")
+        .annotated("ruled.holdfast.dev/exit-code", "42")
+        .annotated("main.holdfast.dev/run-for", "4s")
+        .with(&json!({"containers": [
+            {"name": "main", "image": "busybox"},
+            {"name": "once", "image": "busybox", "restartPolicy": "Never"},
+            {"name": "ruled", "image": "busybox", "restartPolicy": "Never", "restartPolicyRules": [
+                {"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}},
+            ]},
+        ]}));
+    scene.create(&pod).await;
+    scene
+        .pod_with("web", "goes on beside a container that has ended", |pod| {
+            let status = json!(pod.status.as_ref().unwrap().container_statuses);
+            let of = |name: &str| {
+                let all = status.as_array().into_iter().flatten();
+                all.clone().find(|one| one["name"] == name).cloned()
+            };
+            let ended = of("once").is_some_and(|once| {
+                once["state"]["terminated"]["reason"] == "Completed" && once["restartCount"] == 0
+            });
+            let again = |name| of(name).is_some_and(|one| one["restartCount"].as_i64() > Some(0));
+            ended && again("main") && again("ruled")
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_followed_log_ends_with_its_container_and_not_with_its_pod() {
+    let scene = Scene::start(&two_zones("profile: fast")).await;
+    let pod = TestPod::ordinary("web")
+        .in_zone(ZONE_B)
+        .annotated("holdfast.dev/run-for", "5s")
+        .annotated("holdfast.dev/exit-code", "3")
+        .annotated("holdfast.dev/log-lines", "tick")
+        .annotated("holdfast.dev/log-every", "1s");
+    scene.create(&pod).await;
+    scene.running("web").await;
+    let log = kubectl(&scene, &["logs", "-f", "web"]).await;
+    let last = log.lines().last();
+    assert_eq!(
+        last,
+        Some("holdfast: container main ended with exit code 3 (Error)"),
+        "{log}"
+    );
+    let ticks = log.lines().filter(|line| *line == "tick").count();
+    assert!((5..=6).contains(&ticks), "{log}");
+    assert!(!log.contains("restart 1"), "{log}");
+}
+
 #[tokio::test]
 async fn a_pod_waits_for_its_config_map_and_starts_when_it_appears() {
     let scene = Scene::start(&two_zones("profile: fast")).await;

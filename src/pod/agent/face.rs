@@ -12,7 +12,7 @@ use holdfast_provider::policy::opt_in::UnsupportedClass;
 use jiff::SignedDuration;
 
 use crate::pod::core::{Lifecycle, NodeInfo, Topic};
-use crate::pod::needs::{self, Keys};
+use crate::pod::needs::{self, Found};
 use crate::pod::record::ProcessExit;
 use crate::pod::view::{GoneView, PodView};
 
@@ -55,7 +55,7 @@ pub enum Input {
     /// A node that is not ours was looked at.
     NodeLooked(NodeName, Result<Option<ForeignNode>, Refused>),
     /// A ConfigMap or Secret was looked for: its keys, if it is there.
-    ObjectLooked(ObjectKey, Result<Option<Keys>, Refused>),
+    ObjectLooked(ObjectKey, Found),
     /// The first process of a container has ended.
     Exited(PodUid, ProcessExit),
     /// One of our nodes begins to shut down, or (`false`) is up again.

@@ -11,8 +11,8 @@ use holdfast_provider::id::PodUid;
 use jiff::{SignedDuration, Timestamp};
 
 use super::step::{Pod, events};
-use super::{Action, Agent, ObjectKey, Refused};
-use crate::pod::needs::{Keys, Supply};
+use super::{Action, Agent, ObjectKey};
+use crate::pod::needs::{Found, Supply};
 use crate::pod::record::Record;
 
 /// The first and the longest pause before a missing object is looked for again.
@@ -62,8 +62,8 @@ pub(super) struct Objects {
 
 #[derive(Debug, Default)]
 struct Object {
-    /// When it was answered, and its keys if it is there.
-    answer: Option<(Timestamp, Option<Keys>)>,
+    /// When it was looked for, and what came of it.
+    answer: Option<(Timestamp, Found)>,
     is_asked: bool,
     waiting: Vec<PodUid>,
 }
@@ -84,8 +84,9 @@ impl Objects {
         self.all.entry(key.clone()).or_default()
     }
 
-    fn keys(&self, key: &ObjectKey) -> Option<&Keys> {
-        self.all.get(key)?.answer.as_ref()?.1.as_ref()
+    fn found(&self, key: &ObjectKey) -> &Found {
+        let answer = self.all.get(key).and_then(|one| one.answer.as_ref());
+        answer.map_or(&Found::Nothing, |(_, found)| found)
     }
 }
 
@@ -129,7 +130,7 @@ impl Agent {
             return;
         }
         let objects = &self.objects;
-        let (supply, said) = needs.weigh(namespace, |object| objects.keys(&key_of(object)));
+        let (supply, said) = needs.weigh(namespace, |object| objects.found(&key_of(object)));
         if supply != running.supply {
             self.actions.extend(events(record, said));
         }
@@ -142,27 +143,16 @@ impl Agent {
     }
 
     /// An object was looked for.
-    pub(super) fn object_looked(
-        &mut self,
-        now: Timestamp,
-        key: &ObjectKey,
-        result: Result<Option<Keys>, Refused>,
-    ) {
+    pub(super) fn object_looked(&mut self, now: Timestamp, key: &ObjectKey, found: Found) {
         let Some(known) = self.objects.all.get_mut(key) else {
             return;
         };
         known.is_asked = false;
-        let waiting = std::mem::take(&mut known.waiting);
-        let failed = matches!(result, Err(Refused::Later | Refused::Stale));
-        match result {
-            Ok(keys) => known.answer = Some((now, keys)),
-            Err(Refused::Gone) => known.answer = Some((now, None)),
-            Err(Refused::Later | Refused::Stale) => {}
-        }
-        for uid in waiting {
+        known.answer = Some((now, found));
+        for uid in std::mem::take(&mut known.waiting) {
             let search = self.pods.get_mut(&uid).and_then(|pod| pod.search.as_mut());
             if let Some(search) = search {
-                search.look_at = Some(if failed { now + search.pause() } else { now });
+                search.look_at = Some(now);
                 self.evaluate(now, &uid);
             }
         }

@@ -241,7 +241,10 @@ impl<'a> Field<'a> {
             return Ok(None);
         }
         let Time(seconds, nanos) = self.message()?;
-        let time = Timestamp::new(seconds, nanos).map_err(|_| self.mistyped())?;
+        // Go tells years of which jiff knows nothing; the nearest one that it knows is as far away.
+        let (first, last) = (Timestamp::MIN.as_second(), Timestamp::MAX.as_second());
+        let time =
+            Timestamp::new(seconds.clamp(first, last), nanos).map_err(|_| self.mistyped())?;
         Ok(Some(time))
     }
 

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -101,6 +102,24 @@ fn a_time_that_is_not_set_is_absent() {
     append_bytes(1, &meta, &mut pod);
     let view: PodView = message(&pod).unwrap();
     assert_eq!(view.metadata.creation_timestamp, None);
+}
+
+/// Go's latest time of a calendar, and nonsense.
+#[test]
+fn a_time_that_only_go_can_tell_becomes_the_nearest_that_can_be_told() {
+    let last = Timestamp::MAX.as_second();
+    for (told_s, want_s) in [
+        (253_402_300_799, last),
+        (i64::MIN, Timestamp::MIN.as_second()),
+    ] {
+        let (mut time, mut meta, mut pod) = (Vec::new(), Vec::new(), Vec::new());
+        prost::encoding::int64::encode(1, &told_s, &mut time);
+        append_bytes(8, &time, &mut meta);
+        append_bytes(1, &meta, &mut pod);
+        let view: PodView = message(&pod).unwrap();
+        let time = view.metadata.creation_timestamp.unwrap().0;
+        assert_eq!(time.as_second(), want_s, "{told_s}");
+    }
 }
 
 #[test]

@@ -121,6 +121,44 @@ fn the_deletion_is_never_told_too_early() {
     assert_eq!(deletion.final_at, None);
 }
 
+/// The API server takes any grace, multiplies it by 10^9 in 64 bits, and adds what is left to the time.
+#[test]
+fn a_grace_beyond_what_the_api_server_can_reckon_moves_no_deletion() {
+    let now = "2026-11-24T10:05:00Z".parse().unwrap();
+    for (grace_s, told) in [
+        (i64::MAX, "2026-11-24T10:04:59Z"),
+        (31_536_000_000, "1856-09-08T01:16:46Z"),
+    ] {
+        let running = view(1, |_| ());
+        let deleted = view(2, |pod| {
+            pod["metadata"]["deletionTimestamp"] = told.into();
+            pod["metadata"]["deletionGracePeriodSeconds"] = grace_s.into();
+        });
+        let mut names = Names::default();
+        let mut record = record(&running, &mut names);
+        assert!(record.observe(&deleted, &mut names, now));
+        let deletion = *record.deletion().unwrap();
+        assert_eq!(
+            (deletion.seen_at, deletion.deleted_at),
+            (now, now),
+            "{grace_s}"
+        );
+        let century = SignedDuration::from_hours(100 * 365 * 24);
+        assert!(deletion.grace() > century, "{grace_s}: {deletion:?}");
+        // A time before the first that can be told is not the last.
+        assert!(deletion.asked_at() < now);
+        // The second one counts.
+        let forced = view(3, |pod| {
+            pod["metadata"]["deletionTimestamp"] = "2026-11-24T10:05:07Z".into();
+            pod["metadata"]["deletionGracePeriodSeconds"] = 2.into();
+        });
+        let now = "2026-11-24T10:05:05Z".parse().unwrap();
+        assert!(record.observe(&forced, &mut names, now));
+        let deletion = record.deletion().unwrap();
+        assert_eq!(deletion.kill_at, "2026-11-24T10:05:07Z".parse().unwrap());
+    }
+}
+
 #[test]
 fn an_object_without_identity_makes_no_record() {
     let view = view(1, |pod| pod["metadata"]["uid"] = Value::Null);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::pod::agent::{ForeignNode, ObjectKey, Refused};
 use crate::pod::api::{is_gone, is_stale};
-use crate::pod::needs::Keys;
+use crate::pod::needs::Found;
 use crate::pod::protobuf::{self, tables};
 use crate::pod::testing::{cut, kubectl, merge};
 use crate::pod::view::{GoneView, PodView};
@@ -246,12 +246,16 @@ impl ApiServer {
         })
     }
 
-    /// The keys of a ConfigMap or Secret.
-    pub(super) fn keys(&mut self, key: &ObjectKey) -> Result<Option<Keys>, Refused> {
+    /// A ConfigMap or Secret.
+    pub(super) fn object(&mut self, key: &ObjectKey) -> Found {
         let found = self.objects.get(key.to_string().as_str());
-        let keys = found.map(|keys| keys.iter().map(|key| (*key).into()).collect());
-        self.request(Verb::GetObject, format!("GET {key}"), |_| Ok(None))
-            .map(|_| keys)
+        let found = found.map_or(Found::Nothing, |keys| {
+            Found::Keys(keys.iter().map(|key| (*key).into()).collect())
+        });
+        match self.request(Verb::GetObject, format!("GET {key}"), |_| Ok(None)) {
+            Ok(_) => found,
+            Err(_) => Found::Refused("configmaps is forbidden".into()),
+        }
     }
 
     /// Runs a request unless it is its turn to be in trouble.

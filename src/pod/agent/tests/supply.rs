@@ -94,7 +94,7 @@ fn pods_that_name_the_same_object_share_one_request() {
 }
 
 #[test]
-fn a_refused_question_is_asked_again() {
+fn a_pod_whose_volume_cannot_be_read_says_why_and_asks_again() {
     let mut world = World::fast();
     world.api.objects.insert("configmap default/cm", &[]);
     world
@@ -102,7 +102,9 @@ fn a_refused_question_is_asked_again() {
         .troubles
         .push_back((Verb::GetObject, Trouble::Code(500)));
     world.create(with_volume("web", "cm"));
-    assert_eq!(world.shown("web"), "0/1 Pending <none>");
+    assert!(world.shown("web").starts_with("0/1 ContainerCreating"));
+    let note = "MountVolume.SetUp failed for volume \"cfg\" : configmaps is forbidden";
+    assert_eq!(world.said_of("FailedMount"), [note]);
     world.pass(SECOND * 10);
     assert!(world.shown("web").starts_with("1/1 Running"));
 }

@@ -414,8 +414,8 @@ impl World {
                 (self.now, Input::Looked(key, answer))
             }
             Action::LookObject(key) => {
-                let answer = api.keys(&key);
-                (self.now, Input::ObjectLooked(key, answer))
+                let found = api.object(&key);
+                (self.now, Input::ObjectLooked(key, found))
             }
             Action::LookNode(name) => {
                 let answer = api.node(name.as_str());
