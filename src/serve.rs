@@ -56,15 +56,12 @@ pub async fn run(
     let cluster = cluster_id(config.cluster.as_ref(), &client).await?;
     let settings = config.settings(cluster);
     let ledger = Ledger::open(&config.ledger, settings.clone(), clock::wall())?;
+    node::names::check(client.clone(), &config).await?;
     // The lease has connections of its own: pods must not hold up its renewal.
     let lanes = (kube_client::client(&access)?, kube_client::client(&access)?);
     let mut lease = ClusterLease::acquire(lanes.0, ledger.id(), take_over).await?;
-    // Before a node is written: none must be published under a name or with a port of somebody else.
-    let prepared = async {
-        node::names::check(client.clone(), &config).await?;
-        Ok(Listeners::bind(&config).await?)
-    };
-    let listeners = match prepared.await {
+    // Before a node is written: none must be published with a port of somebody else.
+    let listeners = match Listeners::bind(&config).await {
         Ok(listeners) => listeners,
         Err(error) => {
             finish(
@@ -73,7 +70,7 @@ pub async fn run(
                     .await
                     .context("could not give the cluster's lease back"),
             );
-            return Err(error);
+            return Err(error.into());
         }
     };
     tracing::info!(ledger = %config.ledger.display(), nodes = config.nodes.len(), "serving the cluster");

@@ -17,8 +17,8 @@
 //! The annotation `holdfast.dev/shutdown: graceful`, which is others', makes a node not ready, and
 //! its pods are ended as a kubelet ends them whose machine is switched off in order.
 //!
-//! A node that carries a configured name and belongs to somebody else is left alone too; one that is there before a start
-//! keeps holdfast from starting ([`names`]).
+//! A node that carries a configured name and belongs to somebody else is left alone too; one that is there before a start,
+//! and was never ours, keeps holdfast from starting ([`names`]).
 
 mod agent;
 mod lease;

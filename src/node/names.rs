@@ -1,7 +1,8 @@
 //! Whether the names of our nodes are free for us, before anything is written.
 //!
 //! A name that is somebody else's is not only a node that cannot be registered: the pods that are bound to it are served
-//! by somebody else, and would be served by us too. It reserves nothing; who takes a name later finds our node there.
+//! by somebody else, and would be served by us too. It reserves nothing, and looks at no node with our label: who takes a
+//! name later finds our node there.
 
 use holdfast_provider::id::NodeName;
 use kube::Client;
@@ -20,7 +21,7 @@ const PAGE: u32 = 100;
 pub enum Error {
     /// Somebody registered a node under a configured name.
     #[error(
-        "node {name} belongs to somebody else ({owner}): give ours another name in `nodes`, or delete that Node object"
+        "node {name} belongs to somebody else ({owner}): give ours another name in `nodes`, or, if nothing serves it any more, delete that Node object"
     )]
     Taken {
         /// The first such name.

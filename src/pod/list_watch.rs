@@ -50,12 +50,9 @@ pub(super) enum Error {
     /// The connection broke.
     #[error("the connection of {0} broke")]
     Broken(&'static str, #[source] std::io::Error),
-    /// What it sent is no list or event.
+    /// What it sent is no list, event or pod.
     #[error("the API server sent {0} that cannot be read")]
     Unread(&'static str, #[source] protobuf::Error),
-    /// Neither is this a pod, which is left out.
-    #[error("the API server sent a pod that cannot be read")]
-    UnreadPod(#[source] protobuf::Error),
     /// There is nothing to go on from.
     #[error("the API server sent {0} without a resource version")]
     NoVersion(&'static str),
@@ -156,17 +153,13 @@ impl PodWatch {
         }
     }
 
-    /// A list begins anew: its pages are of one moment. A watch goes on after the last event. A pod or an event that
-    /// cannot be read is left out: asked for again it would be the same, and the others would not be known. What a list
-    /// lacks is looked at before it counts as gone.
+    /// A list begins anew: its pages are of one moment, and a pod that is left out of it counts as gone. A watch goes
+    /// on after the last event. An event that cannot be read is left out: asked for again it would be the same.
     fn recover(&mut self, error: &Error) {
         self.state = match std::mem::replace(&mut self.state, State::New) {
-            State::Watching(version, frames)
-                if matches!(error, Error::Unread(..) | Error::UnreadPod(_)) =>
-            {
+            State::Watching(version, frames) if matches!(error, Error::Unread(..)) => {
                 State::Watching(version, frames)
             }
-            listing @ State::Listing { .. } if matches!(error, Error::UnreadPod(_)) => listing,
             State::Listed(version) | State::Watching(version, _) if !error.is_expired() => {
                 State::Listed(version)
             }
@@ -314,7 +307,7 @@ fn told(frame: Bytes, version: &mut String) -> Result<Option<Input>, Error> {
     }
     let object = protobuf::enclosed(&object).map_err(unread)?;
     let (input, new) = if event.kind == "DELETED" {
-        let gone = GoneView::decode(&object).map_err(Error::UnreadPod)?;
+        let gone = GoneView::decode(&object).map_err(unread_pod)?;
         let version = gone.metadata.resource_version.clone();
         (Some(Input::Deleted(gone)), version)
     } else {
@@ -335,8 +328,11 @@ fn unread_list(error: page::Error) -> Error {
 }
 
 fn read_pod(raw: Bytes) -> Result<Box<PodView>, Error> {
-    let pod = PodView::decode(raw).map_err(Error::UnreadPod)?;
-    Ok(Box::new(pod))
+    PodView::decode(raw).map(Box::new).map_err(unread_pod)
+}
+
+fn unread_pod(error: protobuf::Error) -> Error {
+    Error::Unread("a pod", error)
 }
 
 #[cfg(test)]

@@ -99,8 +99,8 @@ pub enum Supply {
 /// What is missing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Missing {
-    /// Whether a volume cannot be mounted.
-    pub volume: bool,
+    /// Why volumes cannot be mounted.
+    pub volumes: Vec<String>,
     /// Containers that cannot be started, with the reason.
     pub env: Vec<(Box<str>, String)>,
 }
@@ -111,7 +111,7 @@ impl Supply {
         match self {
             Self::Complete => true,
             Self::Unknown => false,
-            Self::Missing(missing) => !missing.volume,
+            Self::Missing(missing) => missing.volumes.is_empty(),
         }
     }
 
@@ -201,7 +201,7 @@ impl Need {
             By::Volume(volume) => {
                 let why = match (kind, lack) {
                     (_, Lack::Object) => format!("{kind} {name:?} not found"),
-                    (_, Lack::Answer(why)) => why.to_owned(),
+                    (_, Lack::Answer(why)) => format!("cannot read {kind} {name:?}: {why}"),
                     (Kind::ConfigMap, Lack::Key(key)) => {
                         format!("configmap references non-existent config key: {key}")
                     }
@@ -209,8 +209,8 @@ impl Need {
                         format!("references non-existent secret key: {key}")
                     }
                 };
-                missing.volume = true;
                 let note = format!("MountVolume.SetUp failed for volume {volume:?} : {why}");
+                missing.volumes.push(note.clone());
                 said.push((Topic::warning("FailedMount"), note));
             }
             By::Env(container) => {
@@ -223,7 +223,7 @@ impl Need {
                     Lack::Key(key) => {
                         format!("couldn't find key {key} in {kind_name} {namespace}/{name}")
                     }
-                    Lack::Answer(why) => why.to_owned(),
+                    Lack::Answer(why) => format!("cannot read {kind} {name:?}: {why}"),
                 };
                 let topic = Topic::warning(self.reason(lack));
                 said.push((topic, why.clone()));
@@ -386,7 +386,7 @@ mod tests {
             "volumes": [{"name": "w", "configMap": {"name": "cm", "optional": true}}],
         }))
         .unwrap();
-        let refused = Found::Refused("secrets \"s\" is forbidden".into());
+        let refused = Found::Refused("secrets is forbidden".into());
         let found = |object: &Object| match object.kind {
             Kind::Secret => &refused,
             Kind::ConfigMap => &Found::Nothing,
@@ -396,17 +396,26 @@ mod tests {
         assert_eq!(
             said.collect::<Vec<_>>(),
             [
-                ("FailedToReadOptionalSecret", "secrets \"s\" is forbidden"),
-                ("Failed", "Error: secrets \"s\" is forbidden"),
+                (
+                    "FailedToReadOptionalSecret",
+                    "cannot read secret \"s\": secrets is forbidden"
+                ),
+                (
+                    "Failed",
+                    "Error: cannot read secret \"s\": secrets is forbidden"
+                ),
             ]
         );
         assert!(supply.has_volumes());
-        assert_eq!(supply.missing_for("a"), Some("secrets \"s\" is forbidden"));
+        assert_eq!(
+            supply.missing_for("a"),
+            Some("cannot read secret \"s\": secrets is forbidden")
+        );
         let (supply, said) = needs.weigh("shop", |_| &refused);
         assert!(!supply.has_volumes());
         assert_eq!(
             said[0].1,
-            "MountVolume.SetUp failed for volume \"w\" : secrets \"s\" is forbidden"
+            "MountVolume.SetUp failed for volume \"w\" : cannot read configmap \"cm\": secrets is forbidden"
         );
     }
 }

@@ -455,17 +455,21 @@ async fn a_name_that_is_somebody_else_s_is_refused_before_anything_is_written() 
     let mut scene = Scene::start(&two_zones("")).await;
     scene.stop().await;
     create_foreign_node(&scene, "worker-1").await;
-    let before = nodes(&scene).get("worker-1").await.unwrap();
     scene.configure(&two_zones("").replace("name: ecs-1", "name: worker-1"));
     let config = scene.config();
     let refusal = refused(&scene, &["run", "-c", config.to_str().unwrap()]).await;
     assert_eq!(
         refusal,
-        "holdfast: node worker-1 belongs to somebody else (other://worker-1): give ours another name in `nodes`, or \
-         delete that Node object"
+        "holdfast: node worker-1 belongs to somebody else (other://worker-1): give ours another name in `nodes`, or, \
+         if nothing serves it any more, delete that Node object"
     );
-    assert_eq!(nodes(&scene).get("worker-1").await.unwrap(), before);
-    assert_eq!(cluster_lease(&scene).await, None, "it is given back");
+    let node = nodes(&scene).get("worker-1").await.unwrap();
+    let writers = node.metadata.managed_fields.into_iter().flatten();
+    let writers: Vec<_> = writers.filter_map(|one| one.manager).collect();
+    assert!(!writers.contains(&"holdfast".to_owned()), "{writers:?}");
+    let lease = node_leases(&scene).get_opt("worker-1").await.unwrap();
+    assert_eq!(lease, None);
+    assert_eq!(cluster_lease(&scene).await, None);
 }
 
 #[tokio::test]

@@ -156,7 +156,7 @@ impl Engine {
     }
 
     /// Plans a look at what another process left under way. How long it has been is not known, so the look is made at
-    /// once, and what it finds unfinished takes longer than expected.
+    /// once, and what it finds unfinished is looked at as often as what is overdue.
     pub(super) fn resume(&mut self, now: Timestamp, task: Task) {
         let eni = task.eni;
         let flight = Flight {

@@ -161,12 +161,15 @@ impl Pod {
         self.facts.as_deref().map(|facts| self.acquire(facts))
     }
 
-    /// It has got what it gets. Answers whether that was no fixed address.
-    fn settle(&mut self) -> bool {
-        if let Some(facts) = self.facts.take() {
+    /// It is accepted with what it wants now, unless that was before.
+    fn keep_wish(&mut self) {
+        if let Some(facts) = &self.facts {
             let is_fixed = matches!(facts.opt_in.fixed_ip, FixedIp::On { .. });
             self.fixed.get_or_insert(is_fixed);
         }
+    }
+
+    fn is_ordinary(&self) -> bool {
         self.fixed == Some(false)
     }
 
@@ -266,9 +269,7 @@ impl Engine {
 
     /// Whether the pod was accepted without a fixed address: it comes for no claim.
     pub(super) fn is_ordinary(&self, uid: &PodUid) -> bool {
-        self.pods
-            .get(uid)
-            .is_some_and(|pod| pod.fixed == Some(false))
+        self.pods.get(uid).is_some_and(|pod| pod.is_ordinary())
     }
 
     /// Pods of this key that are being deleted and have let go of nothing yet.
@@ -292,8 +293,12 @@ impl Engine {
             Kind::Acquire => {
                 pod.have.row = true;
                 pod.have.acquired = pod.blocked.is_none();
-                if pod.have.acquired && pod.settle() {
+                pod.keep_wish();
+                if pod.is_ordinary() {
                     self.expiry.let_go_of(uid);
+                }
+                if pod.have.acquired {
+                    pod.facts = None;
                 }
             }
             Kind::Deleted => pod.have.deleted = true,
@@ -374,7 +379,8 @@ impl Engine {
             pod.attempts = 0;
             pod.have.row = true;
             pod.have.acquired = true;
-            pod.settle();
+            pod.keep_wish();
+            pod.facts = None;
         }
         if let Stage::Importing(left) = &mut self.stage {
             *left -= 1;

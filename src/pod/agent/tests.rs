@@ -350,3 +350,18 @@ fn a_shell_that_was_left_ends_its_container_and_none_of_another_pod() {
     assert_eq!(state["terminated"]["exitCode"], 3);
     assert!(world.shown("other").starts_with("1/1 Running"));
 }
+
+/// It has the node's network, whatever its annotations ask for.
+#[test]
+fn a_host_network_pod_of_the_name_comes_for_no_retained_address() {
+    let mut world = World::fast();
+    world.create(fixed("web-0"));
+    world.delete("web-0");
+    world.pass(SECOND * 60);
+    assert_eq!(world.count("retained"), 1);
+    let mut pod = fixed("web-0");
+    pod["spec"]["hostNetwork"] = true.into();
+    world.create(pod);
+    world.pass(HOUR * 49);
+    assert_eq!(world.count("retained"), 0);
+}

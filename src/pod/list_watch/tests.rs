@@ -245,25 +245,6 @@ async fn a_watch_that_breaks_goes_on_after_the_last_event() {
 }
 
 #[tokio::test]
-async fn a_pod_that_cannot_be_read_is_left_out_of_a_list() {
-    let mut unread = pod("x", 4);
-    unread["spec"] = json!({"restartPolicy": "Sometimes"});
-    let pods = [pod("a", 3), unread, pod("b", 5)];
-    let told = played([
-        (LIST, 200, list("7", "", &pods)),
-        (WATCH_FROM_7, 200, Vec::new()),
-    ]);
-    let want = [
-        "list",
-        "+a",
-        "the API server sent a pod that cannot be read",
-        "+b",
-        "all",
-    ];
-    assert_eq!(told.await, want);
-}
-
-#[tokio::test]
 async fn an_event_that_cannot_be_read_is_told_and_holds_up_no_other() {
     let no_pod = event("ADDED", &protobuf::envelope("v1", "Pod", &[0x08, 1]));
     let json = event("ADDED", b"{}");

@@ -34,12 +34,15 @@ pub(in crate::pod) struct Restart {
 
 impl Restart {
     fn of(container: &view::Container) -> Option<Box<Self>> {
-        let rules = &container.restart_policy_rules;
-        let of = |policy| {
-            let rules = rules.clone().into();
-            Box::new(Self { policy, rules })
+        let policy = match container.restart_policy.as_deref()? {
+            "Always" => RestartPolicy::Always,
+            "OnFailure" => RestartPolicy::OnFailure,
+            "Never" => RestartPolicy::Never,
+            // Of a Kubernetes to come: that of the pod counts.
+            _ => return None,
         };
-        container.restart_policy.map(of)
+        let rules = container.restart_policy_rules.clone().into();
+        Some(Box::new(Self { policy, rules }))
     }
 }
 

@@ -88,7 +88,7 @@ read!(Container as "Container", |to, field| {
     7 => to.env.push(field.message()?),
     8 => field.read_into(&mut to.resources)?,
     19 => to.env_from.push(field.message()?),
-    24 => to.restart_policy = Some(field.name()?),
+    24 => to.restart_policy = field.some_text()?,
     25 => to.restart_policy_rules.push(field.message()?),
 });
 

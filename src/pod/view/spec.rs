@@ -76,7 +76,7 @@ pub struct Container {
     /// As the manifest writes it.
     pub image: String,
     /// Whether it is started again, in place of what the pod says; `Always` makes an init container a sidecar.
-    pub restart_policy: Option<RestartPolicy>,
+    pub restart_policy: Option<String>,
     /// What counts before that.
     pub restart_policy_rules: Vec<RestartRule>,
     /// What it needs and what it may use.
@@ -91,7 +91,7 @@ impl Container {
     /// Whether an init container keeps running beside the containers
     /// (Kubernetes, "Sidecar Containers").
     pub fn is_sidecar(&self) -> bool {
-        self.restart_policy == Some(RestartPolicy::Always)
+        self.restart_policy.as_deref() == Some("Always")
     }
 
     /// CPU and memory that it requests and that limit it.

@@ -221,33 +221,6 @@ fn a_pod_made_in_time_holds_the_deadline_off_bound_or_not() {
     assert_eq!(world.address(&facts.uid), had);
 }
 
-/// Annotations that are added later count for nothing, also not for an address that the pod did not take.
-#[test]
-fn a_pod_that_did_not_come_for_the_address_holds_no_deadline_off() {
-    let wish = fixed("web-0");
-    for is_changed_before in [true, false] {
-        let mut world = World::new();
-        let old = world.create(&wish);
-        world.delete(&old);
-        world.pass(HOUR);
-        let wanted = world.facts(&wish).opt_in;
-        let plain = world.facts(&ordinary("web-0"));
-        let (key, uid) = (plain.key.clone(), plain.uid.clone());
-        world.api.insert(key.clone(), ApiPod::new(plain.clone()));
-        if is_changed_before {
-            // Held off while it is unbound and says so, and accepted when it does not.
-            world.api.get_mut(&key).unwrap().facts.opt_in = wanted.clone();
-            world.pass(HOUR * 48);
-            assert_eq!(world.count("vsw-b", "retained"), 1);
-        }
-        world.tell(Event::Bound(plain));
-        world.address(&uid);
-        world.api.get_mut(&key).unwrap().facts.opt_in = wanted;
-        world.pass(HOUR * 48);
-        assert_eq!(world.count("vsw-b", "retained"), 0, "{is_changed_before}");
-    }
-}
-
 #[test]
 fn an_unbound_pod_that_goes_lets_the_retention_end() {
     let mut world = World::new();

@@ -7,6 +7,7 @@ mod accepted;
 mod cloud;
 mod crash;
 mod crossing;
+mod deadlines;
 mod explain;
 mod faults;
 mod history;

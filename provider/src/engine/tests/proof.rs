@@ -537,53 +537,6 @@ fn a_key_that_crosses_within_a_millisecond_is_not_accused() {
     assert_eq!(world.ledger.check().unwrap(), []);
 }
 
-/// Each look is short, and there are many of them: the journal says that endings waited for the API.
-#[test]
-fn more_endings_at_once_than_the_api_answers_in_time_are_not_called_late() {
-    let mut world = World::with(settings("10.0.0.0/21", Config::default()));
-    let names: Vec<&'static str> = (0..1000)
-        .map(|index| &*format!("web-{index}").leak())
-        .collect();
-    let pods: Vec<PodUid> = names
-        .iter()
-        .map(|name| world.create(&fixed(name)))
-        .collect();
-    for pod in &pods {
-        world.begin_deletion(pod);
-        world.tell(Event::Stopped(pod.clone()));
-        world.vanish(pod);
-    }
-    world.pass(HOUR * 47);
-    // A process begins when all of them are over.
-    world.now += HOUR * 2;
-    world.look_takes = SignedDuration::from_millis(3);
-    world.restart();
-    world.pass(SECOND * 10);
-    assert_eq!(world.count("vsw-b", "retained"), 0);
-    let held = "SELECT count(*) FROM journal WHERE what = 'held' AND detail = 'answers of the API are awaited'";
-    let let_go = "SELECT count(*) FROM journal WHERE what = 'let go' AND detail = 'answers of the API are awaited'";
-    assert_eq!(
-        (world.ledger.number(held), world.ledger.number(let_go)),
-        (1, 1)
-    );
-}
-
-#[test]
-fn an_ending_whose_look_is_not_answered_is_not_called_late_meanwhile() {
-    let mut world = World::new();
-    let pod = world.create(&fixed("web-0"));
-    world.delete(&pod);
-    world.api_hangs = true;
-    world.pass(HOUR * 48 + SECOND * 20);
-    assert_eq!(world.count("vsw-b", "retained"), 1);
-    let found = world.ledger.check().unwrap();
-    assert!(found.is_empty(), "{found:#?}");
-    world.api_hangs = false;
-    world.tell(Event::Looked(PodKey::new("default", "web-0"), None));
-    world.pass(SECOND);
-    assert_eq!(world.count("vsw-b", "retained"), 0);
-}
-
 #[test]
 fn a_pod_that_comes_in_the_millisecond_of_the_end_is_not_called_one_in_time() {
     let mut world = World::new();

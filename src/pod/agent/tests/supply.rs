@@ -96,16 +96,19 @@ fn pods_that_name_the_same_object_share_one_request() {
 #[test]
 fn a_pod_whose_volume_cannot_be_read_says_why_and_asks_again() {
     let mut world = World::fast();
-    world.api.objects.insert("configmap default/cm", &[]);
     world
         .api
         .troubles
         .push_back((Verb::GetObject, Trouble::Code(500)));
     world.create(with_volume("web", "cm"));
     assert!(world.shown("web").starts_with("0/1 ContainerCreating"));
-    let note = "MountVolume.SetUp failed for volume \"cfg\" : configmaps is forbidden";
-    assert_eq!(world.said_of("FailedMount"), [note]);
+    let refused = "MountVolume.SetUp failed for volume \"cfg\" : cannot read configmap \"cm\": configmaps is forbidden";
+    assert_eq!(world.said_of("FailedMount"), [refused]);
     world.pass(SECOND * 10);
+    let absent = "MountVolume.SetUp failed for volume \"cfg\" : configmap \"cm\" not found";
+    assert_eq!(world.said_of("FailedMount"), [refused, absent]);
+    world.api.objects.insert("configmap default/cm", &[]);
+    world.pass(SECOND * 30);
     assert!(world.shown("web").starts_with("1/1 Running"));
 }
 

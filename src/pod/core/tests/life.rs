@@ -493,7 +493,7 @@ fn a_container_whose_variables_are_missing_waits_and_its_neighbour_runs() {
     world.run(1);
     assert!(world.story.is_empty(), "{:?}", world.story);
     world.supply = Supply::Missing(Box::new(Missing {
-        volume: false,
+        volumes: Vec::new(),
         env: vec![("app".into(), "configmap \"x\" not found".to_owned())],
     }));
     world.run(1);
@@ -518,7 +518,7 @@ fn without_its_volumes_a_pod_stays_in_container_creating() {
         let mut world = World::with(profile, |_| ());
         world.attach("192.168.1.8");
         world.supply = Supply::Missing(Box::new(Missing {
-            volume: true,
+            volumes: vec!["gone".to_owned()],
             env: Vec::new(),
         }));
         world.run(60);

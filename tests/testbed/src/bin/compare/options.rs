@@ -169,7 +169,7 @@ pub(crate) struct Plan {
 
 impl Options {
     /// # Errors
-    /// A size is zero, or larger than the pool that both systems get.
+    /// Something that is asked for cannot be measured, or would not be.
     pub(crate) fn plan(self) -> Result<Plan> {
         let quick = self.quick;
         let restart = |old, new| Restart { old, new };
