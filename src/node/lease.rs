@@ -31,8 +31,9 @@ const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 const RENEW_TIMEOUT: Duration = Duration::from_secs(5);
 /// An unregistered node has no lease; this is how soon a registered one gets its first.
 const UNREGISTERED_INTERVAL: Duration = Duration::from_secs(1);
-/// Sockets of the lane. At 5 ms a renewal this carries 30,000 nodes.
-const RENEWALS_MAX: usize = 16;
+/// Sockets of the lane, as many as are needed. At 100 ms a renewal, by an API server that others keep busy, this carries
+/// 6,400 nodes.
+const RENEWALS_MAX: usize = 64;
 /// Others write to a lease when they delete or label it, not in a loop.
 const CONFLICTS_MAX: usize = 5;
 
