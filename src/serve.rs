@@ -56,6 +56,7 @@ pub async fn run(
     let cluster = cluster_id(config.cluster.as_ref(), &client).await?;
     let settings = config.settings(cluster);
     let ledger = Ledger::open(&config.ledger, settings.clone(), clock::wall())?;
+    // Before the Lease is taken, which nobody renews while this waits for an answer.
     node::names::check(client.clone(), &config).await?;
     // The lease has connections of its own: pods must not hold up its renewal.
     let lanes = (kube_client::client(&access)?, kube_client::client(&access)?);

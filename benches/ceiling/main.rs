@@ -63,8 +63,8 @@ const GONE: usize = 500;
 const PREFIX_MIN: u8 = 16;
 const USABLE_MAX: usize = usable(PREFIX_MIN);
 
-/// With as many vSwitches as the second byte of an address has room for.
-const SIZE_MAX: usize = 5_000_000;
+/// Less than the networks from 10.64.0.0 on have addresses for.
+const SIZE_MAX: usize = 10_000_000;
 
 const fn usable(prefix: u8) -> usize {
     (1 << (32 - prefix)) - 4
@@ -106,7 +106,7 @@ fn main() {
         println!("{}", serde_json::to_string(&table).expect("plain data"));
         return;
     }
-    // Half of the pods of a size go in one step and the others in another.
+    // Some of the pods of a size go in one step and the others in another.
     let size = |arg: &String| match arg.parse() {
         Ok(size @ 2..=SIZE_MAX) => size,
         _ => panic!("{arg:?} is no size: give numbers of pods from 2 to {SIZE_MAX}"),

@@ -105,6 +105,10 @@ pub async fn uninstall(client: Client, config: &Config) -> Result<Uninstalled, E
     Ok(result)
 }
 
+fn pages() -> ListParams {
+    ListParams::default().limit(PAGE)
+}
+
 /// Our nodes, and what there is under the names of `config`.
 async fn find(client: &Client, config: &Config) -> Result<BTreeMap<NodeName, Found>, Error> {
     let nodes: Api<NodeView> = Api::all(client.clone());
@@ -112,18 +116,14 @@ async fn find(client: &Client, config: &Config) -> Result<BTreeMap<NodeName, Fou
     let mut found: BTreeMap<NodeName, Found> = names
         .map(|spec| (spec.name.clone(), Found::Nothing))
         .collect();
-    kube_client::list(
-        &nodes,
-        ListParams::default().limit(PAGE),
-        |node: NodeView| {
-            let name = NodeName::from(node.name());
-            if node.is_ours() {
-                found.insert(name, Found::Ours(node.uid().to_owned()));
-            } else if let Some(configured) = found.get_mut(&name) {
-                *configured = Found::Foreign;
-            }
-        },
-    )
+    kube_client::list(&nodes, pages(), |node: NodeView| {
+        let name = NodeName::from(node.name());
+        if node.is_ours() {
+            found.insert(name, Found::Ours(node.uid().to_owned()));
+        } else if let Some(configured) = found.get_mut(&name) {
+            *configured = Found::Foreign;
+        }
+    })
     .await
     .map_err(Error::List)?;
     Ok(found)
@@ -136,15 +136,11 @@ async fn find(client: &Client, config: &Config) -> Result<BTreeMap<NodeName, Fou
 pub async fn ours(client: Client) -> Result<BTreeSet<NodeName>, Error> {
     let nodes: Api<NodeView> = Api::all(client);
     let mut ours = BTreeSet::new();
-    kube_client::list(
-        &nodes,
-        ListParams::default().limit(PAGE),
-        |node: NodeView| {
-            if node.is_ours() {
-                ours.insert(node.name().into());
-            }
-        },
-    )
+    kube_client::list(&nodes, pages(), |node: NodeView| {
+        if node.is_ours() {
+            ours.insert(node.name().into());
+        }
+    })
     .await
     .map_err(Error::List)?;
     Ok(ours)

@@ -95,12 +95,13 @@ pub(super) async fn tolerate(
 
 /// The pod of this name, as the API server has it now.
 pub(super) async fn look(client: &Client, key: &PodKey) -> Result<Option<Box<PodView>>, Refused> {
-    let request = pod_request(Method::GET, key, "")
-        .header(header::ACCEPT, answer::ACCEPT)
-        .body(Vec::new());
-    let request = request.map_err(kube::core::request::Error::BuildRequest);
     let found = judge("look for a pod", key, async {
-        let request = request.map_err(kube::Error::BuildRequest)?;
+        // Unlike the others, it may be about a name that somebody has typed.
+        let request = pod_request(Method::GET, key, "")
+            .header(header::ACCEPT, answer::ACCEPT)
+            .body(Vec::new())
+            .map_err(kube::core::request::Error::BuildRequest)
+            .map_err(kube::Error::BuildRequest)?;
         answer::pod(&ask(client, request).await?)
     });
     match found.await {

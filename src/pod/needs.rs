@@ -194,37 +194,32 @@ impl Need {
         said: &mut Vec<(Topic, String)>,
     ) {
         let Object { kind, name } = &self.object;
+        let why = match (lack, &self.by, kind) {
+            (Lack::Object, ..) => format!("{kind} {name:?} not found"),
+            (Lack::Answer(why), ..) => format!("cannot read {kind} {name:?}: {why}"),
+            (Lack::Key(key), By::Volume(_), Kind::ConfigMap) => {
+                format!("configmap references non-existent config key: {key}")
+            }
+            (Lack::Key(key), By::Volume(_), Kind::Secret) => {
+                format!("references non-existent secret key: {key}")
+            }
+            (Lack::Key(key), By::Env(_), Kind::ConfigMap) => {
+                format!("couldn't find key {key} in ConfigMap {namespace}/{name}")
+            }
+            (Lack::Key(key), By::Env(_), Kind::Secret) => {
+                format!("couldn't find key {key} in Secret {namespace}/{name}")
+            }
+        };
         // What may be missing must not be unknown.
         let is_spared = self.optional && !matches!(lack, Lack::Answer(_));
         match &self.by {
             By::Volume(_) if is_spared => {}
             By::Volume(volume) => {
-                let why = match (kind, lack) {
-                    (_, Lack::Object) => format!("{kind} {name:?} not found"),
-                    (_, Lack::Answer(why)) => format!("cannot read {kind} {name:?}: {why}"),
-                    (Kind::ConfigMap, Lack::Key(key)) => {
-                        format!("configmap references non-existent config key: {key}")
-                    }
-                    (Kind::Secret, Lack::Key(key)) => {
-                        format!("references non-existent secret key: {key}")
-                    }
-                };
                 let note = format!("MountVolume.SetUp failed for volume {volume:?} : {why}");
                 missing.volumes.push(note.clone());
                 said.push((Topic::warning("FailedMount"), note));
             }
             By::Env(container) => {
-                let kind_name = match kind {
-                    Kind::ConfigMap => "ConfigMap",
-                    Kind::Secret => "Secret",
-                };
-                let why = match lack {
-                    Lack::Object => format!("{kind} {name:?} not found"),
-                    Lack::Key(key) => {
-                        format!("couldn't find key {key} in {kind_name} {namespace}/{name}")
-                    }
-                    Lack::Answer(why) => format!("cannot read {kind} {name:?}: {why}"),
-                };
                 let topic = Topic::warning(self.reason(lack));
                 said.push((topic, why.clone()));
                 let known = missing.env.iter().any(|(name, _)| name == container);
