@@ -71,6 +71,11 @@ impl Expiry {
         }
     }
 
+    /// Whether the clock can be relied on.
+    pub(super) fn is_allowed(&self) -> bool {
+        self.allowed
+    }
+
     pub(super) fn serving(&mut self) {
         self.news.push((None, Note::Serving));
     }

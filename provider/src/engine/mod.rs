@@ -33,7 +33,7 @@ use crate::engine::line::{Line, Place};
 use crate::engine::pace::Pace;
 use crate::engine::pods::Pod;
 use crate::id::{PodKey, PodUid, VSwitchId, Zone};
-use crate::ledger::{EniRow, Job, Loaded, Note, Outcome};
+use crate::ledger::{EniRow, Job, Loaded, Note, Outcome, Portion};
 
 pub use face::{
     Assignment, Creation, Effect, Event, Found, Network, Node, PodFacts, Published, Reason,
@@ -41,8 +41,10 @@ pub use face::{
 
 /// How often pods that wait are tried again without a reason, so that no lost wake-up lasts.
 const PERIOD: SignedDuration = SignedDuration::from_secs(30);
-/// How often history is pruned.
+/// How often a pass over the history begins that prunes it.
 const PRUNE_PERIOD: SignedDuration = SignedDuration::from_hours(1);
+/// How long after a start the first one begins, or after a moment at which the clock could not be relied on.
+const PRUNE_DELAY: SignedDuration = SignedDuration::from_mins(1);
 /// How often a look at an absent pod is repeated while the API gives no answer.
 const LOOK_PERIOD: SignedDuration = SignedDuration::from_secs(5);
 
@@ -149,7 +151,7 @@ impl Engine {
             engine.resume(now, task);
         }
         engine.timers.insert((now + PERIOD, Timer::Period));
-        engine.timers.insert((now + PRUNE_PERIOD, Timer::Prune));
+        engine.timers.insert((now + PRUNE_DELAY, Timer::Prune));
         engine
     }
 
@@ -289,6 +291,9 @@ impl Engine {
         for vswitch in outcome.freed {
             self.wake_pool(&vswitch);
         }
+        if let Some(portion) = outcome.pruning {
+            self.commit(Context::Other, Job::Prune(portion));
+        }
         if !outcome.due.is_empty() {
             self.expiry.only_due(&outcome.due, now);
         }
@@ -318,8 +323,14 @@ impl Engine {
                     self.timers.insert((now + PERIOD, Timer::Period));
                 }
                 Timer::Prune => {
-                    self.commit(Context::Other, Job::Prune);
-                    self.timers.insert((now + PRUNE_PERIOD, Timer::Prune));
+                    // A clock that is ahead would make everything old.
+                    let wait = if self.expiry.is_allowed() {
+                        self.commit(Context::Other, Job::Prune(Portion::FIRST));
+                        PRUNE_PERIOD
+                    } else {
+                        PRUNE_DELAY
+                    };
+                    self.timers.insert((now + wait, Timer::Prune));
                 }
             }
         }

@@ -97,6 +97,46 @@ fn the_jobs_of_a_pod_cost_the_same_however_many_others_stand_or_are_retained() {
     }
 }
 
+/// Steps of each portion of a pass over the past of so many pods, all of it too old.
+fn portions(pods: usize) -> Vec<u64> {
+    let mut counted = Counted::new("10.0.0.0/26");
+    for index in 0..pods {
+        for job in life(ordinary(index), false) {
+            counted.steps(job);
+        }
+    }
+    let mut portions = Vec::new();
+    let mut next = Some(Portion::FIRST);
+    while let Some(portion) = next {
+        let before = counted.steps.load(Ordering::Relaxed);
+        let later = begin() + SignedDuration::from_hours(31 * 24);
+        let batch = counted.ledger.commit(later, &[Job::Prune(portion)]);
+        let results = batch.unwrap().results.into_iter();
+        next = results
+            .map(Result::unwrap)
+            .find_map(|outcome| outcome.pruning);
+        portions.push(counted.steps.load(Ordering::Relaxed) - before);
+        assert_eq!(counted.ledger.check().unwrap(), []);
+    }
+    for (table, kept) in [("pod_log", 0), ("eni_end", 0), ("address_span", 60)] {
+        let sql = format!("SELECT count(*) FROM {table}");
+        assert_eq!(counted.ledger.number(&sql), kept, "{table}");
+    }
+    portions
+}
+
+#[test]
+fn history_is_pruned_in_portions_that_cost_the_same_however_much_there_is() {
+    let (few, many) = (portions(1500), portions(6000));
+    let most = |portions: &[u64]| portions.iter().copied().max().unwrap();
+    println!("{few:?} steps of 1500 lives, {many:?} of 6000");
+    assert!(many.len() > 2 * few.len(), "{few:?} {many:?}");
+    assert!(
+        most(&many) <= most(&few) + most(&few) / 4,
+        "{few:?} {many:?}"
+    );
+}
+
 /// Each table and each index that a step writes to has a page of its own in the COMMIT.
 #[test]
 fn eight_ordinary_pods_that_share_commits_write_few_pages() {

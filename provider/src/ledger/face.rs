@@ -6,7 +6,7 @@ use crate::check::Repair;
 use crate::cloud::{Request, Response};
 use crate::engine::{Network, PodFacts, Reason};
 use crate::id::{ClientToken, PodKey, PodUid, VSwitchId};
-use crate::ledger::{Error, Note};
+use crate::ledger::{Error, Note, Portion};
 use crate::policy::eni::Step;
 use crate::policy::pool::Counts;
 
@@ -49,8 +49,8 @@ pub enum Job {
     Open,
     /// Puts right what a check found.
     Repair(Repair),
-    /// Forgets history that is older than configured.
-    Prune,
+    /// Forgets a portion of the history that is older than configured.
+    Prune(Portion),
     /// Writes down what only the program knows, at this time by its clock.
     Note(Timestamp, Note),
 }
@@ -84,7 +84,7 @@ impl Job {
             Self::Expire(..) => "expire",
             Self::Open => "open",
             Self::Repair(_) => "repair",
-            Self::Prune => "prune",
+            Self::Prune(_) => "prune",
             Self::Note(..) => "note",
         }
     }
@@ -117,6 +117,8 @@ pub struct Outcome {
     pub released: Vec<PodKey>,
     /// Claims that have run out.
     pub due: Vec<Due>,
+    /// Where to go on with forgetting history.
+    pub pruning: Option<Portion>,
     /// Why holdfast must not start on this ledger.
     pub refusal: Option<String>,
     /// Whether a repair was still needed, and made.

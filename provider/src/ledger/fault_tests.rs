@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -153,6 +153,57 @@ fn a_damaged_file_is_refused_and_left() {
         std::fs::write(&path, bytes).unwrap();
         println!("{name}");
         refused(&path, &["damaged", "restore a backup"]);
+    }
+}
+
+/// Overwrites the first page of a table.
+fn damage(path: &Path, table: &str) {
+    let conn = Connection::open(path).unwrap();
+    let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
+    let page: usize = conn.query_row(sql, [table], |row| row.get(0)).unwrap();
+    drop(conn);
+    let mut bytes = std::fs::read(path).unwrap();
+    bytes[(page - 1) * PAGE..page * PAGE].fill(0xff);
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// As if it were large.
+fn open_large(path: &Path) -> Result<Ledger, Error> {
+    Ledger::open_inspected(path, settings(), begin(), 0)
+}
+
+/// What the inspection beside the start has found.
+fn inspected(ledger: &mut Ledger) -> Result<(), Error> {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    while ledger.is_being_inspected() {
+        ledger.changed()?;
+        assert!(Instant::now() < deadline, "the inspection has no end");
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+#[test]
+fn a_start_waits_for_no_history_of_a_large_file_and_damage_in_it_ends_the_process_later() {
+    let (_dir, path) = closed();
+    inspected(&mut open_large(&path).unwrap()).unwrap();
+    damage(&path, "pod_log");
+    refused(&path, &["damaged", "restore a backup"]);
+    let error = inspected(&mut open_large(&path).unwrap()).unwrap_err();
+    let text = told(&error);
+    assert!(error.is_fatal() && text.contains("is damaged"), "{text}");
+    assert!(text.contains("restore a backup"), "{text}");
+}
+
+#[test]
+fn a_large_file_whose_addresses_are_damaged_is_refused_and_left() {
+    for table in ["address", "pod", "eni", "sim_eni", "ledger", "placement"] {
+        let (_dir, path) = closed();
+        damage(&path, table);
+        let before = std::fs::read(&path).unwrap();
+        let error = open_large(&path).err().expect(table);
+        assert!(matches!(error, Error::Damaged { .. }), "{table}: {error}");
+        assert_eq!(std::fs::read(&path).unwrap(), before, "{table}");
     }
 }
 

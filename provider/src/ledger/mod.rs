@@ -22,12 +22,14 @@ pub mod faults;
 mod gathering;
 pub mod history;
 mod import;
+mod integrity;
 pub(crate) mod journal;
 mod op;
 mod open;
 pub mod operator;
 mod plan;
 mod pool;
+mod prune;
 mod query;
 #[cfg(test)]
 mod refusal_tests;
@@ -50,6 +52,7 @@ use crate::cloud::sim::{self, Failure, Simulator};
 use crate::cloud::{self, Request, Response};
 use crate::id::EniId;
 use crate::ledger::checkpoint::Checkpointer;
+use crate::ledger::integrity::Inspection;
 use crate::ledger::op::{Explained, Op};
 use crate::settings::Settings;
 use crate::sql::{self, Tx};
@@ -61,6 +64,7 @@ pub use face::{
 };
 pub use journal::{Hold, Note};
 pub use open::is_running;
+pub use prune::Portion;
 pub use query::{AddressRow, ClaimRow, ClaimState, Reader, VSwitchRow};
 pub use repair::repair;
 pub use totals::Totals;
@@ -91,6 +95,8 @@ pub struct Ledger {
     stands_at: Option<Timestamp>,
     /// After the connection, whose end it waits for.
     checkpointer: Option<Checkpointer>,
+    /// Of a large file, whose history no start waits for.
+    inspection: Option<Inspection>,
     /// Held as long as the ledger is open; a ledger in memory needs none.
     _lock: Option<std::fs::File>,
 }
@@ -274,8 +280,11 @@ impl Ledger {
     /// that it has set or cleared are in force from then on.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// When the file cannot be read, or what no start waited for was found damaged.
     pub fn changed(&mut self) -> Result<bool, Error> {
+        if let Some(inspection) = &mut self.inspection {
+            inspection.found()?;
+        }
         let version = open::data_version(&self.conn)?;
         let is_changed = std::mem::replace(&mut self.data_version, version) != version;
         if is_changed {
@@ -327,6 +336,12 @@ impl Ledger {
     pub(crate) fn number(&self, sql: &str) -> i64 {
         let answer = self.conn.query_row(sql, [], |row| row.get(0));
         answer.expect("the query answers with a number")
+    }
+
+    /// Whether the history is being looked through.
+    pub(crate) fn is_being_inspected(&self) -> bool {
+        let inspection = self.inspection.as_ref();
+        inspection.is_some_and(Inspection::goes_on)
     }
 
     /// How many rows were ever written.

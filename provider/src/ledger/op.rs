@@ -158,7 +158,7 @@ impl<'a> Op<'a> {
             Job::Expire(claim, at) => self.expire(claim.0, *at),
             Job::Open => self.open_intents(),
             Job::Repair(repair) => self.repair(repair),
-            Job::Prune => self.prune(),
+            Job::Prune(portion) => self.prune(portion),
             Job::Note(clock, note) => self.note(*clock, note),
         }?;
         Ok(self.out)

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use uuid::Uuid;
 
 use crate::cloud::sim::Simulator;
+use crate::ledger::integrity::{self, Inspection, Seen};
 use crate::ledger::{Error, Ledger, faults, pool, schema};
 use crate::settings::Settings;
 use crate::sql::{self, Tx};
@@ -27,19 +28,34 @@ impl Ledger {
     ///
     /// # Errors
     /// When another process runs on it, when it is damaged or newer than this binary, or when the
-    /// configured vSwitches leave out an address that is held. Nothing is changed then.
+    /// configured vSwitches leave out an address that is held. Nothing is changed then. Damage in the
+    /// history of a large file is an error of [`Ledger::changed`] later.
     pub fn open(path: &Path, settings: Settings, wall: Timestamp) -> Result<Self, Error> {
+        Self::open_inspected(path, settings, wall, integrity::AT_ONCE_BYTES)
+    }
+
+    pub(super) fn open_inspected(
+        path: &Path,
+        settings: Settings,
+        wall: Timestamp,
+        at_once_bytes: u64,
+    ) -> Result<Self, Error> {
         let lock = lock(path)?;
         let conn = Connection::open(path).map_err(|source| Error::Open {
             path: path.display().to_string(),
             source: source.into(),
         })?;
-        check(&conn, path)?;
+        let seen = integrity::before_start(&conn, path, at_once_bytes)?;
         // Before the first pragma that writes: a newer file is left as it is.
         schema::refuse_newer(&conn).map_err(not_this_schema(&path.display().to_string()))?;
+        let ledger = Self::on(conn, settings, wall, Uuid::new_v4())?;
         Ok(Self {
+            inspection: match seen {
+                Seen::All => None,
+                Seen::AllButHistory => Some(Inspection::start(path)?),
+            },
             _lock: Some(lock),
-            ..Self::on(conn, settings, wall, Uuid::new_v4())?
+            ..ledger
         })
     }
 
@@ -125,6 +141,7 @@ impl Ledger {
             data_version,
             stands_at: None,
             checkpointer: None,
+            inspection: None,
             _lock: None,
         })
     }
@@ -202,24 +219,6 @@ pub fn is_running(path: &Path) -> Result<bool, Error> {
         Ok(()) => Ok(false),
         Err(std::fs::TryLockError::WouldBlock) => Ok(true),
         Err(std::fs::TryLockError::Error(source)) => Err(open(source)),
-    }
-}
-
-fn check(conn: &Connection, path: &Path) -> Result<(), Error> {
-    let damaged = |report: String| Error::Damaged {
-        path: path.display().to_string(),
-        report,
-    };
-    let report = conn.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
-    match report {
-        Ok(report) if report == "ok" => Ok(()),
-        Ok(report) => Err(damaged(report)),
-        Err(error) => match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
-                Err(damaged(error.to_string()))
-            }
-            _ => Err(Error::sql("check the ledger")(error)),
-        },
     }
 }
 

@@ -344,32 +344,4 @@ impl Op<'_> {
             _ => Ok(()),
         }
     }
-
-    /// Forgets what ended longer ago than configured, and remembers since when history is whole.
-    pub(super) fn prune(&mut self) -> Result<()> {
-        let days = i64::from(self.settings.history_days);
-        let before_ms = self.now_ms() - days * 24 * 3_600_000;
-        for sql in [
-            "DELETE FROM address_span WHERE to_ms < ?1",
-            "DELETE FROM claim_event WHERE claim IN (SELECT id FROM claim WHERE closed_ms < ?1)",
-            "DELETE FROM claim WHERE closed_ms < ?1",
-            "DELETE FROM pod_log WHERE let_go_ms < ?1",
-            "DELETE FROM eni_end WHERE at_ms < ?1",
-            "DELETE FROM vswitch_event AS old WHERE at_ms < ?1 AND EXISTS (SELECT 1 \
-             FROM vswitch_event AS new WHERE new.vswitch = old.vswitch AND new.at_ms < ?1 \
-             AND new.rowid > old.rowid)",
-            // What a process that still runs has written may still hold.
-            "DELETE FROM journal WHERE at_ms < ?1 \
-             AND seq < (SELECT max(seq) FROM journal WHERE what = 'started')",
-            "DELETE FROM placement WHERE seen_ms < ?1 AND NOT EXISTS (SELECT 1 FROM pod p \
-             WHERE p.cluster = placement.cluster AND p.namespace = placement.namespace \
-             AND p.name = placement.name) AND NOT EXISTS (SELECT 1 FROM claim c \
-             WHERE c.cluster = placement.cluster AND c.namespace = placement.namespace \
-             AND c.name = placement.name AND c.closed_ms IS NULL)",
-            "UPDATE ledger SET history_from_ms = max(history_from_ms, ?1)",
-        ] {
-            self.tx.execute(sql, [before_ms])?;
-        }
-        Ok(())
-    }
 }

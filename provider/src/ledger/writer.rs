@@ -280,13 +280,14 @@ fn serve(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::Portion;
 
     fn gone() -> Work {
         Work::Job(1, Job::Gone("uid".into()))
     }
 
     fn prune() -> Work {
-        Work::Job(2, Job::Prune)
+        Work::Job(2, Job::Prune(Portion::FIRST))
     }
 
     #[test]

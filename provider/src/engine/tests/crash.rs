@@ -448,7 +448,7 @@ fn moments_of_the_pool() -> Vec<Moment> {
         },
         Moment {
             resize: |settings| settings.history_days = 1,
-            lasts: MINUTE * 61,
+            lasts: MINUTE * 2,
             ..Moment::new("history that is too old", |world| {
                 let pod = running(world, &ordinary("plain"));
                 world.delete(&pod);

@@ -131,6 +131,63 @@ fn pruned_times_are_unknown_and_pods_that_are_kept_keep_their_names() {
 }
 
 #[test]
+fn a_pass_over_the_history_forgets_all_that_is_old_and_nothing_else() {
+    let mut desk = Desk::new(Config::default());
+    let long = desk.world.create(&fixed("long"));
+    let old = Wish {
+        hours: Some(1),
+        ..fixed("old")
+    };
+    for _ in 0..500 {
+        let pod = desk.world.create(&old);
+        desk.world.delete(&pod);
+        desk.world.pass(HOUR * 2);
+    }
+    let begin = desk.world.now;
+    for name in ["new-0", "new-1", "new-2"] {
+        let pod = desk.world.create(&fixed(name));
+        desk.world.delete(&pod);
+    }
+    desk.world.pass(HOUR * 24 * 30 - SECOND * 60);
+    for (table, kept) in [
+        ("claim", 4),
+        ("pod_log", 4),
+        ("eni_end", 3),
+        ("placement", 4),
+        ("address_span WHERE state = 'in_use'", 4),
+    ] {
+        let sql = format!("SELECT count(*) FROM {table}");
+        assert_eq!(desk.world.ledger.number(&sql), kept, "{table}");
+    }
+    let orphans = "SELECT count(*) FROM claim_event WHERE claim NOT IN (SELECT id FROM claim)";
+    assert_eq!(desk.world.ledger.number(orphans), 0);
+    assert_eq!(desk.world.ledger.check().unwrap(), []);
+    let address = desk.world.address(&long);
+    assert_eq!(
+        had(&desk, address, begin),
+        ("default/long".to_owned(), long)
+    );
+}
+
+#[test]
+fn nothing_is_forgotten_while_the_clock_cannot_be_relied_on() {
+    let mut desk = Desk::new(Config::default());
+    let begin = desk.world.now;
+    let pod = desk.world.create(&ordinary("job"));
+    let address = desk.world.address(&pod);
+    desk.world.tell(Event::Clock { may_expire: false });
+    desk.world.pass(HOUR * 24 * 365);
+    assert_eq!(had(&desk, address, begin).1, pod);
+    desk.world.tell(Event::Clock { may_expire: true });
+    desk.world.pass(SECOND * 60);
+    let before = who(&desk, address, begin).unknown;
+    assert!(
+        matches!(before, Some(Unknown::BeforeHistory(_))),
+        "{before:?}"
+    );
+}
+
+#[test]
 fn the_kept_history_begins_where_pruning_has_cut_it() {
     let mut desk = Desk::new(Config::default());
     let pod = desk.world.create(&ordinary("job"));
