@@ -63,7 +63,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Serves `router` until `shutdown`; calls in flight are then answered first. A connection needs
-/// one of `permits`; more wait in the listener's backlog.
+/// one of `permits`, which several listeners may share; more wait in the listener's backlog, but for
+/// the first of them.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Arc<dyn Tls>,
@@ -72,6 +73,8 @@ pub(crate) async fn serve(
     shutdown: CancellationToken,
 ) {
     let mut connections = JoinSet::new();
+    // Kept while connections end: it may have a stream already.
+    let mut accepting = Box::pin(accept(&listener, &permits));
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -79,8 +82,9 @@ pub(crate) async fn serve(
                 report(ended);
                 continue;
             }
-            accepted = accept(&listener, &permits) => accepted,
+            accepted = &mut accepting => accepted,
         };
+        accepting.set(accept(&listener, &permits));
         match accepted {
             Ok((stream, permit)) => {
                 let connection = Connection {
@@ -100,6 +104,7 @@ pub(crate) async fn serve(
             }
         }
     }
+    drop(accepting);
     drop(listener);
     let drained = async {
         while let Some(ended) = connections.join_next().await {
@@ -124,10 +129,10 @@ async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
 ) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
-    let permit = permits.clone().acquire_owned().await;
-    let permit = permit.expect("the semaphore is never closed");
+    // Not before there is somebody: a listener on which nobody calls would hold a place.
     let (stream, _) = listener.accept().await?;
-    Ok((stream, permit))
+    let permit = permits.clone().acquire_owned().await;
+    Ok((stream, permit.expect("the semaphore is never closed")))
 }
 
 struct Connection {
@@ -222,4 +227,51 @@ fn bounded(body: Incoming) -> Body {
             Err(late) => Some((Err(axum::Error::new(late)), None)),
         }
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    /// Closes every connection.
+    struct NoCertificate;
+
+    impl Tls for NoCertificate {
+        fn server_config(
+            &self,
+            _now: Timestamp,
+        ) -> Result<Arc<ServerConfig>, Box<dyn std::error::Error + Send + Sync>> {
+            Err("there is none".into())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listener_on_which_nobody_calls_holds_no_place() {
+        let permits = Arc::new(Semaphore::new(1));
+        let shutdown = CancellationToken::new();
+        let mut addresses = Vec::new();
+        let mut served = JoinSet::new();
+        for _ in 0..3 {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            addresses.push(listener.local_addr().unwrap());
+            served.spawn(serve(
+                listener,
+                Arc::new(NoCertificate),
+                Router::new(),
+                Arc::clone(&permits),
+                shutdown.clone(),
+            ));
+        }
+        for _ in 0..2 {
+            for address in &addresses {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                let answer = timeout(Duration::from_secs(10), stream.read(&mut [0; 1])).await;
+                assert_eq!(answer.expect("it is accepted").unwrap(), 0);
+            }
+        }
+        shutdown.cancel();
+        served.join_all().await;
+    }
 }

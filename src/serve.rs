@@ -272,8 +272,11 @@ fn start_webhook(
     shutdown: &CancellationToken,
 ) -> anyhow::Result<WebhookTask> {
     if !config.webhook.enabled {
-        let shutdown = shutdown.clone();
+        let (client, shutdown) = (client.clone(), shutdown.clone());
         return Ok(tokio::spawn(async move {
+            shutdown
+                .run_until_cancelled(webhook::withdraw(client))
+                .await;
             shutdown.cancelled().await;
             Ok(())
         }));

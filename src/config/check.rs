@@ -392,10 +392,28 @@ impl Checks<'_> {
     }
 
     fn webhook(&mut self, raw: &raw::Webhook) -> WebhookConfig {
+        let enabled = raw.enabled.unwrap_or(true);
+        let address = self.address(raw.address.as_ref(), "webhook.address");
+        let port = self.port(raw.port.as_ref(), "webhook.port", 0, 0);
+        match (&raw.service, &raw.address) {
+            (None, Some(text)) if enabled && address.is_unspecified() => {
+                let reason = format!(
+                    "webhook.address is `{address}`, which the API server cannot call: give an \
+                     address of this host, or set webhook.service"
+                );
+                self.refuse(text.referenced, reason);
+            }
+            (Some(service), _) if enabled && port == 0 => {
+                let reason = "webhook.service needs webhook.port: without it the port is another \
+                     one at each start, and no Service can lead there";
+                self.refuse(service.name.referenced, reason.to_owned());
+            }
+            _ => {}
+        }
         WebhookConfig {
-            enabled: raw.enabled.unwrap_or(true),
-            address: self.address(raw.address.as_ref(), "webhook.address"),
-            port: self.port(raw.port.as_ref(), "webhook.port", 0, 0),
+            enabled,
+            address,
+            port,
             bind: raw.bind.unwrap_or(true),
             zone_pin: raw.zone_pin.unwrap_or(true),
             surplus: raw.surplus.unwrap_or(true),
@@ -407,6 +425,10 @@ impl Checks<'_> {
     fn service(&mut self, raw: &raw::Service) -> ServiceRef {
         for (text, what) in [(&raw.namespace, "namespace"), (&raw.name, "Service")] {
             self.dns_name(text.referenced, &text.value, what);
+            if text.value.contains('.') {
+                let reason = format!("{what} `{}` is no valid name: it has no dots", text.value);
+                self.refuse(text.referenced, reason);
+            }
         }
         ServiceRef {
             namespace: raw.namespace.value.clone(),

@@ -158,7 +158,7 @@ fn an_exclusion_is_an_address_a_range_or_a_cidr() {
 #[test]
 fn the_webhook_can_be_reached_by_service_or_turned_off() {
     let on = accepted(&format!(
-        "{BASE}webhook: {{service: {{namespace: kube-system, name: h}}}}"
+        "{BASE}webhook: {{port: 8443, service: {{namespace: kube-system, name: h}}}}"
     ));
     let off = accepted(&format!("{BASE}webhook: {{enabled: false}}"));
 
@@ -280,9 +280,26 @@ fn a_wrong_value_is_refused_with_its_place_and_the_way_out() {
             "kubelet.anonymous has `healthz`: a path begins with `/`",
         ),
         (
-            "webhook: {service: {namespace: A, name: h}}",
+            "webhook: {port: 8443, service: {namespace: A, name: h}}",
             "A,",
             &no_name,
+        ),
+        (
+            "webhook: {port: 8443, service: {namespace: a, name: h.b}}",
+            "h.b",
+            "Service `h.b` is no valid name: it has no dots",
+        ),
+        (
+            "webhook: {service: {namespace: a, name: h}}",
+            "h}",
+            "webhook.service needs webhook.port: without it the port is another one at each start, \
+             and no Service can lead there",
+        ),
+        (
+            "webhook: {address: 0.0.0.0}",
+            "0.0.0.0",
+            "webhook.address is `0.0.0.0`, which the API server cannot call: give an address of \
+             this host, or set webhook.service",
         ),
     ] {
         refused(&format!("{BASE}{line}"), token, reason);
@@ -538,7 +555,12 @@ fn a_variable_that_gives_no_address_is_refused_by_its_name() {
         "kubelet.address is `0.0.0.0`, but the nodes publish it as theirs: give an address of this \
          host",
     );
-    accepted(&with("webhook", "$(ANY_IP)"));
+    refused(
+        &with("webhook", "$(ANY_IP)"),
+        "$(ANY_IP)",
+        "webhook.address is `0.0.0.0`, which the API server cannot call: give an address of this \
+         host, or set webhook.service",
+    );
     refused(
         &with("kubelet", "$POD_IP"),
         "$POD_IP",

@@ -224,11 +224,12 @@ async fn attempt<T>(
     Err((refused, status.message.clone()))
 }
 
-/// Whether the answer means that the object is gone or that another one has its name. A status
+/// Whether the API server says that the object is gone or that another one has its name. A status
 /// with another UID in it is answered 422 "field is immutable".
 pub(super) fn is_gone(status: &Status) -> bool {
     match StatusCode::from_u16(status.code) {
-        Ok(StatusCode::NOT_FOUND) => true,
+        // A proxy that has lost its API server says 404 of everything, and gives no reason.
+        Ok(StatusCode::NOT_FOUND) => status.reason == "NotFound",
         // "UID in precondition: ..." of the storage, "the UID in the precondition (...)" of the registry.
         Ok(StatusCode::CONFLICT) => {
             let says = |words| status.message.contains(words);
@@ -271,14 +272,29 @@ mod tests {
         };
         let metadata = r#"{"kind": "PartialObjectMetadata", "metadata": {"uid": "u"}}"#;
         check(200, metadata, Ok(())).await;
-        check(
-            404,
-            r#"{"kind": "Status", "code": 404}"#,
-            Err(Refused::Gone),
-        )
-        .await;
-        check(404, "no such page", Err(Refused::Gone)).await;
+        let not_found = r#"{"kind": "Status", "reason": "NotFound", "code": 404}"#;
+        check(404, not_found, Err(Refused::Gone)).await;
         check(503, "<html>", Err(Refused::Later)).await;
+    }
+
+    #[tokio::test]
+    async fn only_the_api_server_says_that_a_pod_is_gone_and_no_proxy_before_it() {
+        let (key, uid) = (PodKey::new("default", "web-0"), PodUid::from("u"));
+        let told = r#"{"kind": "Status", "reason": "NotFound", "code": 404}"#;
+        assert!(matches!(look(&answering(404, told), &key).await, Ok(None)));
+        for page in [
+            "404 page not found",
+            "<html>",
+            "",
+            r#"{"error": "no such backend"}"#,
+            r#"{"kind": "Status", "code": 404}"#,
+        ] {
+            let client = answering(404, page);
+            let looked = look(&client, &key).await.map(drop);
+            let deleted = delete(&client, &key, &uid).await;
+            let later = Err(Refused::Later);
+            assert_eq!((looked, deleted), (later, later), "{page}");
+        }
     }
 
     #[tokio::test]
@@ -314,7 +330,7 @@ mod tests {
         check(
             "s",
             404,
-            r#"{"kind": "Status", "code": 404}"#,
+            r#"{"kind": "Status", "reason": "NotFound", "code": 404}"#,
             Found::Nothing,
         )
         .await;
@@ -339,7 +355,6 @@ mod tests {
             };
             assert_eq!(is_gone(&status), want, "{code} {message}");
         };
-        check(404, "pods \"web-0\" not found", true);
         check(
             409,
             "Precondition failed: UID in precondition: a, UID in object meta: b",

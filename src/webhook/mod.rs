@@ -13,7 +13,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,11 +105,6 @@ pub struct Candidate {
 /// The webhook could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The API server cannot be told to call every address.
-    #[error(
-        "webhook.address {0} is no address that the API server can call: give one of this machine's, or set webhook.service"
-    )]
-    Unspecified(IpAddr),
     /// The address is taken, or not of this machine.
     #[error("webhook cannot listen on {address}")]
     Listen {
@@ -140,9 +135,6 @@ pub async fn run(
     ready: oneshot::Sender<SocketAddr>,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    if settings.service.is_none() && settings.address.is_unspecified() {
-        return Err(Error::Unspecified(settings.address));
-    }
     let address = SocketAddr::new(settings.address, settings.port);
     let listen = |source| Error::Listen { address, source };
     let listener = TcpListener::bind(address).await.map_err(listen)?;
@@ -178,6 +170,20 @@ pub async fn run(
         Ok(())
     };
     tokio::try_join!(served, registered).map(|_| ())
+}
+
+/// Takes back what an earlier start has registered: while nobody serves it, the API server refuses
+/// the pods that opt in.
+pub async fn withdraw(client: Client) {
+    match unregister(client).await {
+        Ok(true) => info!("the webhook is off; what an earlier start had registered is removed"),
+        Ok(false) => {}
+        Err(error) => warn!(
+            error = &error as &dyn std::error::Error,
+            "the webhook is off, but its registration of an earlier start may still be there, and \
+             keep pods that opt in from being created: delete mutatingwebhookconfiguration {NAME}"
+        ),
+    }
 }
 
 /// The names that the API server may look for in the certificate.

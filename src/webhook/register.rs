@@ -187,15 +187,15 @@ pub(super) async fn register(client: &Client, webhook: &MutatingWebhook) -> Resu
     Err(Error::Contended)
 }
 
-/// Removes the registration. That there is none is no error.
-pub async fn unregister(client: Client) -> Result<(), Error> {
+/// Removes the registration, and says whether there was one.
+pub async fn unregister(client: Client) -> Result<bool, Error> {
     let api = Api::<MutatingWebhookConfiguration>::all(client);
     match bounded("delete", api.delete(NAME, &DeleteParams::default())).await {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(true),
         Err(Error::Request {
             source: kube::Error::Api(status),
             ..
-        }) if status.code == 404 => Ok(()),
+        }) if status.code == 404 => Ok(false),
         Err(error) => Err(error),
     }
 }

@@ -481,25 +481,6 @@ async fn a_registration_refused_for_good_ends_the_start() {
     assert!(matches!(ended, Err(Error::Register(_))), "{ended:?}");
 }
 
-#[tokio::test]
-async fn an_address_that_the_api_server_cannot_call_is_refused_without_a_service() {
-    let everywhere = WebhookConfig {
-        address: std::net::Ipv4Addr::UNSPECIFIED.into(),
-        ..settings()
-    };
-    let (ready, _readied) = oneshot::channel();
-    let ended = run(
-        ApiServer::new().client(),
-        everywhere,
-        Arc::new(Ledger { readable: true }),
-        Arc::new(OneNode),
-        ready,
-        CancellationToken::new(),
-    );
-    let ended = timeout(LIMIT, ended).await.unwrap();
-    assert!(matches!(ended, Err(Error::Unspecified(_))), "{ended:?}");
-}
-
 #[test]
 fn a_service_is_registered_by_name_and_is_in_the_certificate() {
     let service = ServiceRef {

@@ -23,6 +23,7 @@ mod opt_in;
 mod peers;
 mod pool;
 mod restart;
+mod rights;
 mod run;
 mod shutdown;
 mod soak;

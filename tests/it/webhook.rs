@@ -233,6 +233,22 @@ async fn with_failure_policy_fail_no_pod_is_made_while_the_webhook_is_away_but_o
 }
 
 #[tokio::test]
+async fn a_webhook_that_is_turned_off_keeps_no_pod_from_being_made() {
+    let mut scene = Scene::start(&two_zones("profile: fast")).await;
+    scene.stop().await;
+    scene.configure(&two_zones("profile: fast\nwebhook: {enabled: false}"));
+    scene.spawn(&[]).await;
+    scene.is_serving().await;
+    eventually("pods are admitted", PATIENCE, async || {
+        let pod = as_admitted(&scene, &TestPod::fixed("web-0")).await?;
+        let changed = tolerates(&pod).then(|| format!("{:?}", pod.spec));
+        changed.map_or(Ok(()), Err)
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
 async fn a_webhook_configuration_deleted_by_hand_is_put_back() {
     let scene = Scene::start(&two_zones("profile: fast")).await;
     let all: Api<MutatingWebhookConfiguration> = Api::all(scene.client.clone());

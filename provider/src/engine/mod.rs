@@ -292,7 +292,7 @@ impl Engine {
             self.wake_pool(&vswitch);
         }
         if let Some(portion) = outcome.pruning {
-            self.commit(Context::Other, Job::Prune(portion));
+            self.commit(Context::Other, Job::Prune(*portion));
         }
         if !outcome.due.is_empty() {
             self.expiry.only_due(&outcome.due, now);

@@ -106,11 +106,11 @@ fn portions(pods: usize) -> Vec<u64> {
         }
     }
     let mut portions = Vec::new();
-    let mut next = Some(Portion::FIRST);
+    let mut next = Some(Box::new(Portion::FIRST));
     while let Some(portion) = next {
         let before = counted.steps.load(Ordering::Relaxed);
         let later = begin() + SignedDuration::from_hours(31 * 24);
-        let batch = counted.ledger.commit(later, &[Job::Prune(portion)]);
+        let batch = counted.ledger.commit(later, &[Job::Prune(*portion)]);
         let results = batch.unwrap().results.into_iter();
         next = results
             .map(Result::unwrap)

@@ -118,7 +118,7 @@ pub struct Outcome {
     /// Claims that have run out.
     pub due: Vec<Due>,
     /// Where to go on with forgetting history.
-    pub pruning: Option<Portion>,
+    pub pruning: Option<Box<Portion>>,
     /// Why holdfast must not start on this ledger.
     pub refusal: Option<String>,
     /// Whether a repair was still needed, and made.

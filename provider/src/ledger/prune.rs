@@ -100,7 +100,8 @@ impl Op<'_> {
         self.out.pruning = match portion {
             Portion::Rows { table, after } => Some(self.prune_rows(*table, *after, before_ms)?),
             Portion::Placements(after) => self.prune_placements(after, before_ms)?,
-        };
+        }
+        .map(Box::new);
         Ok(())
     }
 

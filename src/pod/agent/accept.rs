@@ -78,7 +78,9 @@ impl Agent {
                 ));
             }
         }
-        let refused = refused.filter(|_| !record.host_network());
+        // Who has an address keeps it, whatever its class has become since.
+        let has_address = self.engine.network(uid).is_some() || record.pod_ip().is_some();
+        let refused = refused.filter(|_| !record.host_network() && !has_address);
         let pod = Pod {
             search: Search::begin(&record, now),
             record,

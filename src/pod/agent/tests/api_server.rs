@@ -349,7 +349,10 @@ fn status(code: u16, message: &str) -> Status {
 }
 
 fn not_found(key: &PodKey) -> Status {
-    status(404, &format!("pods {key} not found"))
+    Status {
+        reason: "NotFound".into(),
+        ..status(404, &format!("pods {key} not found"))
+    }
 }
 
 fn refused(status: &Status) -> Refused {

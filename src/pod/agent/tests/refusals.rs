@@ -1,5 +1,7 @@
 //! An API server that refuses, loses answers, and tells things late or twice.
 
+use holdfast_provider::ledger::Ledger;
+
 use super::api_server::{Trouble, Verb};
 use super::*;
 
@@ -35,6 +37,32 @@ fn a_status_refused_for_hours_is_written_in_the_end() {
     world.api.troubles.clear();
     world.pass(SECOND * 31);
     assert_eq!(world.shown("web-0"), "1/1 Running 192.168.1.1");
+}
+
+#[test]
+fn a_running_pod_is_served_on_when_its_class_has_become_one_without_fixed_addresses() {
+    for lost in [false, true] {
+        let mut world = World::fast();
+        world.create(fixed("web-0"));
+        world.kill();
+        world.api.edit("web-0", |pod| {
+            pod["metadata"]["labels"] = json!({COMPUTE_CLASS: "gpu"});
+        });
+        if lost {
+            world.ledger = Ledger::in_memory(world.ledger.settings().clone(), world.now).unwrap();
+        }
+        world.start();
+        world.settle();
+        world.edit("web-0", |pod| {
+            pod["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}]);
+        });
+        world.pass(SECOND * 10);
+        assert_eq!(world.shown("web-0"), "1/1 Running 192.168.1.1");
+        assert_eq!(world.count("in_use"), 1, "{lost}");
+        world.delete("web-0");
+        world.pass(SECOND * 10);
+        assert!(world.is_gone("web-0"), "{lost}");
+    }
 }
 
 #[test]
