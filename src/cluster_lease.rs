@@ -11,7 +11,8 @@
 //! of a ledger that died takes its whole duration, and refusing a live one a renewal interval.
 //!
 //! While the API server is away nobody can take the Lease, so holding goes on; the first renewal
-//! after that tells.
+//! after that tells. A process that was stopped for a while, or was cut off alone, may have lost it
+//! without knowing: its [`Tenure`] is uncertain until a renewal succeeds, and it writes nothing.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Client;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
@@ -29,6 +31,7 @@ const NAME: &str = "holdfast";
 /// Tells two processes on copies of one ledger apart.
 const INSTANCE: &str = "holdfast.dev/instance";
 const DURATION_S: i32 = 15;
+const DURATION: Duration = Duration::from_secs(DURATION_S.unsigned_abs() as u64);
 const RENEW_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two looks at somebody else's Lease, and after a failed renewal.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -177,6 +180,28 @@ fn instance(lease: &Lease) -> Option<&str> {
         .map(String::as_str)
 }
 
+/// Whether the Lease is ours for certain.
+#[derive(Clone, Debug)]
+pub struct Tenure(Option<watch::Receiver<Instant>>);
+
+impl Tenure {
+    /// For a cluster that nobody else can serve.
+    pub fn unshared() -> Self {
+        Self(None)
+    }
+
+    /// Whether it is.
+    pub fn is_certain(&self) -> bool {
+        self.is_certain_at(Instant::now())
+    }
+
+    /// Nobody takes a Lease within its duration of a renewal.
+    fn is_certain_at(&self, now: Instant) -> bool {
+        let renewed = self.0.as_ref().map(|renewed| *renewed.borrow());
+        renewed.is_none_or(|at| now.duration_since(at) < DURATION)
+    }
+}
+
 /// The Lease, held by this process.
 #[derive(Debug)]
 pub struct ClusterLease {
@@ -184,6 +209,8 @@ pub struct ClusterLease {
     me: String,
     instance: String,
     lease: Lease,
+    /// When the last renewal that succeeded was sent.
+    renewed: watch::Sender<Instant>,
 }
 
 impl ClusterLease {
@@ -228,6 +255,7 @@ impl ClusterLease {
                 }
             };
             let wanted = claimed(found, me, &instance, Timestamp::now());
+            let sent = Instant::now();
             match bounded(write(&leases, &wanted, exists)).await {
                 Ok(lease) => {
                     if displaced {
@@ -239,6 +267,7 @@ impl ClusterLease {
                         me: me.to_owned(),
                         instance,
                         lease,
+                        renewed: watch::Sender::new(sent),
                     });
                 }
                 Err(Error::Request(kube::Error::Api(status)))
@@ -246,6 +275,11 @@ impl ClusterLease {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// To be asked before each write.
+    pub fn tenure(&self) -> Tenure {
+        Tenure(Some(self.renewed.subscribe()))
     }
 
     /// Renews the Lease every 5 s. Returns only when somebody else has it: then this process must
@@ -268,7 +302,8 @@ impl ClusterLease {
                         let error = &error as &dyn std::error::Error;
                         warn!(
                             error,
-                            "cannot renew the cluster's Lease; trying until it works"
+                            "cannot renew the cluster's Lease; trying until it works, and writing \
+                             no pod when it has run out"
                         );
                     }
                     RETRY_INTERVAL
@@ -306,9 +341,11 @@ impl ClusterLease {
         let mut base = Some(self.lease.clone());
         loop {
             let wanted = claimed(base.take(), &self.me, &self.instance, Timestamp::now());
+            let sent = Instant::now();
             match bounded(write(&self.leases, &wanted, exists)).await {
                 Ok(lease) => {
                     self.lease = lease;
+                    self.renewed.send_replace(sent);
                     return Ok(());
                 }
                 Err(Error::Request(kube::Error::Api(status)))
@@ -378,6 +415,21 @@ mod tests {
                 )
             })
             .collect()
+    }
+
+    #[test]
+    fn a_lease_is_certain_for_its_duration_from_the_last_renewal_on() {
+        let mut at = Instant::now();
+        let renewed = watch::Sender::new(at);
+        let tenure = Tenure(Some(renewed.subscribe()));
+        for _ in 0..2 {
+            let end = at + DURATION;
+            assert!(tenure.is_certain_at(end - Duration::from_millis(1)));
+            assert!(!tenure.is_certain_at(end));
+            at = end + DURATION;
+            renewed.send_replace(at);
+        }
+        assert!(Tenure::unshared().is_certain());
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chain::chain;
 use crate::clock::{self, Clock};
-use crate::cluster_lease::ClusterLease;
+use crate::cluster_lease::{ClusterLease, Tenure};
 use crate::config::{Config, PROCESS};
 use crate::descriptors;
 use crate::kube_client;
@@ -100,6 +100,7 @@ pub async fn run(
             &table,
             changed,
             Outside {
+                tenure: lease.tenure(),
                 questions,
                 metrics: metrics.clone(),
                 scratch: scratch.clone(),
@@ -187,6 +188,8 @@ pub(crate) async fn cluster_id(
 
 /// What serving pods shares with other parts.
 pub struct Outside {
+    /// Whether pods may be written.
+    pub tenure: Tenure,
     /// What the kubelet API asks.
     pub questions: Questions,
     /// Counts what happens.
@@ -256,6 +259,7 @@ pub fn parts(
         done,
         clock,
         settings,
+        tenure: outside.tenure,
         questions: outside.questions,
         metrics: outside.metrics,
         forget: Box::new(move |uid| outside.scratch.forget(uid.as_str())),
@@ -322,9 +326,16 @@ fn reload(source: &Path, running: &Config, changes: &watch::Sender<Settings>) {
             return;
         }
     };
-    if config.nodes != running.nodes || config.profile != running.profile {
-        tracing::warn!("nodes and profile are taken over at the next start only");
+    let left = config.left_for_a_start(running);
+    if !left.is_empty() {
+        let keys = left.join(", ");
+        tracing::warn!(keys, "these keys have changed, and wait for the next start");
     }
+    let config = Config {
+        region: running.region.clone(),
+        vpc: running.vpc.clone(),
+        ..config
+    };
     let cluster = changes.borrow().cluster.clone();
     changes.send_replace(config.settings(cluster));
 }

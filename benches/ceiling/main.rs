@@ -17,6 +17,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use holdfast::cluster_lease::Tenure;
 use holdfast::config::{Config, PROCESS};
 use holdfast::kubelet::scratch::ScratchStore;
 use holdfast::metrics::{Metrics, Requests};
@@ -410,6 +411,7 @@ impl Shell {
         let (changes, changed) = watch::channel(settings);
         let (asker, questions) = Asker::new();
         let outside = Outside {
+            tenure: Tenure::unshared(),
             questions,
             metrics: Metrics::new(&requests),
             scratch: ScratchStore::default(),

@@ -181,6 +181,28 @@ impl Config {
         check::config(&raw, environment).map_err(refused)
     }
 
+    /// The keys in which it differs from `running` and which only a start takes over.
+    pub fn left_for_a_start(&self, running: &Self) -> Vec<&'static str> {
+        let keys = [
+            ("cluster", self.cluster != running.cluster),
+            ("region", self.region != running.region),
+            ("vpc", self.vpc != running.vpc),
+            ("ledger", self.ledger != running.ledger),
+            ("profile", self.profile != running.profile),
+            ("nodes", self.nodes != running.nodes),
+            (
+                "fixedIP.unsupportedClass",
+                self.unsupported_class != running.unsupported_class,
+            ),
+            ("capacity", self.capacity != running.capacity),
+            ("delays", self.delays != running.delays),
+            ("kubelet", self.kubelet != running.kubelet),
+            ("webhook", self.webhook != running.webhook),
+        ];
+        let changed = keys.into_iter().filter(|(_, differs)| *differs);
+        changed.map(|(key, _)| key).collect()
+    }
+
     /// What the provider needs of it.
     pub fn settings(&self, cluster: ClusterId) -> Settings {
         Settings {

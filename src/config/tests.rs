@@ -167,6 +167,35 @@ fn the_webhook_can_be_reached_by_service_or_turned_off() {
 }
 
 #[test]
+fn what_only_a_start_takes_over_is_named_by_its_key() {
+    let running = accepted(BASE);
+    let check = |more: &str, want: &[&str]| {
+        let changed = accepted(&format!("{BASE}{more}"));
+        assert_eq!(changed.left_for_a_start(&running), want, "{more}");
+    };
+    check("", &[]);
+    check(
+        "retention: {hours: 1, hour: 1s}\ncloud: {calls_per_s: 9}\nhistory: {days: 1}",
+        &[],
+    );
+    check("vpc: vpc-2", &["vpc"]);
+    check("ledger: other.db\ncluster: c", &["cluster", "ledger"]);
+    check(
+        "delays: {stop: 7s}\ncapacity: {pods: 7}",
+        &["capacity", "delays"],
+    );
+    check(
+        "fixedIP: {unsupportedClass: ignore}",
+        &["fixedIP.unsupportedClass"],
+    );
+    check(
+        "kubelet: {anonymous: [/metrics]}\nwebhook: {bind: false}",
+        &["kubelet", "webhook"],
+    );
+    check("profile: fast", &["profile", "delays"]);
+}
+
+#[test]
 fn what_is_missing_is_named() {
     let want = "\
 holdfast.yaml:1:1: nodes is missing: give at least one, such as {zone: cn-wulanchabu-b}

@@ -26,6 +26,7 @@ use super::record::ProcessExit;
 use super::running::RunningPod;
 use crate::chain::chain;
 use crate::clock::Clock;
+use crate::cluster_lease::Tenure;
 use crate::kube_client;
 use crate::metrics::{Metrics, WatchMetrics};
 use crate::node::NodeTable;
@@ -70,6 +71,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Changed settings.
     pub settings: watch::Receiver<Settings>,
+    /// Whether pods may be written.
+    pub tenure: Tenure,
     /// What others ask.
     pub questions: Questions,
     /// Counts what happens.
@@ -208,6 +211,7 @@ pub async fn run(
         nodes: HashSet::new(),
         serving,
         refusal: None,
+        tenure: parts.tenure,
         metrics: parts.metrics,
         forget: parts.forget,
     };
@@ -249,6 +253,7 @@ struct Shell {
     nodes: HashSet<NodeName>,
     serving: watch::Sender<bool>,
     refusal: Option<String>,
+    tenure: Tenure,
     metrics: Metrics,
     forget: Forget,
 }
@@ -445,19 +450,21 @@ impl Shell {
     }
 
     fn act(&mut self, action: Action) {
+        let may_write = self.tenure.is_certain();
         match action {
             Action::Commit(number, job) => self.work.push_back(Work::Job(number, job)),
             Action::Call(number, request) => self.work.push_back(Work::Call(number, request)),
             Action::WriteStatus { uid, key, write } => self.spawn(|client| async move {
-                let result = api::write_status(&client, &key, write).await;
+                let result = fenced(may_write, api::write_status(&client, &key, write)).await;
                 Input::Wrote(uid, result)
             }),
             Action::Delete(uid, key) => self.spawn(|client| async move {
-                let result = api::delete(&client, &key, &uid).await;
+                let result = fenced(may_write, api::delete(&client, &key, &uid)).await;
                 Input::DeleteSent(uid, result)
             }),
             Action::Tolerate(uid, key, version, patch) => self.spawn(|client| async move {
-                let result = api::tolerate(&client, &key, &uid, &version, patch).await;
+                let request = api::tolerate(&client, &key, &uid, &version, patch);
+                let result = fenced(may_write, request).await;
                 Input::Tolerated(uid, result)
             }),
             Action::Look(key) => self.look(key),
@@ -511,6 +518,18 @@ impl Shell {
             // Nobody listens any more once serving has ended; then the answer does not matter.
             drop(answers.send(request.await));
         });
+    }
+}
+
+/// A write, unless somebody else may serve the cluster by now.
+async fn fenced<T>(
+    may_write: bool,
+    write: impl Future<Output = Result<T, Refused>>,
+) -> Result<T, Refused> {
+    if may_write {
+        write.await
+    } else {
+        Err(Refused::Later)
     }
 }
 
