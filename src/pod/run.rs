@@ -414,26 +414,28 @@ impl Shell {
 
     /// Affinity cannot be changed on a Pending pod, so one that is pinned to a zone which has
     /// closed since can only be made again.
-    fn tell_stranded(&self) {
-        for (uid, key, zone) in self.agent.stranded() {
-            let open = self.table.all().into_iter().any(|node| {
-                node.spec.zone == *zone
+    fn tell_stranded(&mut self) {
+        let stranded = self.agent.stranded().filter(|(_, _, zone)| {
+            !self.table.all().into_iter().any(|node| {
+                node.spec.zone == **zone
                     && node.spec.node_type.keeps_addresses()
                     && node.is_registered()
                     && !node.unschedulable
-            });
-            if !open {
-                let note = format!(
-                    "the pod is pinned to zone {zone}, where its address is kept, and no virtual node there takes pods: \
-                     open the zone again, or delete the pod to let it start elsewhere with a new address"
-                );
-                let uid = Arc::new(uid.clone());
-                self.say(uid, key.clone(), Reason::FixedIPZoneClosed.into(), note);
-            }
+            })
+        });
+        let stranded: Vec<_> = stranded
+            .map(|(uid, key, zone)| (Arc::new(uid.clone()), key.clone(), zone.clone()))
+            .collect();
+        for (uid, key, zone) in stranded {
+            let note = format!(
+                "the pod is pinned to zone {zone}, where its address is kept, and no virtual node there takes pods: \
+                 open the zone again, or delete the pod to let it start elsewhere with a new address"
+            );
+            self.say(uid, key, Reason::FixedIPZoneClosed.into(), note);
         }
     }
 
-    fn say(&self, uid: Arc<PodUid>, key: PodKey, topic: Topic, note: String) {
+    fn say(&mut self, uid: Arc<PodUid>, key: PodKey, topic: Topic, note: String) {
         self.metrics.pods.said(topic);
         self.recorder.record(uid, key, topic, note);
     }
