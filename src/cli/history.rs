@@ -100,8 +100,17 @@ pub(super) fn history(args: &HistoryArgs) -> anyhow::Result<()> {
 fn tables(history: &History, of_pod: bool, wide: bool) -> String {
     let mut text = String::new();
     if of_pod && !history.claims.is_empty() {
-        let rows: Vec<_> = history.claims.iter().flat_map(steps).collect();
-        text += &columns(&["TIME", "ADDRESS", "CLAIM", "DETAIL"], &rows);
+        let tells_cluster =
+            wide || output::of_several_clusters(&history.claims, |claim| &claim.cluster);
+        let mut header = vec!["TIME", "ADDRESS", "CLAIM", "DETAIL"];
+        if tells_cluster {
+            header.insert(0, "CLUSTER");
+        }
+        let claims = history.claims.iter();
+        let rows: Vec<_> = claims
+            .flat_map(|claim| steps(claim, tells_cluster))
+            .collect();
+        text += &columns(&header, &rows);
         text.push('\n');
     }
     let mut header = vec!["FROM", "TO", "ADDRESS", "STATE", "POD", "WHY"];
@@ -113,7 +122,7 @@ fn tables(history: &History, of_pod: bool, wide: bool) -> String {
 }
 
 /// The lines of one claim.
-fn steps(claim: &PastClaim) -> Vec<Vec<String>> {
+fn steps(claim: &PastClaim, tells_cluster: bool) -> Vec<Vec<String>> {
     let mut rows = Vec::with_capacity(claim.events.len());
     for event in &claim.events {
         let holder = || or_none(event.holder.as_ref());
@@ -128,12 +137,15 @@ fn steps(claim: &PastClaim) -> Vec<Vec<String>> {
                 (why, _) => why.clone().unwrap_or_default(),
             },
         };
-        rows.push(vec![
+        let mut cells = Vec::new();
+        cells.extend(tells_cluster.then(|| claim.cluster.to_string()));
+        cells.extend([
             written(event.at),
             claim.address.to_string(),
             event.step.as_str().to_owned(),
             detail,
         ]);
+        rows.push(cells);
     }
     rows
 }
@@ -203,7 +215,49 @@ fn written(at: Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_provider::ledger::history::ClaimEvent;
+
     use super::*;
+
+    fn claim_in(cluster: &str) -> PastClaim {
+        PastClaim {
+            cluster: cluster.into(),
+            key: PodKey::new("default", "web-0"),
+            address: "10.0.0.4".parse().unwrap(),
+            opened_at: Timestamp::UNIX_EPOCH,
+            closed_at: None,
+            closed_why: None,
+            reason: None,
+            events: vec![ClaimEvent {
+                at: Timestamp::UNIX_EPOCH,
+                step: ClaimStep::Opened,
+                holder: Some("uid".into()),
+                deleted_at: None,
+                expires_at: None,
+            }],
+        }
+    }
+
+    #[test]
+    fn past_claims_tell_their_cluster_when_there_are_several_or_more_columns_are_asked_for() {
+        let table = |clusters: &[&str], wide| {
+            let history = History {
+                complete_from: Timestamp::UNIX_EPOCH,
+                claims: clusters.iter().map(|name| claim_in(name)).collect(),
+                spans: Vec::new(),
+            };
+            tables(&history, true, wide)
+        };
+        assert!(table(&["one", "one"], false).starts_with("TIME "));
+        for text in [table(&["one", "two"], false), table(&["one", "two"], true)] {
+            let first: Vec<_> = text
+                .lines()
+                .map_while(|line| line.split_whitespace().next())
+                .collect();
+            assert_eq!(first, ["CLUSTER", "one", "two"], "{text}");
+        }
+        assert!(table(&["one"], true).starts_with("CLUSTER "));
+    }
 
     #[test]
     fn a_moment_is_a_time_or_how_long_ago() {

@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
+use holdfast_provider::id::ClusterId;
 use holdfast_provider::ledger::{AddressRow, ClaimRow, VSwitchRow};
 use holdfast_provider::policy::pool::Remaining;
 use jiff::Timestamp;
@@ -90,6 +91,12 @@ pub(super) fn columns(header: &[&str], rows: &[Vec<String>]) -> String {
 
 pub(super) fn or_none(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "<none>".to_owned(), |value| value.to_string())
+}
+
+/// Whether a ledger that has served several clusters shows in these rows.
+pub(super) fn of_several_clusters<T>(rows: &[T], cluster: impl Fn(&T) -> &ClusterId) -> bool {
+    rows.windows(2)
+        .any(|two| cluster(&two[0]) != cluster(&two[1]))
 }
 
 fn list(values: &[impl ToString]) -> String {
@@ -182,9 +189,18 @@ impl Table for Vec<AddressRow> {
     }
 }
 
+impl Timed<'_, ClaimRow> {
+    /// Only together with its cluster a key is unique.
+    fn tells_cluster(&self, wide: bool) -> bool {
+        wide || of_several_clusters(self.rows, |row| &row.cluster)
+    }
+}
+
 impl Table for Timed<'_, ClaimRow> {
     fn header(&self, wide: bool) -> Vec<&'static str> {
-        let mut header = vec![
+        let mut header = Vec::new();
+        header.extend(self.tells_cluster(wide).then_some("CLUSTER"));
+        header.extend([
             "NAMESPACE",
             "NAME",
             "ADDRESS",
@@ -192,7 +208,7 @@ impl Table for Timed<'_, ClaimRow> {
             "ZONE",
             "STATE",
             "TIME LEFT",
-        ];
+        ]);
         header.extend(
             wide.then_some([
                 "MAC",
@@ -210,13 +226,16 @@ impl Table for Timed<'_, ClaimRow> {
     }
 
     fn rows(&self, wide: bool) -> Vec<Vec<String>> {
+        let tells_cluster = self.tells_cluster(wide);
         self.rows
             .iter()
             .map(|row| {
                 let left = row
                     .expires_at
                     .map(|at| Remaining(at.duration_since(self.now)));
-                let mut cells = vec![
+                let mut cells = Vec::new();
+                cells.extend(tells_cluster.then(|| row.cluster.to_string()));
+                cells.extend([
                     row.key.namespace.to_string(),
                     row.key.name.to_string(),
                     row.address.to_string(),
@@ -224,7 +243,7 @@ impl Table for Timed<'_, ClaimRow> {
                     row.zone.to_string(),
                     row.state.as_str().to_owned(),
                     or_none(left),
-                ];
+                ]);
                 if wide {
                     cells.push(or_none(row.mac.as_ref()));
                     cells.push(list(&row.security_groups));
@@ -242,7 +261,48 @@ impl Table for Timed<'_, ClaimRow> {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_provider::id::PodKey;
+    use holdfast_provider::ledger::ClaimState;
+
     use super::*;
+
+    fn claim_in(cluster: &str) -> ClaimRow {
+        ClaimRow {
+            cluster: cluster.into(),
+            key: PodKey::new("default", "web-0"),
+            address: "10.0.0.4".parse().unwrap(),
+            eni: None,
+            mac: None,
+            security_groups: Vec::new(),
+            vswitch: "vsw-b".into(),
+            zone: "zone-b".into(),
+            node: "node-b".into(),
+            state: ClaimState::Held,
+            holder: None,
+            deleted_at: None,
+            expires_at: None,
+        }
+    }
+
+    #[test]
+    fn claims_tell_their_cluster_when_there_are_several_or_more_columns_are_asked_for() {
+        for (clusters, wide, tells) in [
+            (&["one", "one"][..], false, false),
+            (&["one", "one"], true, true),
+            (&["one", "two"], false, true),
+            (&[], false, false),
+        ] {
+            let rows: Vec<_> = clusters.iter().map(|name| claim_in(name)).collect();
+            let now = Timestamp::UNIX_EPOCH;
+            let claims = Timed { rows: &rows, now };
+            let header = claims.header(wide);
+            assert_eq!(header[0] == "CLUSTER", tells, "{clusters:?} {header:?}");
+            for (cells, cluster) in claims.rows(wide).iter().zip(clusters) {
+                assert_eq!(cells.len(), header.len());
+                assert_eq!(cells[0] == *cluster, tells, "{cells:?}");
+            }
+        }
+    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
