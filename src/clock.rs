@@ -3,12 +3,13 @@
 //! Timers need a time that goes on at its own pace, and retentions need the true one. So this
 //! clock runs with the monotonic one and follows the wall clock only forward, and only once a
 //! jump has stood (see [`holdfast_provider::policy::clock`]). While it is ahead of the wall clock,
-//! because a jump was undone, no retention ends.
+//! because that was set back, no retention ends. A step back that is no jump it makes up for at half
+//! its pace. It does not follow a jump back: only a start does, which has no timers yet.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use holdfast_provider::policy::clock::{Guard, Reading, Verdict};
+use holdfast_provider::policy::clock::{Guard, JUMP, Reading, Verdict};
 use jiff::{SignedDuration, Timestamp};
 
 /// How far this clock may be ahead of the wall clock without a jump: scheduling and rounding.
@@ -23,36 +24,37 @@ pub struct Clock {
 
 #[derive(Debug)]
 struct Inner {
+    /// The time when the monotonic clock was at `since`.
     base: Timestamp,
+    since: SignedDuration,
+    /// It goes at half the pace of the monotonic clock.
+    is_slow: bool,
     guard: Guard,
 }
 
 impl Clock {
     /// A clock that starts at the wall clock's time.
     pub fn new() -> Self {
-        let inner = Inner {
-            base: wall(),
-            guard: Guard::default(),
-        };
         Self {
             start: Instant::now(),
-            inner: Arc::new(Mutex::new(inner)),
+            inner: Arc::new(Mutex::new(Inner::at(wall()))),
         }
     }
 
     /// The time.
     pub fn now(&self) -> Timestamp {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.base + self.monotonic()
+        inner.time(self.monotonic())
     }
 
     /// Compares with the wall clock; to be called every second or so.
     pub fn check(&self) -> Verdict {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read behind the lock: nobody has been told a later time.
         let reading = Reading {
             wall: wall(),
             monotonic: self.monotonic(),
         };
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.observe(reading)
     }
 
@@ -68,13 +70,31 @@ impl Default for Clock {
 }
 
 impl Inner {
+    fn at(base: Timestamp) -> Self {
+        Self {
+            base,
+            since: SignedDuration::ZERO,
+            is_slow: false,
+            guard: Guard::default(),
+        }
+    }
+
+    fn time(&self, monotonic: SignedDuration) -> Timestamp {
+        let passed = monotonic - self.since;
+        self.base + if self.is_slow { passed / 2 } else { passed }
+    }
+
     fn observe(&mut self, reading: Reading) -> Verdict {
         let mut verdict = self.guard.observe(reading);
-        let ours = self.base + reading.monotonic;
-        if verdict.may_expire && reading.wall > ours {
-            self.base = reading.wall - reading.monotonic;
+        self.base = self.time(reading.monotonic);
+        self.since = reading.monotonic;
+        if verdict.may_expire {
+            self.base = self.base.max(reading.wall);
         }
-        verdict.may_expire &= ours.duration_since(reading.wall) <= AHEAD_MAX;
+        let ahead = self.base.duration_since(reading.wall);
+        // Made up for a jump, it would double every delay for as long as twice the jump.
+        self.is_slow = verdict.may_expire && ahead > AHEAD_MAX && ahead <= JUMP;
+        verdict.may_expire &= ahead <= AHEAD_MAX;
         verdict
     }
 }
@@ -93,11 +113,33 @@ mod tests {
     }
 
     #[test]
-    fn a_jump_is_followed_once_it_has_stood_and_an_undone_one_holds_retentions() {
-        let mut clock = Inner {
-            base: at(1000),
-            guard: Guard::default(),
+    fn a_step_back_that_is_no_jump_is_made_up_for_without_going_back() {
+        let mut clock = Inner::at(at(1000));
+        let mut observe = |back: i64, monotonic: i64| {
+            let reading = Reading {
+                wall: at(1000 + monotonic - back),
+                monotonic: SignedDuration::from_secs(monotonic),
+            };
+            (
+                clock.observe(reading).may_expire,
+                clock.time(reading.monotonic),
+            )
         };
+        let (mut last, mut held) = (at(1000), 0);
+        for second in 1..=100 {
+            let (may_expire, now) = observe(20, second);
+            assert!(now >= last, "{now} after {last}");
+            let ahead = now.duration_since(at(1000 + second - 20));
+            assert!(!may_expire || ahead <= AHEAD_MAX, "{ahead} in {second}");
+            held += i64::from(!may_expire);
+            last = now;
+        }
+        assert!((38..=40).contains(&held), "{held}");
+    }
+
+    #[test]
+    fn a_jump_is_followed_once_it_has_stood_and_an_undone_one_holds_retentions() {
+        let mut clock = Inner::at(at(1000));
         let mut observe = |wall: i64, monotonic: i64| {
             let reading = Reading {
                 wall: at(wall),
@@ -106,7 +148,7 @@ mod tests {
             let verdict = clock.observe(reading);
             (
                 verdict.may_expire,
-                (clock.base + reading.monotonic).as_second(),
+                clock.time(reading.monotonic).as_second(),
             )
         };
         assert_eq!(observe(1000, 0), (true, 1000));

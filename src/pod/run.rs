@@ -384,7 +384,8 @@ impl Shell {
         if let Some(jump) = verdict.jump {
             tracing::warn!(
                 jump = format!("{jump:#}"),
-                "the wall clock jumped; no retention ends before it has stood for a minute"
+                "the wall clock jumped; no retention ends before it has stood for a minute, nor while it is behind a time \
+                 that was believed before: restart holdfast if it was set back for good"
             );
         }
         self.work.push_back(Work::Look);
