@@ -109,19 +109,13 @@ pub async fn run(
         serving,
         shutdown.clone(),
     ));
-    // Connections of its own: callers must not hold up pods.
-    let mut kubelet = tokio::spawn(kubelet::run(
-        kube_client::client(&access)?,
-        Arc::clone(&config),
-        listeners,
-        kubelet::Sources {
-            pods: asker,
-            nodes: table.clone(),
-            metrics,
-            scratch,
-        },
-        shutdown.clone(),
-    ));
+    let sources = kubelet::Sources {
+        pods: asker,
+        nodes: table.clone(),
+        metrics,
+        scratch,
+    };
+    let mut kubelet = start_kubelet(&access, &config, listeners, sources, &shutdown)?;
     let mut webhook = start_webhook(&config, &client, &settings, &table, &shutdown)?;
     let ready = tokio::spawn(async move {
         // An error means that serving ended first, which is reported below.
@@ -137,7 +131,7 @@ pub async fn run(
             pods_result = Some(());
             ended.context("serving pods panicked").and_then(|result| Ok(result?))
         }
-        ended = &mut kubelet => ended.context("the kubelet API panicked").and_then(|result| Ok(result?)),
+        ended = &mut kubelet => ended.context("the kubelet API panicked").flatten(),
         ended = &mut webhook => ended.context("the webhook panicked").and_then(|result| Ok(result?)),
     };
     drop(stopping);
@@ -264,6 +258,32 @@ pub fn parts(
         metrics: outside.metrics,
         forget: Box::new(move |uid| outside.scratch.forget(uid.as_str())),
     })
+}
+
+/// Starts the kubelet API with connections and a thread of its own: whoever reads logs or runs something
+/// in a container must hold up neither pods nor leases.
+fn start_kubelet(
+    access: &kube_client::Access,
+    config: &Arc<Config>,
+    listeners: Listeners,
+    sources: kubelet::Sources,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<oneshot::Receiver<anyhow::Result<()>>> {
+    let (access, config, shutdown) = (access.clone(), Arc::clone(config), shutdown.clone());
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let serve = move || {
+        runtime.enable_all().build()?.block_on(async {
+            let client = kube_client::client(&access)?;
+            Ok(kubelet::run(client, config, listeners, sources, shutdown).await?)
+        })
+    };
+    let (end, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("kubelet".into())
+        // Nobody waits for it when everything stops.
+        .spawn(move || drop(end.send(serve())))
+        .context("could not start the kubelet API")?;
+    Ok(ended)
 }
 
 type WebhookTask = tokio::task::JoinHandle<Result<(), webhook::Error>>;

@@ -90,7 +90,9 @@ pub enum Error {
 
 /// A bound listener and the nodes that it speaks for.
 struct Endpoint {
-    listener: TcpListener,
+    address: SocketAddr,
+    /// Of no runtime yet: who binds it need not serve it.
+    listener: std::net::TcpListener,
     nodes: Arc<routes::Nodes>,
 }
 
@@ -119,6 +121,7 @@ impl Listeners {
             })?;
             let names = nodes.iter().map(|node| node.name.clone());
             endpoints.push(Endpoint {
+                address,
                 listener,
                 nodes: Arc::new(routes::Nodes::new(names, first.shared_port)),
             });
@@ -129,14 +132,14 @@ impl Listeners {
 
 /// Waits a while for a port that is taken: the process whose place this one takes has to notice
 /// first that it lost it.
-async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+async fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     let give_up = Instant::now() + PORT_PATIENCE;
     loop {
         match TcpListener::bind(address).await {
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < give_up => {
                 tokio::time::sleep(PORT_RETRY).await;
             }
-            bound => return bound,
+            bound => return bound?.into_std(),
         }
     }
 }
@@ -175,13 +178,25 @@ pub async fn run(
         shutdown.clone(),
     ));
     let mut tasks = JoinSet::new();
-    for Endpoint { listener, nodes } in listeners.0 {
+    for endpoint in listeners.0 {
+        let Endpoint {
+            address,
+            listener,
+            nodes,
+        } = endpoint;
         let node = nodes.first().clone();
-        let address = config.kubelet.address.to_string();
-        let identity = certificate::Identity::new(node.as_str(), &address, Timestamp::now())
-            .map_err(|source| Error::Certificate {
-                node,
-                source: Box::new(source),
+        let listener = TcpListener::from_std(listener).map_err(|source| Error::Listen {
+            node: node.clone(),
+            address,
+            source,
+        })?;
+        let ip = address.ip().to_string();
+        let identity =
+            certificate::Identity::new(node.as_str(), &ip, Timestamp::now()).map_err(|source| {
+                Error::Certificate {
+                    node,
+                    source: Box::new(source),
+                }
             })?;
         let identity = Arc::new(identity);
         let (signed, client) = (Arc::clone(&identity), client.clone());
