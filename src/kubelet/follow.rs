@@ -153,7 +153,7 @@ mod tests {
         let line = |(number, &at): (usize, &i64)| LogLine {
             at: Timestamp::from_second(1_800_000_000 + at).unwrap(),
             stream: Stream::Stdout,
-            text: number.to_string(),
+            text: number.to_string().into(),
         };
         seconds.iter().enumerate().map(line).collect()
     }

@@ -5,6 +5,7 @@
 //! It does not know how logs are selected or sent.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{
@@ -15,6 +16,8 @@ use crate::pod::behaviour::{self, Behaviour};
 
 /// No more lines are given; the oldest are left out, as by a log that is rotated.
 pub const LINES_MAX: usize = 10_000;
+/// Nor more bytes with the ends of lines: a kubelet's `containerLogMaxSize`.
+pub const LOG_MAX_BYTES: usize = 10 << 20;
 /// How long after its time a line is given. The end of a container is known later than it is, by
 /// the cut of its time to whole seconds and the way of the status; a line in between would
 /// otherwise be given and then taken back.
@@ -27,8 +30,8 @@ pub struct LogLine {
     pub at: Timestamp,
     /// Where it was written.
     pub stream: Stream,
-    /// The line, without its end.
-    pub text: String,
+    /// The line, without its end. Lines that are written again and again share it.
+    pub text: Arc<str>,
 }
 
 /// Where a line was written.
@@ -84,7 +87,8 @@ pub enum NoLogs {
 /// start.
 ///
 /// The same facts give the same lines. Asked again later of the same instance, the lines given
-/// before come first, unless there are more than [`LINES_MAX`] or the annotations were changed.
+/// before come first, unless there are more than [`LINES_MAX`] or [`LOG_MAX_BYTES`], or the
+/// annotations were changed.
 pub fn log_lines(
     pod: &Pod,
     container: &str,
@@ -106,8 +110,20 @@ pub fn log_lines(
     lines.extend(instance.ended.map(|ended| end(instance.name, ended)));
     lines.retain(|line| line.at <= now);
     lines.sort_by_key(|line| line.at);
-    lines.drain(..lines.len().saturating_sub(LINES_MAX));
+    rotate(&mut lines);
     Ok(lines)
+}
+
+/// Leaves out the oldest of too many lines.
+fn rotate(lines: &mut Vec<LogLine>) {
+    let mut left_bytes = LOG_MAX_BYTES;
+    let fits = |line: &&LogLine| {
+        let left = left_bytes.checked_sub(line.text.len() + 1);
+        left_bytes = left.unwrap_or(0);
+        left.is_some()
+    };
+    let kept = lines.iter().rev().take(LINES_MAX).take_while(fits).count();
+    lines.drain(..lines.len() - kept);
 }
 
 /// Names of the containers of all kinds.
@@ -256,10 +272,10 @@ impl<'a> Instance<'a> {
             });
             texts.push(format!("holdfast: restart {}{why}", self.restarts));
         }
-        let line = |text| LogLine {
+        let line = |text: String| LogLine {
             at: self.started_at,
             stream: Stream::Stdout,
-            text,
+            text: text.into(),
         };
         texts.into_iter().map(line).collect()
     }
@@ -273,7 +289,7 @@ impl<'a> Instance<'a> {
         alive.then(|| LogLine {
             at,
             stream: Stream::Stdout,
-            text: "holdfast: the pod is being deleted, stop signal received".to_owned(),
+            text: "holdfast: the pod is being deleted, stop signal received".into(),
         })
     }
 }
@@ -328,7 +344,7 @@ fn end(name: &str, ended: &ContainerStateTerminated) -> LogLine {
         } else {
             Stream::Stderr
         },
-        text: format!("holdfast: container {name} ended with {}", how(ended)),
+        text: format!("holdfast: container {name} ended with {}", how(ended)).into(),
     }
 }
 
@@ -366,13 +382,11 @@ fn written(behaviour: &Behaviour, start: Timestamp, until: Timestamp) -> Vec<Log
                     } else {
                         Stream::Stdout
                     },
-                    text: template.text.clone(),
+                    text: Arc::clone(&template.text),
                 });
             }
         }
     }
-    lines.sort_by_key(|line| line.at);
-    lines.drain(..lines.len().saturating_sub(LINES_MAX));
     lines
 }
 

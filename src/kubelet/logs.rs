@@ -21,6 +21,8 @@ use super::limits::{Full, Place};
 use super::routes::Endpoint;
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// A log goes out in portions of about this size: nobody needs a second copy of it as one text.
+const PORTION_BYTES: usize = 64 * 1024;
 /// A query with one sane value for each option is far shorter.
 const QUERY_MAX_BYTES: usize = 4096;
 
@@ -130,11 +132,12 @@ impl Options {
     }
 
     /// The lines to begin with.
-    fn select<'a>(&self, lines: &'a [LogLine], now: Timestamp) -> &'a [LogLine] {
+    fn select(&self, mut lines: Vec<LogLine>, now: Timestamp) -> Vec<LogLine> {
         let since = self.since(now).unwrap_or(Timestamp::MIN);
-        let lines = &lines[lines.partition_point(|line| line.at < since)..];
-        let tail = self.tail_lines.unwrap_or(lines.len()).min(lines.len());
-        &lines[lines.len() - tail..]
+        let earlier = lines.partition_point(|line| line.at < since);
+        let tail = self.tail_lines.unwrap_or(lines.len());
+        lines.drain(..earlier.max(lines.len().saturating_sub(tail)));
+        lines
     }
 
     fn print(&self, line: &LogLine, into: &mut String) {
@@ -165,6 +168,8 @@ fn number(value: &str) -> Result<i64, Error> {
 
 /// A log that is being sent.
 struct Sending {
+    /// Those that are there and not yet sent.
+    lines: std::vec::IntoIter<LogLine>,
     follow: Option<Follow>,
     options: Options,
     left_bytes: usize,
@@ -186,41 +191,43 @@ pub(super) async fn open(
     let now = Timestamp::now();
     let lines = life::log_lines(&pod, container, options.previous, now)?;
     let goes_on = options.follow && !options.previous;
-    let mut sending = Sending {
+    let sending = Sending {
         follow: goes_on.then(|| Follow::after(&lines, endpoint, &pod, container)),
+        lines: options.select(lines, now).into_iter(),
         left_bytes: options.limit_bytes.unwrap_or(usize::MAX),
         options,
         _place: place,
     };
-    let first = sending.print(sending.options.clone().select(&lines, now));
-    let rest = stream::unfold(sending, |mut sending| async move {
+    let portions = stream::unfold(sending, |mut sending| async move {
         let text = sending.next().await?;
         Some((Ok::<_, std::convert::Infallible>(text), sending))
     });
-    let first = stream::once(async move { Ok(first) });
-    Ok(Body::from_stream(futures::StreamExt::chain(first, rest)))
+    Ok(Body::from_stream(portions))
 }
 
 impl Sending {
     /// More text, or `None` at the end.
     async fn next(&mut self) -> Option<String> {
-        while self.left_bytes > 0 {
-            let lines = self.follow.as_mut()?.next().await?;
-            let text = self.print(&lines);
+        loop {
+            let text = self.portion();
             if !text.is_empty() {
                 return Some(text);
             }
+            if self.left_bytes == 0 {
+                return None;
+            }
+            self.lines = self.follow.as_mut()?.next().await?.into_iter();
         }
-        None
     }
 
-    fn print(&mut self, lines: &[LogLine]) -> String {
+    /// Some of the lines that are there; empty when there are none, or no more may be sent.
+    fn portion(&mut self) -> String {
         let mut text = String::new();
-        for line in lines {
-            self.options.print(line, &mut text);
-            if text.len() >= self.left_bytes {
+        while text.len() < PORTION_BYTES.min(self.left_bytes) {
+            let Some(line) = self.lines.next() else {
                 break;
-            }
+            };
+            self.options.print(&line, &mut text);
         }
         if text.len() > self.left_bytes {
             text.truncate(text.floor_char_boundary(self.left_bytes));
@@ -279,18 +286,47 @@ mod tests {
                 } else {
                     Stream::Stdout
                 },
-                text: text.to_owned(),
+                text: text.into(),
             })
             .into()
+    }
+
+    fn sending(query: &str, lines: Vec<LogLine>) -> Sending {
+        let options = Options::parse(query).unwrap();
+        Sending {
+            lines: lines.into_iter(),
+            follow: None,
+            left_bytes: options.limit_bytes.unwrap_or(usize::MAX),
+            options,
+            _place: None,
+        }
     }
 
     fn selected(query: &str) -> String {
         let options = Options::parse(query).unwrap();
         let mut text = String::new();
-        for line in options.select(&lines(), at(30)) {
-            options.print(line, &mut text);
+        for line in options.select(lines(), at(30)) {
+            options.print(&line, &mut text);
         }
         text
+    }
+
+    #[tokio::test]
+    async fn a_long_log_is_sent_in_portions_and_no_further_than_its_limit() {
+        let long = LogLine {
+            at: at(0),
+            stream: Stream::Stdout,
+            text: "x".repeat(1000).into(),
+        };
+        for (query, want_bytes) in [("", 1001 * 200), ("limitBytes=100000", 100_000)] {
+            let mut sending = sending(query, vec![long.clone(); 200]);
+            let mut sent_bytes = 0;
+            while let Some(portion) = sending.next().await {
+                assert!(portion.len() < PORTION_BYTES + 1001, "{}", portion.len());
+                sent_bytes += portion.len();
+            }
+            assert_eq!(sent_bytes, want_bytes, "{query}");
+        }
     }
 
     #[test]

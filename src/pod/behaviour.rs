@@ -23,6 +23,7 @@
 //! | `memory` | quantity, such as `64Mi` | the memory that it uses |
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use jiff::SignedDuration;
 
@@ -98,7 +99,7 @@ pub struct LogTemplate {
     /// Whether to stderr.
     pub is_error: bool,
     /// The line, without its end.
-    pub text: String,
+    pub text: Arc<str>,
 }
 
 /// How a container ends by itself.
@@ -344,7 +345,7 @@ fn log_lines(value: &str) -> Result<Vec<LogTemplate>, &'static str> {
             is_error: error.is_some(),
             text: error
                 .map_or(rest, |text| text.strip_prefix(' ').unwrap_or(text))
-                .to_owned(),
+                .into(),
         })
     };
     let mut lines: Vec<_> = value.lines().map(line).collect::<Result<_, _>>()?;

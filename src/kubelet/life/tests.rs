@@ -151,12 +151,30 @@ fn a_long_log_keeps_its_newest_lines() {
     let lines = log_lines(&pod, "app", false, at(86_400)).unwrap();
     assert_eq!(lines.len(), LINES_MAX);
     assert_eq!(lines.last().unwrap().at, at(86_400 - 2));
-    let tocks = lines.iter().filter(|line| line.text == "tock").count();
+    let tocks = lines.iter().filter(|line| &*line.text == "tock").count();
     assert_eq!(
         tocks,
         LINES_MAX / 2,
         "late lines of earlier rounds are among the newest"
     );
+}
+
+#[test]
+fn a_log_of_long_lines_keeps_the_newest_that_a_kubelet_would_keep() {
+    let long = "x".repeat(200_000);
+    let annotations = json!({"holdfast.dev/log-lines": long, "holdfast.dev/log-every": "10ms"});
+    let pod = pod(&running(), &json!({}), 0, &annotations);
+    let lines = log_lines(&pod, "app", false, at(86_400)).unwrap();
+    let bytes: usize = lines.iter().map(|line| line.text.len() + 1).sum();
+    assert!(
+        (LOG_MAX_BYTES - 200_001..=LOG_MAX_BYTES).contains(&bytes),
+        "{bytes} bytes"
+    );
+    let [.., before, last] = &*lines else {
+        panic!("two lines fit")
+    };
+    assert_eq!(last.at, at(86_400 - 2));
+    assert!(Arc::ptr_eq(&before.text, &last.text), "each has its copy");
 }
 
 #[test]
