@@ -20,7 +20,7 @@ use super::life::{self, LogLine, NoLogs, Stream};
 use super::limits::{Full, Place};
 use super::routes::Endpoint;
 
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A log goes out in portions of about this size: nobody needs a second copy of it as one text.
 const PORTION_BYTES: usize = 64 * 1024;
 /// A query with one sane value for each option is far shorter.
@@ -37,8 +37,14 @@ pub(super) enum Error {
     NoPod(String),
     #[error("{0}")]
     NoLogs(#[from] NoLogs),
-    #[error("cannot read pod {0:?} from the API server")]
-    Unreachable(String),
+    #[error("cannot read pod {pod:?} from the API server")]
+    Unreachable {
+        pod: String,
+        #[source]
+        source: Box<kube::Error>,
+    },
+    #[error("the API server did not answer for pod {pod:?} within {} s", REQUEST_TIMEOUT.as_secs())]
+    TimedOut { pod: String },
     #[error(transparent)]
     Full(#[from] Full),
 }
@@ -49,7 +55,7 @@ impl Error {
             Self::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NoPod(_) | Self::NoLogs(NoLogs::NoSuchContainer { .. }) => StatusCode::NOT_FOUND,
             Self::Query | Self::NoLogs(_) => StatusCode::BAD_REQUEST,
-            Self::Unreachable(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unreachable { .. } | Self::TimedOut { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -257,10 +263,14 @@ pub(super) async fn read(
     name: &str,
 ) -> Result<Option<Pod>, Error> {
     let api: Api<Pod> = Api::namespaced(endpoint.shared.client.clone(), namespace);
-    match timeout(REQUEST_TIMEOUT, api.get_opt(name)).await {
-        Ok(Ok(pod)) => Ok(pod),
-        Ok(Err(_)) | Err(_) => Err(Error::Unreachable(name.to_owned())),
-    }
+    let pod = || name.to_owned();
+    let answer = timeout(REQUEST_TIMEOUT, api.get_opt(name)).await;
+    answer
+        .map_err(|_| Error::TimedOut { pod: pod() })?
+        .map_err(|source| Error::Unreachable {
+            pod: pod(),
+            source: Box::new(source),
+        })
 }
 
 /// Whether the pod is bound to a node of the listener that was asked.
@@ -271,7 +281,27 @@ fn is_here(endpoint: &Endpoint, pod: &Pod) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::routes::testing::{answering, endpoint};
     use super::*;
+    use crate::chain::chain;
+
+    #[tokio::test]
+    async fn a_pod_that_cannot_be_read_is_told_with_what_the_api_server_said() {
+        let refusal = json!({
+            "kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden",
+            "message": "pods \"web-0\" is forbidden",
+        });
+        let endpoint = endpoint(answering(move || (403, refusal.clone())));
+        let error = read_here(&endpoint, "default", "web-0").await.unwrap_err();
+        let told = chain(&error).to_string();
+        let head = "cannot read pod \"web-0\" from the API server: ";
+        assert!(
+            told.starts_with(head) && told.contains("is forbidden"),
+            "{told}"
+        );
+    }
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + seconds).unwrap()

@@ -335,7 +335,7 @@ async fn container_logs(
     let query = query.unwrap_or_default();
     match logs::open(&endpoint, &namespace, &pod, &container, &query).await {
         Ok(body) => ([(header::CONTENT_TYPE, "text/plain")], body).into_response(),
-        Err(error) => text(error.status(), error.to_string()),
+        Err(error) => refused(error.status(), &error),
     }
 }
 
@@ -352,6 +352,14 @@ fn unknown_pods(error: &NoAnswer) -> Response {
     text(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
 }
 
+/// What a caller did is for the caller to know; what failed here is for the log as well.
+pub(super) fn refused(status: StatusCode, error: &(dyn std::error::Error + 'static)) -> Response {
+    if status == StatusCode::INTERNAL_SERVER_ERROR {
+        return failed(error);
+    }
+    text(status, chain(error).to_string())
+}
+
 fn failed(error: &(dyn std::error::Error + 'static)) -> Response {
     tracing::warn!(error = %chain(error), "cannot answer a request to the kubelet API");
     text(StatusCode::INTERNAL_SERVER_ERROR, chain(error).to_string())
@@ -363,4 +371,51 @@ fn json(body: Body) -> Response {
 
 fn text(status: StatusCode, message: impl Into<String>) -> Response {
     (status, message.into()).into_response()
+}
+
+#[cfg(test)]
+pub(super) mod testing {
+    use std::path::Path;
+
+    use http::Request;
+    use kube::client::Body;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::config::Environment;
+    use crate::metrics::{Metrics, Requests};
+    use crate::node::NodeTable;
+
+    /// A listener of node `vk-b`, with what it reads of an API server.
+    pub(in crate::kubelet) fn endpoint(client: Client) -> Endpoint {
+        let text = "region: cn-b\n\
+                    vswitches: [{id: vsw-b, zone: cn-b-b, cidr: 192.168.1.0/24}]\n\
+                    nodes: [{name: vk-b, zone: cn-b-b}]\n";
+        let config = Config::parse(text, Path::new("holdfast.yaml"), Environment::Unused).unwrap();
+        let auth = Arc::new(Auth::new(client.clone()));
+        let sources = Sources {
+            pods: Asker::new().0,
+            nodes: NodeTable::new(&config),
+            metrics: Metrics::new(&Requests::default()),
+            scratch: crate::kubelet::scratch::ScratchStore::default(),
+        };
+        let shutdown = CancellationToken::new();
+        Endpoint {
+            shared: Arc::new(Shared::new(client, auth, &config, sources, shutdown)),
+            nodes: Arc::new(Nodes::new(std::iter::once("vk-b".into()), false)),
+        }
+    }
+
+    /// An API server that answers each request with what this says, a code and an object.
+    pub(in crate::kubelet) fn answering(
+        answer: impl Fn() -> (u16, Value) + Clone + Send + 'static,
+    ) -> Client {
+        let service = tower::service_fn(move |_: Request<Body>| {
+            let (code, object) = answer();
+            let answer = http::Response::builder().status(code);
+            let answer = answer.body(Body::from(object.to_string().into_bytes()));
+            std::future::ready(Ok::<_, std::convert::Infallible>(answer.unwrap()))
+        });
+        Client::new(service, "default")
+    }
 }

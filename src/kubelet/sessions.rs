@@ -25,7 +25,7 @@ use super::limits::{Full, Place};
 use super::logs;
 use super::objects::ApiObjects;
 use super::port;
-use super::routes::Endpoint;
+use super::routes::{Endpoint, refused};
 use super::scratch::ScratchStore;
 use super::shell::{self, Terminal, World};
 use super::streaming::{
@@ -108,7 +108,7 @@ impl IntoResponse for Error {
             Self::Container(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
-        (status, chain(&self).to_string()).into_response()
+        refused(status, &self)
     }
 }
 
@@ -271,7 +271,7 @@ pub(super) async fn ended(endpoint: &Endpoint, pod: &Pod, container: &str, resta
                 if now.metadata.uid == pod.metadata.uid
                     && running(&now, container) == Some(restarts) => {}
             // The API server is away: the container may well run.
-            Err(logs::Error::Unreachable(_)) => {}
+            Err(logs::Error::Unreachable { .. } | logs::Error::TimedOut { .. }) => {}
             Ok(_) | Err(_) => return,
         }
     }
