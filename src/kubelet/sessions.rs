@@ -15,6 +15,7 @@ use http::StatusCode;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Api;
+use tokio::io::DuplexStream;
 use tokio::sync::watch;
 
 use super::container::{self, ContainerError, NodeFacts};
@@ -127,9 +128,19 @@ pub(super) async fn pod(endpoint: &Endpoint, parts: &Parts) -> Result<Pod, Error
         part(parts, "pod"),
         part(parts, "uid"),
     );
+    let uid = Some(uid).filter(|uid| !uid.is_empty());
+    Ok(of_uid(endpoint, namespace, name, uid).await?)
+}
+
+async fn of_uid(
+    endpoint: &Endpoint,
+    namespace: &str,
+    name: &str,
+    uid: Option<&str>,
+) -> Result<Pod, logs::Error> {
     let pod = logs::read_here(endpoint, namespace, name).await?;
-    if !uid.is_empty() && pod.metadata.uid.as_deref() != Some(uid) {
-        return Err(logs::Error::NoPod(name.to_owned()).into());
+    if uid.is_some() && pod.metadata.uid.as_deref() != uid {
+        return Err(logs::Error::NoPod(name.to_owned()));
     }
     Ok(pod)
 }
@@ -283,12 +294,11 @@ pub(super) async fn port_forward(
     request: Request,
 ) -> Response {
     match begin_port_forward(&endpoint, &parts).await {
-        Ok((pod, place)) => {
+        Ok(forwarded) => {
+            let forwarded = Arc::new(forwarded);
             let connect = move |port| {
-                // As long as this may be called.
-                let _ = &place;
-                let answer = port::answer(&pod, port).map_err(|refusal| refusal.to_string());
-                std::future::ready(answer)
+                let forwarded = Arc::clone(&forwarded);
+                async move { forwarded.connect(port).await }
             };
             serve_port_forward(request, connect).await
         }
@@ -296,8 +306,50 @@ pub(super) async fn port_forward(
     }
 }
 
-async fn begin_port_forward(endpoint: &Endpoint, parts: &Parts) -> Result<(Pod, Place), Error> {
+async fn begin_port_forward(endpoint: &Endpoint, parts: &Parts) -> Result<Forwarded, Error> {
     let place = endpoint.shared.limits.place()?;
     let _beginning = endpoint.shared.limits.beginning().await;
-    Ok((pod(endpoint, parts).await?, place))
+    let meta = pod(endpoint, parts).await?.metadata;
+    Ok(Forwarded {
+        endpoint: endpoint.clone(),
+        namespace: meta.namespace.unwrap_or_default(),
+        name: meta.name.unwrap_or_default(),
+        uid: meta.uid.unwrap_or_default(),
+        _place: place,
+    })
 }
+
+/// The pod whose ports a session forwards, and no other of its name.
+struct Forwarded {
+    endpoint: Endpoint,
+    namespace: String,
+    name: String,
+    uid: String,
+    _place: Place,
+}
+
+impl Forwarded {
+    /// Connects to a port of the pod as it is now: a session outlives its containers, and the pod.
+    async fn connect(&self, port: u16) -> Result<DuplexStream, String> {
+        let read = {
+            // A client opens connections as fast as it likes, and each asks the API server.
+            let _beginning = self.endpoint.shared.limits.beginning().await;
+            of_uid(&self.endpoint, &self.namespace, &self.name, Some(&self.uid)).await
+        };
+        match read {
+            Ok(pod) => port::answer(&pod, port).map_err(|refusal| refusal.to_string()),
+            Err(logs::Error::NoPod(pod)) => {
+                let uid = self.uid.clone();
+                Err(port::Refusal { port, pod, uid }.to_string())
+            }
+            Err(error) => {
+                let error = chain(&error).to_string();
+                tracing::warn!(error, "a connection to a port of a pod is refused");
+                Err(error)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -21,16 +21,19 @@ pub(crate) const WEBSOCKET: [(&str, &str); 2] = [
 ];
 const MEGABYTE: usize = 1 << 20;
 
-async fn scene() -> Scene {
-    let scene = Scene::start(&two_zones("profile: fast\nwebhook: {enabled: false}")).await;
+fn serving() -> TestPod {
     let port = serde_json::json!({ "containers": [
         { "name": "main", "image": "nginx", "ports": [
             { "containerPort": 80 }, { "containerPort": 8080 },
         ] },
         { "name": "beside", "image": "nginx", "env": [{ "name": "WHO", "value": "beside" }] },
     ] });
-    let pod = TestPod::ordinary("web-0").with(&port).on_node(NODE_B);
-    scene.create(&pod).await;
+    TestPod::ordinary("web-0").with(&port).on_node(NODE_B)
+}
+
+async fn scene() -> Scene {
+    let scene = Scene::start(&two_zones("profile: fast\nwebhook: {enabled: false}")).await;
+    scene.create(&serving()).await;
     scene.running("web-0").await;
     scene
 }
@@ -239,7 +242,7 @@ async fn attach_shows_what_is_written_and_ends_with_the_container_over_spdy() {
 /// A port-forward. kubectl dies of a line that nobody reads, so its output stays open.
 struct Forward {
     address: String,
-    _kubectl: Child,
+    kubectl: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
@@ -256,7 +259,7 @@ async fn forward(scene: &Scene, env: &[(&str, &str)], ports: &[&str]) -> Forward
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     Forward {
         address: listening(&mut lines).await,
-        _kubectl: child,
+        kubectl: child,
         lines,
     }
 }
@@ -306,6 +309,38 @@ async fn get(address: &str, path: &str) -> Vec<u8> {
     let head = answer.windows(4).position(|it| it == b"\r\n\r\n");
     let head = head.unwrap_or_else(|| panic!("no answer: {:?}", text(&answer)));
     answer.split_off(head + 4)
+}
+
+async fn no_answer_for_another_pod(env: &[(&str, &str)]) {
+    let scene = scene().await;
+    let before = scene.running("web-0").await;
+    let open = forward(&scene, env, &[":80"]).await;
+    let body = text(&get(&open.address, "/").await);
+    assert!(body.contains(&before.metadata.uid.unwrap()), "{body}");
+    scene.delete("web-0").await;
+    scene.create(&serving()).await;
+    scene.running("web-0").await;
+    let mut kubectl = open.kubectl;
+    let mut stream = TcpStream::connect(&open.address).await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream
+        .write_all(b"GET / HTTP/1.1\r\nHost: web-0\r\nConnection: close\r\n\r\n")
+        .await;
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(answer.is_empty(), "{}", text(&answer));
+    let ended = tokio::time::timeout(PATIENCE, kubectl.wait()).await;
+    let ended = ended.expect("kubectl loses its connection to the pod");
+    assert!(!ended.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_port_forward_answers_for_no_other_pod_of_the_name_over_websocket() {
+    no_answer_for_another_pod(&WEBSOCKET).await;
+}
+
+#[tokio::test]
+async fn a_port_forward_answers_for_no_other_pod_of_the_name_over_spdy() {
+    no_answer_for_another_pod(&SPDY).await;
 }
 
 async fn a_hundred_requests_and_ten_megabytes(env: &[(&str, &str)]) {
