@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Api;
 use tokio::io::DuplexStream;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::container::{self, ContainerError, NodeFacts};
 use super::fields::Allocatable;
@@ -94,6 +95,8 @@ pub(super) enum Error {
     NotRunning(String),
     #[error(transparent)]
     Container(#[from] ContainerError),
+    #[error("the API server did not answer within {limit:?} for what pod {pod:?} refers to")]
+    TimedOut { pod: String, limit: Duration },
     #[error(transparent)]
     NoLogs(#[from] NoLogs),
     #[error(transparent)]
@@ -106,7 +109,7 @@ impl IntoResponse for Error {
             Self::Options(_) | Self::NoCommand => StatusCode::BAD_REQUEST,
             Self::Pod(error) => error.status(),
             Self::NotRunning(_) | Self::NoLogs(_) => StatusCode::NOT_FOUND,
-            Self::Container(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Container(_) | Self::TimedOut { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Full(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         refused(status, &self)
@@ -198,6 +201,27 @@ async fn begin_exec(
 
 /// What the commands of a container can see.
 pub(super) async fn world(
+    endpoint: &Endpoint,
+    pod: Arc<Pod>,
+    container: &str,
+) -> Result<World, Error> {
+    world_within(endpoint, pod, container, logs::REQUEST_TIMEOUT).await
+}
+
+/// One limit for all that is read: few sessions may begin at a time, and a slow one keeps others waiting.
+async fn world_within(
+    endpoint: &Endpoint,
+    pod: Arc<Pod>,
+    container: &str,
+    limit: Duration,
+) -> Result<World, Error> {
+    let name = pod.metadata.name.clone().unwrap_or_default();
+    let read = timeout(limit, read_world(endpoint, pod, container)).await;
+    let read = read.map_err(|_| Error::TimedOut { pod: name, limit })?;
+    Ok(read?)
+}
+
+async fn read_world(
     endpoint: &Endpoint,
     pod: Arc<Pod>,
     container: &str,

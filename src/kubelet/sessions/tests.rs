@@ -1,5 +1,6 @@
 use std::sync::Mutex;
 
+use kube::Client;
 use serde_json::{Value, json};
 
 use super::super::routes::testing::{answering, endpoint};
@@ -56,4 +57,19 @@ async fn each_connection_is_answered_by_the_pod_as_it_is_then() {
         assert_eq!(connected.is_ok(), is_answered, "{step}: {refusal}");
         assert!(refusal.ends_with("refused"), "{step}: {refusal}");
     }
+}
+
+#[tokio::test]
+async fn a_session_whose_objects_do_not_come_gives_its_place_among_the_beginnings_back() {
+    let never = tower::service_fn(|_: http::Request<kube::client::Body>| {
+        std::future::pending::<Result<http::Response<kube::client::Body>, Infallible>>()
+    });
+    let endpoint = endpoint(Client::new(never, "default"));
+    let pod = serde_json::from_value(pod_with("u1", "vk-b", &json!({}))).unwrap();
+    let world = world_within(&endpoint, Arc::new(pod), "app", Duration::from_millis(50));
+    let refused = tokio::time::timeout(Duration::from_secs(5), world).await;
+    let refused = refused.expect("it gives up").err().unwrap();
+    let words = "the API server did not answer within 50ms for what pod \"web-0\" refers to";
+    assert_eq!(refused.to_string(), words);
+    assert_eq!(refused.into_response().status(), 500);
 }
