@@ -121,7 +121,9 @@ pub(super) fn router(endpoint: Endpoint) -> Router {
         .route("/stats/summary/", get(summary))
         .route("/metrics", get(all_metrics))
         .route("/metrics/", get(all_metrics))
-        .route("/metrics/resource", get(resource_metrics));
+        .route("/metrics/resource", get(resource_metrics))
+        .route("/metrics/cadvisor", get(cadvisor_metrics))
+        .route("/metrics/probes", get(probe_metrics));
     let paths = if endpoint.nodes.shared {
         Router::new().nest("/nodes/{node}", node)
     } else {
@@ -308,13 +310,25 @@ async fn resource_metrics(
     axum::Extension(Target(node)): axum::Extension<Target>,
 ) -> Response {
     match endpoint.sample(&node).await {
-        Ok(sample) => (
-            [(header::CONTENT_TYPE, "text/plain; version=0.0.4")],
-            stats::resource_metrics(&sample),
-        )
-            .into_response(),
+        Ok(sample) => exposition(stats::resource_metrics(&sample)),
         Err(error) => unknown_pods(&error),
     }
+}
+
+async fn cadvisor_metrics(
+    State(endpoint): State<Endpoint>,
+    axum::Extension(Target(node)): axum::Extension<Target>,
+) -> Response {
+    match endpoint.sample(&node).await {
+        Ok(sample) => exposition(stats::cadvisor_metrics(&sample)),
+        Err(error) => unknown_pods(&error),
+    }
+}
+
+/// No container is probed, and so there is nothing to count; but a path that is not there makes
+/// Prometheus call the node down.
+async fn probe_metrics() -> Response {
+    exposition(String::new())
 }
 
 async fn all_metrics(
@@ -363,6 +377,11 @@ pub(super) fn refused(status: StatusCode, error: &(dyn std::error::Error + 'stat
 fn failed(error: &(dyn std::error::Error + 'static)) -> Response {
     tracing::warn!(error = %chain(error), "cannot answer a request to the kubelet API");
     text(StatusCode::INTERNAL_SERVER_ERROR, chain(error).to_string())
+}
+
+/// Prometheus' text format.
+fn exposition(text: String) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
 fn json(body: Body) -> Response {

@@ -1,6 +1,7 @@
-//! Simulated CPU and memory use, as `/stats/summary` and `/metrics/resource` tell it.
+//! Simulated CPU and memory use, as `/stats/summary`, `/metrics/resource` and `/metrics/cadvisor`
+//! tell it.
 //!
-//! Owns the figures and both texts. A container's counter is computed from its start time, so it
+//! Owns the figures and the texts. A container's counter is computed from its start time, so it
 //! rises at any pace of scrapes and goes on after a restart. A node's counter adds up while this
 //! process runs, since pods come and go below it; it begins anew with the process, as a real
 //! node's does with its boot.
@@ -222,96 +223,88 @@ pub(super) fn summary(node: &str, sample: &Sample) -> Value {
 /// labels by name (kubernetes-sigs/metrics-server, pkg/scraper/client/resource/decode.go); the
 /// pod comes second for readers that go by place.
 pub(super) fn resource_metrics(sample: &Sample) -> String {
-    let mut text = String::new();
-    let time = sample.at.as_millisecond();
-    let mut family = |name: &str, kind: &str, help: &str, samples: &mut dyn FnMut(&mut String)| {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}");
-        samples(&mut text);
-    };
-    let containers = || {
-        sample.pods.iter().flat_map(|one| {
-            let all = one.pod.containers.iter().zip(&one.containers);
-            all.map(move |(container, used)| (&one.pod, container, *used))
-        })
-    };
     let labels = |pod: &RunningPod, container: &RunningContainer| {
         format!(
             "container=\"{}\",pod=\"{}\",namespace=\"{}\"",
             container.name, pod.key.name, pod.key.namespace
         )
     };
+    let mut text = String::new();
+    let time = sample.at.as_millisecond();
+    containers(&mut text, sample, "[STABLE] ", "", labels);
     family(
-        "container_cpu_usage_seconds_total",
-        "counter",
-        "Cumulative cpu time consumed by the container in core-seconds",
-        &mut |text| {
-            for (pod, container, used) in containers() {
-                let seconds = seconds(used.cpu_core_nanoseconds);
-                let _ = writeln!(
-                    text,
-                    "container_cpu_usage_seconds_total{{{}}} {seconds} {time}",
-                    labels(pod, container)
-                );
-            }
-        },
-    );
-    family(
-        "container_memory_working_set_bytes",
-        "gauge",
-        "Current working set of the container in bytes",
-        &mut |text| {
-            for (pod, container, used) in containers() {
-                let _ = writeln!(
-                    text,
-                    "container_memory_working_set_bytes{{{}}} {} {time}",
-                    labels(pod, container),
-                    used.now.memory_bytes
-                );
-            }
-        },
-    );
-    family(
-        "container_start_time_seconds",
-        "gauge",
-        "Start time of the container since unix epoch in seconds",
-        &mut |text| {
-            for (pod, container, _) in containers() {
-                let started = container.started_at.as_second();
-                let _ = writeln!(
-                    text,
-                    "container_start_time_seconds{{{}}} {started}",
-                    labels(pod, container)
-                );
-            }
-        },
-    );
-    family(
+        &mut text,
         "node_cpu_usage_seconds_total",
         "counter",
-        "Cumulative cpu time consumed by the node in core-seconds",
-        &mut |text| {
+        "[STABLE] Cumulative cpu time consumed by the node in core-seconds",
+        |text| {
             let seconds = seconds(sample.node.cpu_core_nanoseconds);
             let _ = writeln!(text, "node_cpu_usage_seconds_total {seconds} {time}");
         },
     );
     family(
+        &mut text,
         "node_memory_working_set_bytes",
         "gauge",
-        "Current working set of the node in bytes",
-        &mut |text| {
-            let _ = writeln!(
-                text,
-                "node_memory_working_set_bytes {} {time}",
-                sample.node.now.memory_bytes
-            );
+        "[STABLE] Current working set of the node in bytes",
+        |text| {
+            let bytes = sample.node.now.memory_bytes;
+            let _ = writeln!(text, "node_memory_working_set_bytes {bytes} {time}");
         },
     );
+    pods(&mut text, sample);
     family(
+        &mut text,
+        "resource_scrape_error",
+        "gauge",
+        "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise",
+        |text| {
+            let _ = writeln!(text, "resource_scrape_error 0");
+        },
+    );
+    text
+}
+
+/// `/metrics/cadvisor`: what is known of containers, under the names and with the labels of cAdvisor
+/// (google/cadvisor, metrics/prometheus.go; kubernetes/kubernetes, pkg/kubelet/server/server.go,
+/// `containerPrometheusLabelsFunc`). Dashboards take what has an image for a container. There are no
+/// cgroups here, and so no `id`.
+pub(super) fn cadvisor_metrics(sample: &Sample) -> String {
+    let labels = |pod: &RunningPod, container: &RunningContainer| {
+        // The only label that is no name: an image may be any text.
+        let image = container.image.replace('\\', r"\\");
+        let image = image.replace('"', "\\\"").replace('\n', r"\n");
+        format!(
+            "container=\"{}\",image=\"{image}\",namespace=\"{}\",pod=\"{}\"",
+            container.name, pod.key.namespace, pod.key.name
+        )
+    };
+    let mut text = String::new();
+    containers(&mut text, sample, "", ",cpu=\"total\"", labels);
+    text
+}
+
+fn family(
+    text: &mut String,
+    name: &str,
+    kind: &str,
+    help: &str,
+    samples: impl FnOnce(&mut String),
+) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    samples(text);
+}
+
+/// The families of pods.
+fn pods(text: &mut String, sample: &Sample) {
+    let time = sample.at.as_millisecond();
+    family(
+        text,
         "pod_cpu_usage_seconds_total",
         "counter",
-        "Cumulative cpu time consumed by the pod in core-seconds",
-        &mut |text| {
+        "[STABLE] Cumulative cpu time consumed by the pod in core-seconds",
+        |text| {
             for one in &sample.pods {
                 let seconds = seconds(one.total.cpu_core_nanoseconds);
                 let _ = writeln!(
@@ -323,10 +316,11 @@ pub(super) fn resource_metrics(sample: &Sample) -> String {
         },
     );
     family(
+        text,
         "pod_memory_working_set_bytes",
         "gauge",
-        "Current working set of the pod in bytes",
-        &mut |text| {
+        "[STABLE] Current working set of the pod in bytes",
+        |text| {
             for one in &sample.pods {
                 let _ = writeln!(
                     text,
@@ -336,15 +330,47 @@ pub(super) fn resource_metrics(sample: &Sample) -> String {
             }
         },
     );
-    family(
-        "resource_scrape_error",
-        "gauge",
-        "1 if there was an error while getting container metrics, 0 otherwise",
-        &mut |text| {
-            let _ = writeln!(text, "resource_scrape_error 0");
-        },
-    );
-    text
+}
+
+/// The families of containers. `stability` begins each help, `cpu` ends the labels of CPU.
+fn containers(
+    text: &mut String,
+    sample: &Sample,
+    stability: &str,
+    cpu: &str,
+    labels: impl Fn(&RunningPod, &RunningContainer) -> String,
+) {
+    let time = sample.at.as_millisecond();
+    let all = || {
+        sample.pods.iter().flat_map(|one| {
+            let all = one.pod.containers.iter().zip(&one.containers);
+            all.map(|(container, used)| (labels(&one.pod, container), container, *used))
+        })
+    };
+    let name = "container_cpu_usage_seconds_total";
+    let help = format!("{stability}Cumulative cpu time consumed by the container in core-seconds");
+    family(text, name, "counter", &help, |text| {
+        for (labels, _, used) in all() {
+            let seconds = seconds(used.cpu_core_nanoseconds);
+            let _ = writeln!(text, "{name}{{{labels}{cpu}}} {seconds} {time}");
+        }
+    });
+    let name = "container_memory_working_set_bytes";
+    let help = format!("{stability}Current working set of the container in bytes");
+    family(text, name, "gauge", &help, |text| {
+        for (labels, _, used) in all() {
+            let bytes = used.now.memory_bytes;
+            let _ = writeln!(text, "{name}{{{labels}}} {bytes} {time}");
+        }
+    });
+    let name = "container_start_time_seconds";
+    let help = format!("{stability}Start time of the container since unix epoch in seconds");
+    family(text, name, "gauge", &help, |text| {
+        for (labels, container, _) in all() {
+            let started = container.started_at.as_second();
+            let _ = writeln!(text, "{name}{{{labels}}} {started}");
+        }
+    });
 }
 
 /// Nanoseconds as seconds, exactly.
@@ -357,109 +383,4 @@ fn seconds(nanoseconds: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use holdfast_provider::id::PodKey;
-
-    use super::*;
-
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_second(2_000_000_000 + seconds).unwrap()
-    }
-
-    fn pod(cpu_request_milli: u64) -> RunningPod {
-        RunningPod {
-            key: PodKey::new("shop", "web-0"),
-            uid: "u".into(),
-            started_at: at(0),
-            containers: vec![RunningContainer {
-                name: "c".to_owned(),
-                image: "i".to_owned(),
-                started_at: at(0),
-                cpu_request_milli,
-                memory_request_bytes: 1 << 20,
-                cpu_milli: None,
-                memory_bytes: None,
-            }],
-        }
-    }
-
-    fn counters() -> Counters {
-        Counters {
-            since: at(-100),
-            nodes: Mutex::default(),
-        }
-    }
-
-    #[test]
-    fn the_text_is_what_metrics_server_reads_with_the_pod_second_among_the_labels() {
-        let sample = counters().sample(&"n".into(), vec![pod(500)], at(10));
-        let text = resource_metrics(&sample);
-        let values: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
-        assert_eq!(
-            values,
-            [
-                "container_cpu_usage_seconds_total{container=\"c\",pod=\"web-0\",namespace=\"shop\"} 0.500000000 2000000010000",
-                "container_memory_working_set_bytes{container=\"c\",pod=\"web-0\",namespace=\"shop\"} 524288 2000000010000",
-                "container_start_time_seconds{container=\"c\",pod=\"web-0\",namespace=\"shop\"} 2000000000",
-                "node_cpu_usage_seconds_total 16.500000000 2000000010000",
-                "node_memory_working_set_bytes 268959744 2000000010000",
-                "pod_cpu_usage_seconds_total{namespace=\"shop\",pod=\"web-0\"} 0.500000000 2000000010000",
-                "pod_memory_working_set_bytes{namespace=\"shop\",pod=\"web-0\"} 524288 2000000010000",
-                "resource_scrape_error 0",
-            ]
-        );
-        let helped = text
-            .lines()
-            .filter(|line| line.starts_with("# HELP"))
-            .count();
-        assert_eq!(helped, values.len());
-    }
-
-    #[test]
-    fn counters_rise_strictly_also_when_pods_go_and_a_restart_only_resets_the_nodes() {
-        let ours = counters();
-        let node = NodeName::from("n");
-        let mut before = 0;
-        for (second, pods) in [(1, vec![pod(4000)]), (2, vec![]), (3, vec![pod(0)])] {
-            let sample = ours.sample(&node, pods, at(second));
-            assert!(sample.node.cpu_core_nanoseconds > before, "{second}");
-            before = sample.node.cpu_core_nanoseconds;
-        }
-        let one = |counters: &Counters| {
-            let sample = counters.sample(&node, vec![pod(0)], at(60));
-            sample.pods[0].total.cpu_core_nanoseconds
-        };
-        assert_eq!(one(&ours), one(&counters()));
-        assert!(one(&ours) > 0);
-    }
-
-    #[test]
-    fn no_figure_is_zero_and_none_overflows() {
-        for milli in [0, 1, u64::MAX] {
-            let usage = usage(&pod(milli).containers[0]);
-            assert!(usage.cpu_nanocores > 0 && usage.memory_bytes > 0, "{milli}");
-            let used = used(usage, at(0), at(i64::from(u32::MAX)));
-            assert!(used > 0, "{milli}");
-        }
-    }
-
-    #[test]
-    fn figures_of_annotations_count_instead_of_those_of_requests() {
-        let mut pod = pod(500);
-        pod.containers[0].cpu_milli = Some(900);
-        pod.containers[0].memory_bytes = Some(0);
-        let usage = usage(&pod.containers[0]);
-        assert_eq!((usage.cpu_nanocores, usage.memory_bytes), (900_000_000, 1));
-    }
-
-    #[test]
-    fn the_summary_names_the_node_and_each_container() {
-        let sample = counters().sample(&"n".into(), vec![pod(500)], at(10));
-        let summary = summary("n", &sample);
-        assert_eq!(summary["node"]["nodeName"], "n");
-        let pod = &summary["pods"][0];
-        assert_eq!(pod["podRef"]["uid"], "u");
-        assert_eq!(pod["containers"][0]["cpu"]["usageNanoCores"], 50_000_000);
-        assert_eq!(pod["cpu"]["usageCoreNanoSeconds"], 500_000_000);
-    }
-}
+mod tests;

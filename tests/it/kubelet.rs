@@ -12,13 +12,15 @@ use serde_json::Value;
 
 use crate::support::*;
 
-const PATHS: [&str; 13] = [
+const PATHS: [&str; 15] = [
     "/healthz",
     "/pods",
     "/runningpods/",
     "/stats/summary",
     "/metrics",
     "/metrics/resource",
+    "/metrics/cadvisor",
+    "/metrics/probes",
     "/containerLogs/default/pod/c",
     "/exec/default/pod/c?command=id&output=1",
     "/attach/default/pod/c?output=1",
@@ -373,6 +375,14 @@ async fn pods_stats_metrics_and_logs_tell_of_the_nodes_own_pods() {
         "container_cpu_usage_seconds_total{{container=\"{container}\",pod=\"one\",namespace=\"{namespace}\"}}"
     );
     assert!(metrics.contains(&series), "{metrics}");
+    let metrics = read("/metrics/cadvisor").await;
+    let image = pod.spec.as_ref().unwrap().containers[0].image.as_ref();
+    let image = image.unwrap();
+    let series = format!(
+        "container_memory_working_set_bytes{{container=\"{container}\",image=\"{image}\",namespace=\"{namespace}\",pod=\"one\"}}"
+    );
+    assert!(metrics.contains(&series), "{metrics}");
+    assert_eq!(read("/metrics/probes").await, "");
 
     let logs = async |args: &[&str]| {
         let mut all = vec!["logs", "one", "-n", namespace];

@@ -49,11 +49,7 @@ async fn each_connection_is_answered_by_the_pod_as_it_is_then() {
     ] {
         *now.lock().unwrap() = (code, pod);
         let connected = forwarded.connect(80).await;
-        let refusal = connected
-            .as_ref()
-            .err()
-            .map(String::as_str)
-            .unwrap_or("refused");
+        let refusal = connected.as_ref().err().map_or("refused", String::as_str);
         assert_eq!(connected.is_ok(), is_answered, "{step}: {refusal}");
         assert!(refusal.ends_with("refused"), "{step}: {refusal}");
     }
