@@ -81,8 +81,12 @@ impl Agent {
     }
 
     fn waits_for(&self, pod: &Pod) -> Option<Reason> {
+        let record = &pod.record;
+        // The ENI of one that leaves may wait for the cloud, but the pod wants none any more.
+        let wants_one =
+            !(record.host_network() || record.deletion().is_some() || record.phase().is_terminal());
         match &*network_of(pod, &self.engine) {
-            Network::Waiting { reason, .. } if !pod.record.host_network() => Some(*reason),
+            Network::Waiting { reason, .. } if wants_one => Some(*reason),
             _ => None,
         }
     }

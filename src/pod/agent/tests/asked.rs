@@ -1,5 +1,9 @@
 //! What others ask of the agent.
 
+use std::num::NonZeroU32;
+
+use holdfast_provider::cloud::sim::{self, Action, Fault};
+
 use super::*;
 
 #[test]
@@ -42,6 +46,29 @@ fn figures_and_running_pods_are_those_of_the_api_without_a_request() {
         running.iter().all(|pod| &*pod.key.name != "a"),
         "{running:?}"
     );
+}
+
+#[test]
+fn a_pod_whose_eni_cannot_be_detached_does_not_wait_for_an_address() {
+    let mut world = World::new(&Wish {
+        cloud: sim::Config {
+            faults: vec![Fault::Fail {
+                action: Action::Detach,
+                every: NonZeroU32::MIN,
+                code: "InternalError".into(),
+            }],
+            ..sim::Config::default()
+        },
+        ..Wish::acs()
+    });
+    world.create(fixed("web-0"));
+    world.pass(SECOND * 10);
+    world.delete("web-0");
+    world.pass(SECOND * 10);
+    assert!(!world.is_gone("web-0"));
+    assert_eq!(world.said(Reason::CloudCallFailed).len(), 1);
+    let figures = world.agent.figures(&"acs-b".into(), world.now);
+    assert_eq!(figures.waiting.values().sum::<u64>(), 0, "{figures:?}");
 }
 
 #[test]
