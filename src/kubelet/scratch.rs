@@ -19,8 +19,12 @@ pub const CONTAINERS_MAX: usize = 1024;
 const ENTRIES_MAX: usize = 4096;
 /// Longest path, as Linux has it.
 const PATH_MAX: usize = 4096;
-/// What an entry costs besides its content.
+/// What an entry costs besides its content and its path.
 const ENTRY_BYTES: usize = 256;
+/// What each part of its path costs besides its name.
+const PART_BYTES: usize = 48;
+/// What a shell has however much the others have, so that short commands always run.
+const SHELL_BYTES_FREE: usize = 16 << 10;
 
 /// There is no room for what was to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -93,7 +97,7 @@ pub struct Files {
 
 impl Scratch {
     fn new(total: Arc<AtomicUsize>) -> Self {
-        let reserved = Reserved { total, bytes: 0 };
+        let reserved = Reserved::new(total, CONTAINER_BYTES_MAX, 0);
         Self(Arc::new(Mutex::new(Files {
             tree: Tree::default(),
             reserved,
@@ -107,10 +111,16 @@ impl Scratch {
 
     /// Room that counts against all containers' files, for what is still on its way into one.
     pub fn room(&self) -> Reserved {
-        Reserved {
-            total: Arc::clone(&self.lock().reserved.total),
-            bytes: 0,
-        }
+        Reserved::new(self.total(), CONTAINER_BYTES_MAX, 0)
+    }
+
+    /// Room for what a shell has in mind. It counts too, but for the little that each shell needs.
+    pub fn shell_room(&self, bytes_max: usize) -> Reserved {
+        Reserved::new(self.total(), bytes_max, SHELL_BYTES_FREE)
+    }
+
+    fn total(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.lock().reserved.total)
     }
 
     fn is_unused(&self) -> bool {
@@ -126,30 +136,42 @@ impl Files {
 
     /// Writes an entry.
     pub fn insert(&mut self, path: TreePath, node: Node) -> Result<(), Full> {
-        let length = path.to_string().len();
-        let depth = path.depth();
-        if length > PATH_MAX || self.tree.len() + depth > ENTRIES_MAX {
+        if path.to_string().len() > PATH_MAX {
             return Err(Full);
         }
-        let old = self.tree.get(&path).map_or(0, Node::size);
-        // Directories that come with it are paid for at its own path's length.
-        let cost = node.size() + depth * (ENTRY_BYTES + length);
-        self.reserved.grow(cost)?;
+        let above = self.tree.missing_above(&path);
+        let entries = || above.iter().chain([&path]);
+        let old = |path| self.tree.get(path);
+        let new = entries().filter(|path| old(path).is_none()).count();
+        if self.tree.len() + new > ENTRIES_MAX {
+            return Err(Full);
+        }
+        let wanted = node.size() + entries().map(overhead).sum::<usize>();
+        let freed = entries()
+            .filter_map(|path| Some(cost(path, old(path)?)))
+            .sum();
+        self.reserved.grow(wanted.saturating_sub(freed))?;
+        self.reserved.shrink(freed.saturating_sub(wanted));
         self.tree.insert(path, node);
-        self.reserved.shrink(old);
         Ok(())
     }
 
     /// Takes away an entry and all below it; returns how many there were.
     pub fn remove(&mut self, path: &TreePath) -> usize {
-        let bytes = self.tree.within(path).map(|(_, node)| node.size()).sum();
-        let removed = self.tree.remove(path);
-        self.reserved.shrink(bytes);
-        if self.tree.is_empty() {
-            self.reserved.shrink(usize::MAX);
-        }
-        removed
+        let costs = self.tree.within(path).map(|(path, node)| cost(path, node));
+        self.reserved.shrink(costs.sum());
+        self.tree.remove(path)
     }
+}
+
+/// What an entry costs.
+fn cost(path: &TreePath, node: &Node) -> usize {
+    overhead(path) + node.size()
+}
+
+/// What an entry costs besides its content.
+fn overhead(path: &TreePath) -> usize {
+    ENTRY_BYTES + PART_BYTES * path.depth() + path.to_string().len()
 }
 
 /// Bytes taken out of what all containers may have; given back when dropped.
@@ -157,15 +179,32 @@ impl Files {
 pub struct Reserved {
     total: Arc<AtomicUsize>,
     bytes: usize,
+    bytes_max: usize,
+    bytes_free: usize,
 }
 
 impl Reserved {
+    fn new(total: Arc<AtomicUsize>, bytes_max: usize, bytes_free: usize) -> Self {
+        Self {
+            total,
+            bytes: 0,
+            bytes_max,
+            bytes_free,
+        }
+    }
+
+    /// How many they are.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Takes more.
     pub fn grow(&mut self, by: usize) -> Result<(), Full> {
         let wanted = self.bytes.checked_add(by).ok_or(Full)?;
-        if wanted > CONTAINER_BYTES_MAX {
+        if wanted > self.bytes_max {
             return Err(Full);
         }
+        let by = self.counted(wanted) - self.counted(self.bytes);
         let fits = |used: usize| used.checked_add(by).filter(|sum| *sum <= TOTAL_BYTES_MAX);
         self.total
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits)
@@ -174,10 +213,17 @@ impl Reserved {
         Ok(())
     }
 
-    fn shrink(&mut self, by: usize) {
-        let by = by.min(self.bytes);
-        self.bytes -= by;
+    /// Gives some back.
+    pub fn shrink(&mut self, by: usize) {
+        let left = self.bytes.saturating_sub(by);
+        let by = self.counted(self.bytes) - self.counted(left);
+        self.bytes = left;
         self.total.fetch_sub(by, Ordering::Relaxed);
+    }
+
+    /// How many of so many bytes count against the total.
+    fn counted(&self, bytes: usize) -> usize {
+        bytes.saturating_sub(self.bytes_free)
     }
 }
 
@@ -190,6 +236,7 @@ impl Drop for Reserved {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -255,5 +302,31 @@ mod tests {
             store.of("u2", &number.to_string());
         }
         assert!(store.kept.lock().unwrap().scratches.len() <= CONTAINERS_MAX);
+    }
+
+    proptest! {
+        #[test]
+        fn use_is_that_of_the_files_that_there_are_however_they_came_about(
+            steps in proptest::collection::vec(("(/[ab]{1,2}){1,3}", proptest::option::of(0..2000_usize)), 0..30),
+        ) {
+            let (store, fresh) = (ScratchStore::default(), ScratchStore::default());
+            let (scratch, again) = (store.of("u1", "app"), fresh.of("u1", "app"));
+            let (mut files, mut again) = (scratch.lock(), again.lock());
+            for (path, size) in steps {
+                match size {
+                    // A file where a directory was would leave entries below a file: the shell refuses that.
+                    Some(size) if !files.tree().get(&(&*path).into()).is_some_and(Node::is_directory) => {
+                        files.insert((&*path).into(), file(size)).unwrap();
+                    }
+                    _ => {
+                        files.remove(&(&*path).into());
+                    }
+                }
+            }
+            for (path, node) in files.tree().within(&TreePath::root()) {
+                again.insert(path.clone(), node.clone()).unwrap();
+            }
+            prop_assert_eq!(store.used.load(Ordering::Relaxed), fresh.used.load(Ordering::Relaxed));
+        }
     }
 }

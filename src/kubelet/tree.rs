@@ -63,9 +63,9 @@ impl TreePath {
         self.0.len()
     }
 
-    /// It and the directories above it, the root first.
-    fn ancestors(&self) -> impl Iterator<Item = Self> {
-        (0..self.0.len()).map(|end| Self(self.0[..end].to_vec()))
+    /// The directories above it but the root, the outermost first, and itself.
+    pub fn steps(&self) -> impl Iterator<Item = Self> {
+        (1..=self.0.len()).map(|end| Self(self.0[..end].to_vec()))
     }
 }
 
@@ -137,14 +137,23 @@ impl Tree {
         self.nodes.get(path)
     }
 
+    /// The paths above this one that are no directories yet.
+    pub fn missing_above(&self, path: &TreePath) -> Vec<TreePath> {
+        let is_missing = |above: &TreePath| {
+            *above != TreePath::root() && !self.get(above).is_some_and(Node::is_directory)
+        };
+        // Above a directory there are only directories: to look at them too would cost the square of
+        // a path's depth for each entry.
+        std::iter::successors(Some(path.parent()), |above| Some(above.parent()))
+            .take_while(is_missing)
+            .collect()
+    }
+
     /// Puts an entry, with the directories above it where they are missing. A file in the place of
     /// one of those becomes a directory.
     pub fn insert(&mut self, path: TreePath, node: Node) {
-        for above in path.ancestors().skip(1) {
-            let known = self.nodes.get(&above);
-            if known.is_none_or(|known| !known.is_directory()) {
-                self.nodes.insert(above, Node::directory(node.modified));
-            }
+        for above in self.missing_above(&path) {
+            self.nodes.insert(above, Node::directory(node.modified));
         }
         if path != TreePath::root() {
             self.nodes.insert(path, node);

@@ -153,17 +153,10 @@ impl World {
             Some(_) => return Err(FileError::NotDirectory),
             None => {}
         }
-        // From the top down: as deep as a path may be, no recursion.
-        let mut missing = vec![path.clone()];
-        let mut above = path.parent();
-        while self.node(&above).is_none() {
-            missing.push(above.clone());
-            above = above.parent();
-        }
-        missing
-            .into_iter()
-            .rev()
-            .try_for_each(|path| self.make_directory(path, mode))
+        // From the top down, one path at a time: all of a deep one's at once are too many.
+        path.steps()
+            .filter(|step| self.node(step).is_none())
+            .try_for_each(|step| self.make_directory(step, mode))
     }
 
     /// Takes away what was written; what the container began with stays.
