@@ -4,12 +4,18 @@
 //! (kubernetes/kubernetes, pkg/kubelet/kubelet_pods.go, `makeEnvironmentVariables`, and
 //! pkg/kubelet/envvars). What an image or a runtime adds is not known here.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVar, Pod, Service, ServicePort};
 
 use super::fields::{self, Allocatable};
 use super::objects::{Objects, Once, Unreadable};
+
+/// Longest string that Linux starts a process with (MAX_ARG_STRLEN).
+const STRING_BYTES_MAX: usize = 128 << 10;
+/// Most of all of them: a quarter of the usual stack.
+const BYTES_MAX: usize = 2 << 20;
 
 /// Why a container cannot be configured, in the kubelet's words: the message of
 /// `CreateContainerConfigError`.
@@ -59,6 +65,9 @@ pub enum EnvironmentError {
         /// The resource.
         resource: String,
     },
+    /// More than a process can be started with, in the words of strerror.
+    #[error("argument list too long")]
+    TooLong,
     /// An object could not be read.
     #[error(transparent)]
     Unreadable(#[from] Unreadable),
@@ -72,6 +81,41 @@ pub struct Environment {
     /// Keys of `envFrom` that are no names of variables, for the event
     /// `InvalidEnvironmentVariableNames`.
     pub invalid_names: Vec<String>,
+    /// What the variables take of what a process can be started with.
+    bytes: usize,
+}
+
+impl Environment {
+    fn set(&mut self, name: String, value: String) -> Result<(), EnvironmentError> {
+        // The name, `=`, the value, NUL and a pointer, as execve(2) counts.
+        let cost = |name: &str, value: &str| name.len() + value.len() + 2 + 8;
+        let old = self.variables.get(&name).map_or(0, |old| cost(&name, old));
+        let bytes = self.bytes - old + cost(&name, &value);
+        if name.len() + value.len() + 2 > STRING_BYTES_MAX || bytes > BYTES_MAX {
+            return Err(EnvironmentError::TooLong);
+        }
+        self.bytes = bytes;
+        self.variables.insert(name, value);
+        Ok(())
+    }
+}
+
+/// A value with its `$(NAME)` replaced, unless it becomes longer than a process can have it.
+fn expanded(
+    text: &str,
+    known: impl Fn(&str) -> Option<String>,
+) -> Result<String, EnvironmentError> {
+    let bytes = Cell::new(text.len());
+    let value = |name: &str| {
+        let value = known(name)?;
+        bytes.set(bytes.get() + value.len());
+        // Nothing is put in once it is too long: it must not grow first to be refused then.
+        let fits = bytes.get() <= STRING_BYTES_MAX;
+        Some(if fits { value } else { String::new() })
+    };
+    let result = fields::expanded(text, value);
+    let fits = bytes.get() <= STRING_BYTES_MAX;
+    fits.then_some(result).ok_or(EnvironmentError::TooLong)
 }
 
 /// The environment of a container of a pod whose status has its address.
@@ -93,16 +137,18 @@ pub(super) async fn resolve<O: Objects>(
             own.or_else(|| services.get(name)).cloned()
         };
         let value = match variable.value.as_deref().filter(|value| !value.is_empty()) {
-            Some(value) => Some(fields::expanded(value, known)),
+            Some(value) => Some(expanded(value, known)?),
             None => from_field(pod, &container.name, variable, objects, node).await?,
         };
         // An optional reference to nothing sets nothing.
         if let Some(value) = value {
-            environment.variables.insert(variable.name.clone(), value);
+            environment.set(variable.name.clone(), value)?;
         }
     }
     for (name, value) in services {
-        environment.variables.entry(name).or_insert(value);
+        if !environment.variables.contains_key(&name) {
+            environment.set(name, value)?;
+        }
     }
     Ok(environment)
 }
@@ -116,16 +162,16 @@ async fn from_source<O: Objects>(
     let mut add = |key: &str, value: String| {
         let name = format!("{prefix}{key}");
         if is_name(&name) {
-            environment.variables.insert(name, value);
-        } else {
-            environment.invalid_names.push(name);
+            return environment.set(name, value);
         }
+        environment.invalid_names.push(name);
+        Ok(())
     };
     if let Some(reference) = &source.config_map_ref {
         match objects.config_map(&reference.name).await? {
             Some(map) => {
                 for (key, value) in map.data.unwrap_or_default() {
-                    add(&key, value);
+                    add(&key, value)?;
                 }
             }
             None if reference.optional == Some(true) => {}
@@ -138,7 +184,7 @@ async fn from_source<O: Objects>(
         match objects.secret(&reference.name).await? {
             Some(secret) => {
                 for (key, value) in secret.data.unwrap_or_default() {
-                    add(&key, String::from_utf8_lossy(&value.0).into_owned());
+                    add(&key, String::from_utf8_lossy(&value.0).into_owned())?;
                 }
             }
             None if reference.optional == Some(true) => {}
@@ -293,183 +339,4 @@ fn add_service(service: &Service, variables: &mut BTreeMap<String, String>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::Ordering;
-
-    use serde_json::{Value, json};
-
-    use super::super::objects::testing::Memory;
-    use super::*;
-
-    fn object<T: serde::de::DeserializeOwned>(value: Value) -> T {
-        serde_json::from_value(value).unwrap()
-    }
-
-    fn memory() -> Memory {
-        let meta = |name: &str| json!({"name": name, "namespace": "shop"});
-        let service = |namespace: &str, name: &str, ip: &str| {
-            object(json!({
-                "metadata": {"name": name, "namespace": namespace},
-                "spec": {"clusterIP": ip, "ports": [{"name": "https", "port": 443}]},
-            }))
-        };
-        Memory {
-            config_maps: vec![object(
-                json!({"metadata": meta("cm"), "data": {"k": "v", "a=b": "x"}}),
-            )],
-            secrets: vec![object(
-                json!({"metadata": meta("sec"), "data": {"s": "aGk="}}),
-            )],
-            services: vec![
-                service("default", "kubernetes", "10.96.0.1"),
-                service("default", "other", "10.96.0.2"),
-                service("shop", "my-db", "10.96.0.3"),
-                service("shop", "headless", "None"),
-            ],
-            ..Memory::default()
-        }
-    }
-
-    fn pod(container: &Value, links: bool) -> Pod {
-        let mut container = container.clone();
-        container["name"] = json!("app");
-        object(json!({
-            "metadata": {"name": "web-0", "namespace": "shop"},
-            "spec": {"containers": [container], "enableServiceLinks": links},
-            "status": {"podIP": "192.168.1.4"},
-        }))
-    }
-
-    async fn environment(container: Value, links: bool) -> Result<Environment, String> {
-        let (memory, pod) = (memory(), pod(&container, links));
-        let once = Once::new(&memory, "shop");
-        let container = fields::find(&pod, "app").unwrap();
-        let result = resolve(&pod, container, &once, Allocatable::default()).await;
-        result.map_err(|error| error.to_string())
-    }
-
-    #[tokio::test]
-    async fn values_come_from_everywhere() {
-        let env = json!([
-            {"name": "PLAIN", "value": "x"},
-            {"name": "EMPTY"},
-            {"name": "EXPANDED", "value": "$(PLAIN)-$(P_k)-$(MY_DB_SERVICE_HOST)-$(LATER)-$$(PLAIN)"},
-            {"name": "LATER", "value": "y"},
-            {"name": "CM", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k"}}},
-            {"name": "SEC", "valueFrom": {"secretKeyRef": {"name": "sec", "key": "s"}}},
-            {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
-            {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu"}}},
-            {"name": "NONE", "valueFrom": {"configMapKeyRef": {"name": "no", "key": "k", "optional": true}}},
-            {"name": "NOKEY", "valueFrom": {"secretKeyRef": {"name": "sec", "key": "no", "optional": true}}},
-        ]);
-        let env_from = json!([
-            {"prefix": "P_", "configMapRef": {"name": "cm"}},
-            {"secretRef": {"name": "sec"}},
-            {"secretRef": {"name": "no", "optional": true}},
-        ]);
-        let got = environment(json!({"env": env, "envFrom": env_from}), true)
-            .await
-            .unwrap();
-        for (name, want) in [
-            ("PLAIN", Some("x")),
-            ("EMPTY", Some("")),
-            ("EXPANDED", Some("x-v-10.96.0.3-$(LATER)-$(PLAIN)")),
-            ("CM", Some("v")),
-            ("SEC", Some("hi")),
-            ("s", Some("hi")),
-            ("P_k", Some("v")),
-            ("IP", Some("192.168.1.4")),
-            ("CPU", Some("0")),
-            ("NONE", None),
-            ("NOKEY", None),
-        ] {
-            assert_eq!(got.variables.get(name).map(String::as_str), want, "{name}");
-        }
-        assert_eq!(got.invalid_names, ["P_a=b"]);
-    }
-
-    #[tokio::test]
-    async fn services_are_told_and_the_pods_own_values_go_first() {
-        let env = json!([{"name": "MY_DB_PORT", "value": "mine"}]);
-        let got = environment(json!({"env": env}), true)
-            .await
-            .unwrap()
-            .variables;
-        for (name, want) in [
-            ("KUBERNETES_SERVICE_HOST", "10.96.0.1"),
-            ("KUBERNETES_SERVICE_PORT", "443"),
-            ("KUBERNETES_SERVICE_PORT_HTTPS", "443"),
-            ("KUBERNETES_PORT", "tcp://10.96.0.1:443"),
-            ("KUBERNETES_PORT_443_TCP", "tcp://10.96.0.1:443"),
-            ("KUBERNETES_PORT_443_TCP_PROTO", "tcp"),
-            ("KUBERNETES_PORT_443_TCP_PORT", "443"),
-            ("KUBERNETES_PORT_443_TCP_ADDR", "10.96.0.1"),
-            ("MY_DB_SERVICE_HOST", "10.96.0.3"),
-            ("MY_DB_PORT", "mine"),
-        ] {
-            assert_eq!(got[name], want, "{name}");
-        }
-        let other = |name: &&String| name.starts_with("OTHER") || name.starts_with("HEADLESS");
-        assert_eq!(got.keys().find(other), None);
-        let bare = environment(json!({}), false).await.unwrap().variables;
-        assert!(
-            bare.keys().all(|name| name.starts_with("KUBERNETES_")),
-            "{bare:?}"
-        );
-    }
-
-    #[tokio::test]
-    async fn what_is_missing_is_named_in_the_kubelets_words() {
-        let env = |from: Value| json!({"env": [{"name": "X", "valueFrom": from}]});
-        for (container, want) in [
-            (
-                env(json!({"configMapKeyRef": {"name": "no", "key": "k"}})),
-                "configmap \"no\" not found",
-            ),
-            (
-                env(json!({"configMapKeyRef": {"name": "cm", "key": "z"}})),
-                "couldn't find key z in ConfigMap shop/cm",
-            ),
-            (
-                env(json!({"secretKeyRef": {"name": "no", "key": "k"}})),
-                "secret \"no\" not found",
-            ),
-            (
-                env(json!({"secretKeyRef": {"name": "sec", "key": "z"}})),
-                "couldn't find key z in Secret shop/sec",
-            ),
-            (
-                env(json!({"fieldRef": {"fieldPath": "spec.x"}})),
-                "unsupported fieldPath: spec.x",
-            ),
-            (
-                env(json!({"resourceFieldRef": {"resource": "limits.x"}})),
-                "unsupported container resource: limits.x",
-            ),
-            (
-                json!({"envFrom": [{"configMapRef": {"name": "no"}}]}),
-                "configmap \"no\" not found",
-            ),
-            (
-                json!({"envFrom": [{"secretRef": {"name": "no"}}]}),
-                "secret \"no\" not found",
-            ),
-        ] {
-            assert_eq!(environment(container, true).await.unwrap_err(), want);
-        }
-    }
-
-    #[tokio::test]
-    async fn an_object_is_read_once() {
-        let env: Vec<_> = (0..10)
-            .map(|n| json!({"name": format!("X{n}"), "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "k"}}}))
-            .collect();
-        let (memory, pod) = (memory(), pod(&json!({"env": env}), true));
-        let once = Once::new(&memory, "shop");
-        let container = fields::find(&pod, "app").unwrap();
-        resolve(&pod, container, &once, Allocatable::default())
-            .await
-            .unwrap();
-        assert_eq!(memory.asked.load(Ordering::Relaxed), 1);
-    }
-}
+mod tests;
