@@ -1,11 +1,14 @@
 //! `tar`, as `kubectl cp` uses it: to stdout and from stdin.
 
-use std::io::{self, Read as _};
+use std::io;
 
 use tar::{Archive, Builder, EntryType, Header};
 
 use super::interpreter::Shell;
 use crate::kubelet::tree::{Node, TreePath};
+
+/// Most problems that are told of one archive.
+const PROBLEMS_MAX: usize = 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -111,6 +114,15 @@ impl Request {
         }
         Ok(request)
     }
+
+    /// Whether a member is to be taken out: all are, unless some are named.
+    fn wants(&self, name: &str) -> bool {
+        let is_in = |member: &String| {
+            let rest = name.strip_prefix(member.trim_end_matches('/'));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        self.members.is_empty() || self.members.iter().any(is_in)
+    }
 }
 
 async fn create(shell: &Shell<'_>, directory: &TreePath, request: &Request) -> io::Result<i32> {
@@ -212,98 +224,92 @@ async fn extract(shell: &Shell<'_>, directory: &TreePath, request: &Request) -> 
     if bytes.is_empty() {
         return shell.fail("tar", "short read").await;
     }
-    let (listed, problems) = unpack(shell, directory, request, &bytes);
-    shell.io.stdout.write(listed).await?;
-    let mut status = 0;
-    for problem in problems {
-        status = shell.fail("tar", problem).await?;
-    }
-    Ok(status)
-}
-
-/// Takes an archive apart; returns what is to be listed, and what went wrong.
-fn unpack(
-    shell: &Shell<'_>,
-    directory: &TreePath,
-    request: &Request,
-    bytes: &[u8],
-) -> (String, Vec<String>) {
-    const PROBLEMS_MAX: usize = 20;
-    let (mut listed, mut problems) = (String::new(), Vec::new());
-    let mut archive = Archive::new(bytes);
-    let entries = match archive.entries() {
-        Ok(entries) => entries,
-        Err(error) => return (listed, vec![error.to_string()]),
-    };
-    for entry in entries {
-        if problems.len() >= PROBLEMS_MAX {
-            problems.push("too many errors".to_owned());
-            break;
+    let (members, end) = members(&bytes);
+    let mut problems = 0;
+    for member in members {
+        // Others have their turn: all of an archive at once would hold up the whole process.
+        tokio::task::yield_now().await;
+        if problems >= PROBLEMS_MAX {
+            return shell.fail("tar", "too many errors").await;
         }
-        let mut entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => {
-                problems.push(error.to_string());
-                break;
-            }
-        };
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        let wanted = |member: &String| {
-            let member = member.trim_end_matches('/');
-            name.strip_prefix(member)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        if !request.members.is_empty() && !request.members.iter().any(wanted) {
+        if !request.wants(&member.name) {
             continue;
         }
         if request.verbose || request.mode == Mode::List {
-            listed.extend([&name, "\n"]);
+            shell.io.stdout.write(format!("{}\n", member.name)).await?;
         }
         if request.mode == Mode::List {
             continue;
         }
-        if let Err(message) = unpack_entry(shell, directory, request, &name, &mut entry) {
-            problems.push(format!("{name}: {message}"));
+        if let Err(message) = unpack(shell, directory, request, &member) {
+            let message = format!("{}: {message}", member.name);
+            shell.fail("tar", message).await?;
+            problems += 1;
         }
     }
-    (listed, problems)
+    if let Err(error) = end {
+        return shell.fail("tar", error).await;
+    }
+    Ok(i32::from(problems > 0))
 }
 
-fn unpack_entry(
+/// A member of an archive.
+struct Member<'a> {
+    name: String,
+    header: Header,
+    content: &'a [u8],
+}
+
+/// The members of an archive up to where it ends or is broken.
+fn members(bytes: &[u8]) -> (Vec<Member<'_>>, io::Result<()>) {
+    let mut members = Vec::new();
+    let mut read = || {
+        for entry in Archive::new(bytes).entries()? {
+            let entry = entry?;
+            let content = usize::try_from(entry.raw_file_position()).ok();
+            let content = content.and_then(|start| bytes.get(start..));
+            let content = content.unwrap_or_default();
+            let size = usize::try_from(entry.size()).unwrap_or(usize::MAX);
+            members.push(Member {
+                name: String::from_utf8_lossy(&entry.path_bytes()).into_owned(),
+                header: entry.header().clone(),
+                content: &content[..size.min(content.len())],
+            });
+        }
+        Ok(())
+    };
+    let end = read();
+    (members, end)
+}
+
+fn unpack(
     shell: &Shell<'_>,
     directory: &TreePath,
     request: &Request,
-    name: &str,
-    entry: &mut tar::Entry<'_, &[u8]>,
+    member: &Member<'_>,
 ) -> Result<(), String> {
-    if name.split('/').any(|part| part == "..") {
+    if member.name.split('/').any(|part| part == "..") {
         return Err("a name with `..` is not taken out of an archive".to_owned());
     }
-    let path = directory.join(name.trim_start_matches('/'));
-    let mode = entry.header().mode().unwrap_or(0o644) & 0o777;
-    let modified = entry.header().mtime().ok().filter(|_| request.keep_time);
+    let world = shell.world;
+    let path = directory.join(member.name.trim_start_matches('/'));
+    let mode = member.header.mode().unwrap_or(0o644) & 0o777;
+    let modified = member.header.mtime().ok().filter(|_| request.keep_time);
     let modified =
         modified.and_then(|at| jiff::Timestamp::from_second(i64::try_from(at).ok()?).ok());
-    match entry.header().entry_type() {
+    match member.header.entry_type() {
         EntryType::Directory => {
-            let made = shell.world.make_directories(&path, mode);
+            let made = world.make_directories(&path, mode);
             made.map_err(|error| error.to_string())
         }
-        EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-            let world = shell.world;
+        EntryType::Regular | EntryType::Continuous => {
             let made = world.make_directories(&path.parent(), 0o755);
             made.map_err(|error| error.to_string())?;
-            // What is larger than the archive would be made of holes: a sparse file.
-            let limit = crate::kubelet::scratch::CONTAINER_BYTES_MAX;
-            let mut content = Vec::new();
-            let read = entry
-                .by_ref()
-                .take(limit as u64 + 1)
-                .read_to_end(&mut content);
-            read.map_err(|error| error.to_string())?;
-            let node = Node::file(content, mode, modified.unwrap_or_else(|| world.now()));
+            let modified = modified.unwrap_or_else(|| world.now());
+            let node = Node::file(member.content.to_vec(), mode, modified);
             world.put(path, node).map_err(|error| error.to_string())
         }
+        // Sparse files among them: their holes can be of any size.
         _ => Err(
             "neither a file nor a directory, not supported in this simulated container".to_owned(),
         ),

@@ -88,7 +88,7 @@ pub(super) async fn call(shell: &mut Shell<'_>, name: &str, args: &[String]) -> 
         "touch" => files::touch(shell, args).await?,
         "unset" => {
             for name in args {
-                shell.unset(name);
+                shell.variables.unset(name);
             }
             0
         }
@@ -106,10 +106,10 @@ async fn not_found(shell: &Shell<'_>, name: &str) -> io::Result<i32> {
 }
 
 async fn cd(shell: &mut Shell<'_>, args: &[String]) -> io::Result<i32> {
-    let home = shell.variable("HOME").unwrap_or("/").to_owned();
+    let home = shell.variables.get("HOME").unwrap_or("/").to_owned();
     let name = args.first().unwrap_or(&home).clone();
     let path = match &*name {
-        "-" => shell.path(shell.variable("OLDPWD").unwrap_or(".")),
+        "-" => shell.path(shell.variables.get("OLDPWD").unwrap_or(".")),
         name => shell.path(name),
     };
     let problem = match shell.world.node(&path) {
@@ -117,8 +117,8 @@ async fn cd(shell: &mut Shell<'_>, args: &[String]) -> io::Result<i32> {
         Some(node) if !node.is_directory() => "Not a directory",
         Some(_) => {
             let old = std::mem::replace(&mut shell.cwd, path).to_string();
-            shell.set("OLDPWD", old, false);
-            shell.set("PWD", shell.cwd.to_string(), false);
+            shell.variables.set("OLDPWD", old, false)?;
+            shell.variables.set("PWD", shell.cwd.to_string(), false)?;
             return Ok(0);
         }
     };
@@ -154,11 +154,12 @@ async fn command(shell: &mut Shell<'_>, args: &[String]) -> io::Result<Flow> {
 async fn env(shell: &mut Shell<'_>, args: &[String]) -> io::Result<Flow> {
     let is_assignment = |arg: &&String| arg.contains('=') && !arg.starts_with('=');
     let count = args.iter().take_while(is_assignment).count();
-    let Some(mut inner) = shell.nested() else {
-        return shell.fail("env", "nested too deep").await.map(Flow::Next);
+    let mut inner = match shell.nested() {
+        Ok(inner) => inner,
+        Err(error) => return shell.fail("env", error).await.map(Flow::Next),
     };
     for (name, value) in args[..count].iter().filter_map(|arg| arg.split_once('=')) {
-        inner.set(name, value.to_owned(), true);
+        inner.variables.set(name, value.to_owned(), true)?;
     }
     let status = match &args[count..] {
         [] => facts::printenv(&mut inner, &[]).await?,
@@ -176,10 +177,13 @@ async fn export(shell: &mut Shell<'_>, args: &[String]) -> io::Result<i32> {
     for arg in args.iter().filter(|arg| *arg != "-p") {
         let (name, value) = match arg.split_once('=') {
             Some((name, value)) => (name, value.to_owned()),
-            None => (&**arg, shell.variable(arg).unwrap_or_default().to_owned()),
+            None => (
+                &**arg,
+                shell.variables.get(arg).unwrap_or_default().to_owned(),
+            ),
         };
         if super::parse::is_name(name) {
-            shell.set(name, value, true);
+            shell.variables.set(name, value, true)?;
         } else {
             status = shell
                 .fail("export", format!("{name}: bad variable name"))
@@ -206,8 +210,9 @@ async fn set(shell: &mut Shell<'_>, args: &[String]) -> io::Result<i32> {
 
 /// `sh -c SCRIPT [NAME ARG...]`, `sh FILE [ARG...]` and `sh`.
 async fn sh(shell: &mut Shell<'_>, args: &[String]) -> io::Result<i32> {
-    let Some(mut inner) = shell.nested() else {
-        return shell.fail("sh", "nested too deep").await;
+    let mut inner = match shell.nested() {
+        Ok(inner) => inner,
+        Err(error) => return shell.fail("sh", error).await,
     };
     inner.errexit = false;
     inner.status = 0;

@@ -146,19 +146,17 @@ pub(super) async fn hostname(shell: &mut Shell<'_>, args: &[String]) -> io::Resu
 
 pub(super) async fn printenv(shell: &mut Shell<'_>, args: &[String]) -> io::Result<i32> {
     let mut status = 0;
-    let mut text = String::new();
     if args.is_empty() {
-        for (name, value) in shell.exported() {
-            text.extend([name, "=", value, "\n"]);
+        for (name, value) in shell.variables.exported() {
+            shell.io.stdout.write(format!("{name}={value}\n")).await?;
         }
     }
     for name in args {
-        match shell.exported().find(|(known, _)| known == name) {
-            Some((_, value)) => text.extend([value, "\n"]),
+        match shell.variables.exported().find(|(known, _)| known == name) {
+            Some((_, value)) => shell.io.stdout.write(format!("{value}\n")).await?,
             None => status = 1,
         }
     }
-    shell.io.stdout.write(text).await?;
     Ok(status)
 }
 

@@ -26,8 +26,9 @@ pub(super) async fn ls(shell: &mut Shell<'_>, args: &[String]) -> io::Result<i32
         [] => vec![".".to_owned()],
         names => names.to_vec(),
     };
-    let (mut status, mut text) = (0, String::new());
+    let (mut status, mut is_first) = (0, true);
     for name in &names {
+        let mut text = String::new();
         let path = shell.path(name);
         let Some(node) = shell.world.node(&path) else {
             status = shell
@@ -37,10 +38,12 @@ pub(super) async fn ls(shell: &mut Shell<'_>, args: &[String]) -> io::Result<i32
         };
         if !node.is_directory() || options.has('d') {
             line(&mut text, &options, name, &node);
+            shell.io.stdout.write(text).await?;
+            is_first = false;
             continue;
         }
         if names.len() > 1 {
-            let gap = if text.is_empty() { "" } else { "\n" };
+            let gap = if is_first { "" } else { "\n" };
             text.extend([gap, name, ":\n"]);
         }
         let children = shell.world.children(&path);
@@ -62,8 +65,10 @@ pub(super) async fn ls(shell: &mut Shell<'_>, args: &[String]) -> io::Result<i32
                 line(&mut text, &options, child.name(), &node);
             }
         }
+        // Written one by one: many names of a large directory would be too much at once.
+        shell.io.stdout.write(text).await?;
+        is_first = false;
     }
-    shell.io.stdout.write(text).await?;
     Ok(status)
 }
 

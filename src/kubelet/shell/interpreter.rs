@@ -1,21 +1,23 @@
-//! Runs scripts: expands words, connects pipes and finds commands.
+//! Runs scripts: connects pipes, opens files and finds commands.
 
-use std::collections::BTreeMap;
 use std::io;
+use std::sync::Arc;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
 use super::commands;
+use super::expand::Assigned;
 use super::io::{CHUNK, Input, Io, Output};
-use super::parse::{
-    self, Command, Direction, Part, Pipeline, Redirection, Script, SyntaxError, When,
-};
+use super::parse::{self, Command, Direction, Pipeline, Redirection, Script, SyntaxError, When};
+use super::variables::{Memory, OutOfMemory, Variables};
 use super::world::World;
 use crate::kubelet::tree::TreePath;
 
 /// Deepest nesting of shells in shells.
 const DEPTH_MAX: usize = 16;
+/// Most shells of one exec at a time, those of its pipelines among them.
+const SHELLS_MAX: usize = 64;
 
 /// Exit codes of signals.
 const INTERRUPTED: i32 = 130;
@@ -36,14 +38,18 @@ impl Flow {
     }
 }
 
-#[derive(Clone)]
-struct Variable {
-    value: String,
-    exported: bool,
+/// Why there is no further shell, in the words of a real one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoShell {
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
+    #[error("can't fork: Resource temporarily unavailable")]
+    TooMany,
+    #[error("nested too deep")]
+    TooDeep,
 }
 
-/// A shell. A clone is a subshell.
-#[derive(Clone)]
+/// A shell.
 pub(super) struct Shell<'a> {
     pub(super) world: &'a World,
     pub(super) io: Io<'a>,
@@ -53,59 +59,67 @@ pub(super) struct Shell<'a> {
     pub(super) errexit: bool,
     /// `$0` and after it the positional parameters.
     pub(super) args: Vec<String>,
-    variables: BTreeMap<String, Variable>,
+    pub(super) variables: Variables,
     depth: usize,
+    /// Each shell of the exec holds one of these.
+    shells: Arc<()>,
 }
 
 impl<'a> Shell<'a> {
-    pub(super) fn new(world: &'a World, io: Io<'a>) -> Self {
+    pub(super) fn new(world: &'a World, io: Io<'a>) -> Result<Self, OutOfMemory> {
         let spec = world.spec();
         let cwd = spec.and_then(|spec| spec.working_dir.as_deref());
-        let exported = |(name, value): &(String, String)| {
-            let variable = Variable {
-                value: value.clone(),
-                exported: true,
-            };
-            (name.clone(), variable)
-        };
-        Self {
+        Ok(Self {
             world,
             io,
             cwd: cwd.map_or_else(TreePath::root, TreePath::from),
             status: 0,
             errexit: false,
             args: vec!["sh".to_owned()],
-            variables: world.environment.iter().map(exported).collect(),
+            variables: Variables::new(&world.scratch, &world.environment)?,
             depth: 0,
+            shells: Arc::new(()),
+        })
+    }
+
+    /// A shell that begins with all that this one has.
+    fn subshell(&self) -> Result<Self, NoShell> {
+        if Arc::strong_count(&self.shells) >= SHELLS_MAX {
+            return Err(NoShell::TooMany);
         }
+        Ok(Self {
+            world: self.world,
+            io: self.io.clone(),
+            cwd: self.cwd.clone(),
+            status: self.status,
+            errexit: self.errexit,
+            args: self.args.clone(),
+            variables: self.variables.copy(&self.world.scratch)?,
+            depth: self.depth,
+            shells: Arc::clone(&self.shells),
+        })
+    }
+
+    /// A shell in this shell.
+    pub(super) fn nested(&self) -> Result<Self, NoShell> {
+        let mut nested = self.subshell()?;
+        nested.depth = self.deeper()?;
+        Ok(nested)
+    }
+
+    fn deeper(&self) -> Result<usize, NoShell> {
+        let deeper = (self.depth < DEPTH_MAX).then_some(self.depth + 1);
+        deeper.ok_or(NoShell::TooDeep)
+    }
+
+    /// Memory for the words of a command.
+    pub(super) fn memory(&self) -> Memory {
+        self.variables.memory(&self.world.scratch)
     }
 
     /// A path as this shell means it.
     pub(super) fn path(&self, path: &str) -> TreePath {
         self.cwd.join(path)
-    }
-
-    pub(super) fn variable(&self, name: &str) -> Option<&str> {
-        self.variables.get(name).map(|variable| &*variable.value)
-    }
-
-    pub(super) fn set(&mut self, name: &str, value: String, export: bool) {
-        let exported = export || self.variables.get(name).is_some_and(|old| old.exported);
-        self.variables
-            .insert(name.to_owned(), Variable { value, exported });
-    }
-
-    pub(super) fn unset(&mut self, name: &str) {
-        self.variables.remove(name);
-    }
-
-    /// The environment of a command.
-    pub(super) fn exported(&self) -> impl Iterator<Item = (&str, &str)> {
-        let exported = self
-            .variables
-            .iter()
-            .filter(|(_, variable)| variable.exported);
-        exported.map(|(name, variable)| (&**name, &*variable.value))
     }
 
     /// Runs a command that is already taken apart, to its exit code.
@@ -115,18 +129,35 @@ impl<'a> Shell<'a> {
 
     /// As [`run_command`](Self::run_command), for commands that run others.
     pub(super) fn run_boxed(&mut self, words: Vec<String>) -> BoxFuture<'_, i32> {
-        self.run_command(words).boxed()
+        async move {
+            let outer = self.depth;
+            match self.deeper() {
+                Ok(deeper) => self.depth = deeper,
+                Err(error) => return self.refuse(error).await,
+            }
+            let status = self.run_command(words).await;
+            self.depth = outer;
+            status
+        }
+        .boxed()
     }
 
     /// Runs a script to its end or to an `exit`.
     pub(super) async fn run_text(&mut self, text: &str) -> Flow {
-        match parse::parse(text) {
-            Ok(script) => self.run_script(&script).await,
-            Err(error) => Flow::Exit(self.syntax(&error).await),
+        match self.parsed(text) {
+            Ok((script, _memory)) => self.run_script(&script).await,
+            Err(error) => Flow::Exit(self.refuse(error).await),
         }
     }
 
-    async fn syntax(&self, error: &SyntaxError) -> i32 {
+    /// A script with the memory that it takes until it is done.
+    fn parsed(&self, text: &str) -> Result<(Script, Memory), SyntaxError> {
+        let memory = Memory::of_script(&self.world.scratch, text)?;
+        Ok((parse::parse(text)?, memory))
+    }
+
+    /// Says why the shell itself does not go on.
+    async fn refuse(&self, error: impl std::fmt::Display) -> i32 {
         // Nobody is left to be told when this fails.
         let _ = self.io.stderr.write(format!("sh: {error}\n")).await;
         2
@@ -156,15 +187,15 @@ impl<'a> Shell<'a> {
             };
             let ended = line.is_empty();
             text.push_str(&String::from_utf8_lossy(&line));
-            match parse::parse(&text) {
+            match self.parsed(&text) {
                 Err(SyntaxError::Unterminated) if !ended => continue,
                 Err(error) => {
-                    self.status = self.syntax(&error).await;
+                    self.status = self.refuse(error).await;
                     if !self.io.stdin.is_tty() {
                         return self.status;
                     }
                 }
-                Ok(script) => {
+                Ok((script, _memory)) => {
                     if let Flow::Exit(status) = self.run_script(&script).await {
                         return status;
                     }
@@ -209,10 +240,13 @@ impl<'a> Shell<'a> {
     async fn run_pipeline(&mut self, pipeline: &Pipeline) -> Flow {
         let flow = match &*pipeline.commands {
             [command] => self.run_simple(command).await,
-            commands => {
-                let statuses = futures::future::join_all(self.connected(commands)).await;
-                Flow::Next(statuses.last().copied().unwrap_or(0))
-            }
+            commands => match self.connected(commands) {
+                Ok(stages) => {
+                    let statuses = futures::future::join_all(stages).await;
+                    Flow::Next(statuses.last().copied().unwrap_or(0))
+                }
+                Err(error) => Flow::Exit(self.refuse(error).await),
+            },
         };
         match flow {
             Flow::Next(status) if pipeline.negated => Flow::Next(i32::from(status == 0)),
@@ -221,14 +255,14 @@ impl<'a> Shell<'a> {
     }
 
     /// A subshell for each command, reading what the one before it writes.
-    fn connected<'s>(&self, commands: &'s [Command]) -> Vec<BoxFuture<'s, i32>>
+    fn connected<'s>(&self, commands: &'s [Command]) -> Result<Vec<BoxFuture<'s, i32>>, NoShell>
     where
         'a: 's,
     {
         let mut next_stdin = Some(self.io.stdin.clone());
         let last = commands.len().saturating_sub(1);
         let stages = commands.iter().enumerate().map(|(number, command)| {
-            let mut stage = self.clone();
+            let mut stage = self.subshell()?;
             stage.io.stdin = next_stdin.take().unwrap_or_else(Input::empty);
             if number < last {
                 let (write, read) = tokio::io::duplex(CHUNK);
@@ -236,28 +270,25 @@ impl<'a> Shell<'a> {
                 next_stdin = Some(Input::stream(Box::new(read)));
             }
             // The stage owns its ends of the pipes, so they close when it is done.
-            async move { stage.run_simple(command).await.status() }.boxed()
+            Ok(async move { stage.run_simple(command).await.status() }.boxed())
         });
         stages.collect()
     }
 
     async fn run_simple(&mut self, command: &Command) -> Flow {
-        let words: Vec<String> = command
-            .words
-            .iter()
-            .flat_map(|word| self.fields(word))
-            .collect();
-        let assigned: Vec<(String, String)> = command
-            .assignments
-            .iter()
-            .map(|(name, value)| (name.clone(), self.joined(value)))
-            .collect();
+        let mut memory = self.memory();
+        let (words, assigned) = match self.expanded(command, &mut memory) {
+            Ok(expanded) => expanded,
+            Err(error) => return Flow::Exit(self.refuse(error).await),
+        };
         if words.is_empty() {
             for (name, value) in &assigned {
-                self.set(name, value.clone(), false);
+                if let Err(error) = self.variables.set(name, value.clone(), false) {
+                    return Flow::Exit(self.refuse(error).await);
+                }
             }
         }
-        let (io, files) = match self.redirected(&command.redirections) {
+        let (io, files) = match self.redirected(&command.redirections, &mut memory) {
             Ok(redirected) => redirected,
             Err(message) => {
                 let _ = self.io.stderr.write(format!("sh: {message}\n")).await;
@@ -268,21 +299,31 @@ impl<'a> Shell<'a> {
             return Flow::Next(self.close(files, 0).await);
         }
         let outer = std::mem::replace(&mut self.io, io);
-        let flow = if command.assignments.is_empty() {
-            self.execute(words).await
-        } else {
-            let before = self.variables.clone();
-            for (name, value) in assigned {
-                self.set(&name, value, true);
-            }
-            let flow = self.execute(words).await;
-            self.variables = before;
-            flow
-        };
+        let flow = self.execute_with(assigned, words).await;
         self.io = outer;
         match flow {
             Flow::Next(status) => Flow::Next(self.close(files, status).await),
             Flow::Exit(status) => Flow::Exit(self.close(files, status).await),
+        }
+    }
+
+    /// Runs a command that has variables of its own.
+    async fn execute_with(&mut self, assigned: Assigned, words: Vec<String>) -> Flow {
+        if assigned.is_empty() {
+            return self.execute(words).await;
+        }
+        let mut own = self.variables.copy(&self.world.scratch);
+        for (name, value) in assigned {
+            own = own.and_then(|own| own.with(&name, value));
+        }
+        match own {
+            Ok(own) => {
+                let before = std::mem::replace(&mut self.variables, own);
+                let flow = self.execute(words).await;
+                self.variables = before;
+                flow
+            }
+            Err(error) => Flow::Exit(self.refuse(error).await),
         }
     }
 
@@ -306,21 +347,16 @@ impl<'a> Shell<'a> {
         .boxed()
     }
 
-    /// A shell in this shell, unless there are too many.
-    pub(super) fn nested(&self) -> Option<Self> {
-        let mut nested = self.clone();
-        nested.depth += 1;
-        (nested.depth <= DEPTH_MAX).then_some(nested)
-    }
-
     /// The streams of a command, and the files that are to be written when it is done.
     fn redirected(
         &self,
         redirections: &[Redirection],
+        memory: &mut Memory,
     ) -> Result<(Io<'a>, Vec<Target<'a>>), String> {
         let (mut io, mut files) = (self.io.clone(), Vec::new());
         for redirection in redirections {
-            let name = self.joined(&redirection.target);
+            let name = self.joined(&redirection.target, memory);
+            let name = name.map_err(|error| error.to_string())?;
             match redirection.kind {
                 Direction::StderrToStdout => io.stderr = io.stdout.clone(),
                 Direction::StdoutToStderr => io.stdout = io.stderr.clone(),
@@ -384,60 +420,6 @@ impl<'a> Shell<'a> {
             }
         }
         status
-    }
-
-    /// The fields that a word becomes: unquoted variables are split at their spaces.
-    fn fields(&self, word: &[Part]) -> Vec<String> {
-        let (mut fields, mut field) = (Vec::new(), None::<String>);
-        for part in word {
-            let (text, quoted) = self.expanded(part);
-            if quoted || matches!(part, Part::Text { .. }) {
-                field.get_or_insert_default().push_str(&text);
-                continue;
-            }
-            if text.starts_with(char::is_whitespace) {
-                fields.extend(field.take());
-            }
-            let mut pieces = text.split_whitespace().peekable();
-            while let Some(piece) = pieces.next() {
-                field.get_or_insert_default().push_str(piece);
-                if pieces.peek().is_some() || text.ends_with(char::is_whitespace) {
-                    fields.extend(field.take());
-                }
-            }
-        }
-        fields.extend(field);
-        fields
-    }
-
-    fn joined(&self, word: &[Part]) -> String {
-        word.iter().map(|part| self.expanded(part).0).collect()
-    }
-
-    fn expanded(&self, part: &Part) -> (String, bool) {
-        match part {
-            Part::Text { text, quoted } => (text.clone(), *quoted),
-            Part::Variable {
-                name,
-                default,
-                quoted,
-            } => {
-                let value = match &**name {
-                    "?" => self.status.to_string(),
-                    "$" => "1".to_owned(),
-                    "#" => self.args.len().saturating_sub(1).to_string(),
-                    "@" | "*" => self.args.get(1..).unwrap_or_default().join(" "),
-                    name => match name.parse::<usize>() {
-                        Ok(number) => self.args.get(number).cloned().unwrap_or_default(),
-                        Err(_) => self.variable(name).unwrap_or_default().to_owned(),
-                    },
-                };
-                match default {
-                    Some(default) if value.is_empty() => (default.clone(), *quoted),
-                    _ => (value, *quoted),
-                }
-            }
-        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod archive;
 mod commands;
+mod expand;
 mod facts;
 mod files;
 mod interpreter;
@@ -15,6 +16,7 @@ mod parse;
 mod print;
 mod terminal;
 mod text;
+mod variables;
 mod world;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -55,9 +57,14 @@ pub async fn run(
         stdout,
         stderr,
     };
-    let mut shell = Shell::new(world, io.clone());
-    let status = shell.run_command(command.to_vec()).await;
-    // Who has hung up misses nothing.
+    // Who has hung up misses nothing, here and below.
+    let status = match Shell::new(world, io.clone()) {
+        Ok(mut shell) => shell.run_command(command.to_vec()).await,
+        Err(error) => {
+            let _ = io.stderr.write(format!("sh: {error}\n")).await;
+            2
+        }
+    };
     let _ = io.stdout.flush().await;
     let _ = io.stderr.flush().await;
     status & 0xff

@@ -3,6 +3,8 @@
 //! Owns words, quotes, variables, lists, pipelines and redirections. What is left out is refused by
 //! name, so that nobody takes a wrong answer for a right one. It runs nothing.
 
+use super::variables::OutOfMemory;
+
 /// Most characters of a script.
 const LENGTH_MAX: usize = 1 << 20;
 
@@ -81,6 +83,8 @@ pub(super) enum SyntaxError {
     Unsupported(&'static str),
     #[error("syntax error: the script is longer than {LENGTH_MAX} characters")]
     TooLong,
+    #[error(transparent)]
+    OutOfMemory(#[from] OutOfMemory),
 }
 
 /// Words that begin a compound command.

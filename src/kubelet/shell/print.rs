@@ -5,6 +5,7 @@ use std::io;
 use jiff::tz::TimeZone;
 
 use super::interpreter::Shell;
+use super::variables::Memory;
 
 /// Widest field of `printf`.
 const WIDTH_MAX: usize = 4096;
@@ -69,7 +70,7 @@ pub(super) async fn printf(shell: &mut Shell<'_>, args: &[String]) -> io::Result
     };
     loop {
         let before = args.len();
-        match formatted(format, &mut args) {
+        match formatted(format, &mut args, &mut shell.memory()) {
             Ok(text) => shell.io.stdout.write(text).await?,
             Err(message) => return shell.fail("printf", message).await,
         }
@@ -80,7 +81,7 @@ pub(super) async fn printf(shell: &mut Shell<'_>, args: &[String]) -> io::Result
     }
 }
 
-fn formatted(format: &str, args: &mut &[String]) -> Result<String, String> {
+fn formatted(format: &str, args: &mut &[String], memory: &mut Memory) -> Result<String, String> {
     let (format, _) = unescaped(format);
     let mut result = String::new();
     let mut characters = format.chars().peekable();
@@ -128,6 +129,9 @@ fn formatted(format: &str, args: &mut &[String]) -> Result<String, String> {
             }
         };
         let width = width.parse().unwrap_or(0).min(WIDTH_MAX);
+        memory
+            .take(text.len().max(width))
+            .map_err(|error| error.to_string())?;
         let padded = match (left, zeros && conversion != Some('s')) {
             (true, _) => format!("{text:<width$}"),
             (false, true) => format!("{text:0>width$}"),
@@ -152,6 +156,8 @@ pub(super) async fn date(shell: &mut Shell<'_>, args: &[String]) -> io::Result<i
             }
         }
     }
+    // A field of the format is padded to at most 255 characters.
+    shell.memory().take(format.len().saturating_mul(64))?;
     let now = shell.world.now().to_zoned(TimeZone::UTC);
     match jiff::fmt::strtime::format(format, &now) {
         Ok(text) => {

@@ -9,6 +9,7 @@ use super::*;
 use crate::kubelet::scratch::ScratchStore;
 use crate::kubelet::tree::{Node, Tree, TreePath};
 
+mod bounds;
 mod terminal;
 
 fn world() -> World {
@@ -438,32 +439,6 @@ async fn an_archive_writes_nothing_outside_and_no_more_than_fits() {
         (status, &*stderr),
         (1, &b"tar: write error: No space left on device\n"[..])
     );
-}
-
-#[tokio::test]
-async fn nesting_and_files_are_bounded() {
-    let world = world();
-    let (status, _, err) = sh(
-        &world,
-        "echo 'sh /tmp/again' > /tmp/again; sh /tmp/again",
-        "",
-    )
-    .await;
-    assert_eq!((status, &*err), (1, "sh: nested too deep\n"));
-    let command = ["sh", "-c", "cat > /tmp/large"].map(str::to_owned);
-    let mut stderr = Vec::new();
-    let endless = tokio::io::repeat(1);
-    let status = run(
-        &world,
-        &command,
-        None,
-        Some(endless),
-        tokio::io::sink(),
-        Some(&mut stderr),
-    )
-    .await;
-    assert_ne!(status, 0);
-    assert!(String::from_utf8_lossy(&stderr).contains("No space left on device"));
 }
 
 proptest! {
