@@ -94,7 +94,7 @@ pub struct PodFacts {
     pub node: Node,
     /// What its annotations and class ask for.
     pub opt_in: OptIn,
-    /// `status.podIP` as the API server has it; imported when the ledger does not know the pod.
+    /// `status.podIP` as the API server has it; imported when the ledger has no address of the pod.
     pub published: Option<Published>,
 }
 

@@ -345,12 +345,12 @@ impl Engine {
         }
     }
 
-    /// Running pods that the ledger does not know come first; see [`Stage`].
+    /// Running pods whose addresses the ledger does not know come first; see [`Stage`].
     pub(super) fn start_imports(&mut self) {
         let imports: Vec<(PodUid, PodFacts)> = self
             .pods
             .iter()
-            .filter(|(_, pod)| !pod.have.row && !pod.foreign)
+            .filter(|(_, pod)| !pod.have.acquired && !pod.foreign)
             .filter_map(|(uid, pod)| Some((uid.clone(), PodFacts::clone(pod.facts.as_ref()?))))
             .filter(|(_, facts)| facts.published.is_some())
             .collect();

@@ -1,32 +1,33 @@
 //! A running pod shows an address that the ledger does not know: the ledger was lost, or is
-//! older than the cluster. The pod is right, so the row is made, before anything is allocated.
+//! older than the cluster. The pod is right, so the rows are made, before anything is allocated.
 
 use rusqlite::Result;
 
 use crate::cloud::sim::{Adoption, Failure};
-use crate::engine::{PodFacts, Reason};
+use crate::engine::{PodFacts, Published, Reason};
 use crate::ledger::Blocked;
 use crate::ledger::acquire::Accepted;
 use crate::ledger::op::Op;
-use crate::ledger::plan::{OpenClaim, Standing};
-use crate::policy::opt_in::FixedIp;
+use crate::ledger::plan::{OpenClaim, Standing, accepted_hours};
+use crate::ledger::pool::VSwitchRef;
 use crate::policy::retained::Close;
 
 impl Op<'_> {
-    /// Makes the rows of a pod that runs with an address of its own, or refuses to start. Makes
-    /// none while the ENI of an older pod of its key is not detached: to be asked again then.
+    /// Makes the rows of a pod that runs with an address of its own, or refuses to start. A pod that
+    /// waits in an older ledger stays accepted as it was. Makes no rows while the ENI of an older pod of
+    /// its key is not detached: to be asked again then.
     pub(super) fn import(&mut self, pod: &PodFacts) -> Result<()> {
         let Some(published) = &pod.published else {
             return self.report(&pod.uid);
         };
-        match self.rows().standing(&pod.uid, pod.created.at)? {
-            Standing::Settled(_) | Standing::Asks(Some(_)) => return self.report(&pod.uid),
+        let known = match self.rows().standing(&pod.uid, pod.created.at)? {
+            Standing::Settled(_) => return self.report(&pod.uid),
             Standing::LetGo => {
                 self.holds_nothing(&pod.uid);
                 return Ok(());
             }
-            Standing::Asks(None) => {}
-        }
+            Standing::Asks(known) => known,
+        };
         // Whoever had the name before is gone, and holds at most what is not detached yet.
         self.supersede(pod)?;
         let address = published.address;
@@ -41,13 +42,11 @@ impl Op<'_> {
             ));
             return Ok(());
         };
-        let hours = match pod.opt_in.fixed_ip {
-            FixedIp::On { hours } if pod.node.node_type.keeps_addresses() => Some(hours),
-            _ => None,
-        };
+        let hours = accepted_hours(&pod.opt_in, known.as_ref())
+            .filter(|_| pod.node.node_type.keeps_addresses());
         let accepted = Accepted {
-            is_known: false,
-            names: self.names(pod),
+            is_known: known.is_some(),
+            names: known.map_or_else(|| self.names(pod), |row| row.names),
             hours,
         };
         if let Some(claim) = self.open_claim(&pod.key)?.filter(|_| hours.is_some()) {
@@ -63,19 +62,32 @@ impl Op<'_> {
             self.end(&claim, Close::Disproved, &pod.uid)?;
         }
         let state = self.address_state(vswitch.row, address)?;
-        if state.as_deref() != Some("free") {
-            self.out.refusal = Some(format!(
-                "the running pod {} (uid {}) has {address} of {}, which the ledger has as {}: use the ledger that this cluster was served with, or delete the pod",
-                pod.key,
-                pod.uid,
-                vswitch.id,
-                state.as_deref().unwrap_or("reserved by the VPC")
-            ));
-            return Ok(());
+        if state.as_deref() == Some("free") {
+            return self.take_in(pod, published, &accepted, vswitch);
         }
+        self.out.refusal = Some(format!(
+            "the running pod {} (uid {}) has {address} of {}, which the ledger has as {}: use the ledger that this cluster was served with, or delete the pod",
+            pod.key,
+            pod.uid,
+            vswitch.id,
+            state.as_deref().unwrap_or("reserved by the VPC")
+        ));
+        Ok(())
+    }
+
+    /// The free address that the pod shows becomes its own, with the ENI that the cloud has there.
+    fn take_in(
+        &mut self,
+        pod: &PodFacts,
+        published: &Published,
+        accepted: &Accepted,
+        vswitch: &VSwitchRef,
+    ) -> Result<()> {
+        let address = published.address;
         let eni = self.new_eni(pod, &accepted.names, vswitch.row, address)?;
         self.insert_eni(pod, &eni)?;
-        self.accept(pod, &accepted, Some(eni.row))?;
+        self.accept(pod, accepted, Some(eni.row))?;
+        let hours = accepted.hours;
         let claim = hours.map(|hours| self.new_claim(pod, hours)).transpose()?;
         self.bind_address(&eni, &pod.uid, claim, "imported")?;
         let adoption = Adoption {

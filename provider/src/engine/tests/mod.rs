@@ -18,6 +18,7 @@ mod peers;
 mod pool;
 mod proof;
 mod restart;
+mod restored;
 mod scale;
 mod throttle;
 mod totals;

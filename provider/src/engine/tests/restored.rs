@@ -1,0 +1,89 @@
+//! A backup takes the place of the ledger: it is older than what the pods show.
+
+use tempfile::TempDir;
+
+use super::*;
+
+/// A ledger file as it was at some time.
+struct Backup(TempDir);
+
+impl Backup {
+    fn of(world: &World) -> Self {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("holdfast.db");
+        world.ledger.copy_to(&path).unwrap();
+        Self(dir)
+    }
+
+    /// A process starts on the backup, and every pod shows what it had before.
+    fn restore(&self, world: &mut World) {
+        for pod in world.api.values_mut() {
+            if let Some(Network::Attached(has)) = world.engine.network(&pod.facts.uid) {
+                pod.facts.published = Some(Published {
+                    address: has.address,
+                    eni: Some(has.eni.clone()),
+                });
+            }
+        }
+        let settings = world.ledger.settings().clone();
+        let path = self.0.path().join("holdfast.db");
+        world.ledger = Ledger::open(&path, settings, world.now).unwrap();
+        world.restart();
+    }
+}
+
+#[test]
+fn a_pod_that_waited_when_the_backup_was_made_keeps_the_address_that_it_shows() {
+    for wish in [fixed, ordinary] {
+        let mut world = World::with(settings("192.168.1.0/29", Config::default()));
+        for name in ["a", "b", "c", "d"] {
+            world.create(&ordinary(name));
+        }
+        let first = world.create(&ordinary("first"));
+        let pod = world.create(&wish("web-0"));
+        world.is_waiting(&pod, Reason::IPPoolExhausted);
+        let backup = Backup::of(&world);
+
+        let larger = settings("192.168.1.0/28", Config::default());
+        world.ledger.reconfigure(larger, world.now).unwrap();
+        world.tell(Event::LedgerChanged);
+        let had = world.assigned(&pod);
+        world.delete(&first);
+        let new = world.facts(&ordinary("new"));
+        world.appear(&new);
+
+        backup.restore(&mut world);
+        assert_eq!(world.refusals, Vec::<String>::new());
+        assert_eq!(
+            (world.address(&pod), world.assigned(&pod).eni),
+            (had.address, had.eni)
+        );
+        assert_ne!(world.address(&new.uid), had.address);
+        world.delete(&pod);
+        let kept = usize::from(wish("web-0").hours.is_some());
+        assert_eq!(world.count("vsw-b", "retained"), kept);
+    }
+}
+
+#[test]
+fn a_pod_that_waited_for_the_old_one_of_its_name_when_the_backup_was_made_has_its_address_again() {
+    let mut world = World::with(settings("192.168.1.0/24", slow_cloud()));
+    let old = world.create(&fixed("web-0"));
+    world.pass(SECOND * 2);
+    let had = world.assigned(&old);
+    world.begin_deletion(&old);
+    world.vanish(&old);
+    let pod = world.create(&fixed("web-0"));
+    let backup = Backup::of(&world);
+    world.pass(SECOND * 5);
+    assert_eq!(world.address(&pod), had.address);
+
+    backup.restore(&mut world);
+    world.pass(SECOND * 5);
+    assert_eq!(world.refusals, Vec::<String>::new());
+    assert_eq!(
+        (world.address(&pod), world.assigned(&pod).eni),
+        (had.address, had.eni)
+    );
+    assert_eq!(world.claims()[0].holder.as_ref(), Some(&pod));
+}
