@@ -236,6 +236,12 @@ impl Engine {
             return;
         };
         match result {
+            Ok(Outcome {
+                refusal: Some(why), ..
+            }) => {
+                // Not done: nothing more is begun for that pod, and a start goes no further.
+                self.effects.push(Effect::Refuse(why));
+            }
             Ok(outcome) => {
                 self.outcome(now, outcome);
                 self.done(now, context);
@@ -268,9 +274,6 @@ impl Engine {
     }
 
     fn outcome(&mut self, now: Timestamp, outcome: Outcome) {
-        if let Some(refusal) = outcome.refusal {
-            self.effects.push(Effect::Refuse(refusal));
-        }
         self.effects
             .extend(outcome.notices.into_iter().map(Effect::Notice));
         for task in outcome.tasks {

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::cloud::sim::{region_code, resource_id};
 use crate::engine::{Network, PodFacts, Reason};
-use crate::id::{EniId, InstanceId, PodKey, PodUid, SecurityGroupId, VSwitchId};
+use crate::id::{ClusterId, EniId, InstanceId, PodKey, PodUid, SecurityGroupId, VSwitchId};
 use crate::ledger::op::{EniFacts, Names, Op, time};
 use crate::ledger::plan::{Asks, Fresh, OpenClaim, Plan, Planned, Standing, accepted_hours};
 use crate::ledger::{Allocated, Blocked, Notice, PodState};
@@ -25,6 +25,10 @@ impl Op<'_> {
             Standing::Settled(_) => return self.report(&pod.uid),
             Standing::LetGo => {
                 self.holds_nothing(&pod.uid);
+                return Ok(());
+            }
+            Standing::OfAnotherCluster(row) => {
+                self.refuse_other_cluster(pod, &row.cluster);
                 return Ok(());
             }
             Standing::Asks(known) => known,
@@ -108,6 +112,15 @@ impl Op<'_> {
             network: Network::Detached,
             blocked: None,
         });
+    }
+
+    /// No pod is in two clusters: the ledger has served this one under another name.
+    pub(super) fn refuse_other_cluster(&mut self, pod: &PodFacts, theirs: &ClusterId) {
+        let ours = self.cluster();
+        self.out.refusal = Some(format!(
+            "the pod {} (uid {}) is in this ledger as one of cluster {theirs}, and this is cluster {ours}: set `cluster: {theirs}` again, or use a ledger of its own for cluster {ours}",
+            pod.key, pod.uid
+        ));
     }
 
     /// What the pod's existence proves: every pod of its name that was made before it is

@@ -276,7 +276,9 @@ fn outlook(rows: &Rows<'_>, subject: &Subject, place: &Place) -> Result<Outlook>
         None => Standing::Asks(None),
     };
     let row = match &standing {
-        Standing::Settled(row) | Standing::Asks(Some(row)) => Some(row),
+        Standing::Settled(row) | Standing::OfAnotherCluster(row) | Standing::Asks(Some(row)) => {
+            Some(row)
+        }
         Standing::LetGo | Standing::Asks(None) => None,
     };
     let asks = Asks {
@@ -285,7 +287,7 @@ fn outlook(rows: &Rows<'_>, subject: &Subject, place: &Place) -> Result<Outlook>
             at: match &standing {
                 Standing::Asks(_) => subject.created_at.unwrap_or(rows.now),
                 // What is planned is for the next one.
-                Standing::Settled(_) | Standing::LetGo => rows.now,
+                Standing::Settled(_) | Standing::OfAnotherCluster(_) | Standing::LetGo => rows.now,
             },
             // No pod of its name is newer than the one that is asked about.
             revision: i64::MAX.cast_unsigned(),
@@ -298,7 +300,7 @@ fn outlook(rows: &Rows<'_>, subject: &Subject, place: &Place) -> Result<Outlook>
     let plan = rows.plan(&asks)?;
     let refused = row.is_none() && matches!(subject.opt_in.fixed_ip, FixedIp::Unsupported { .. });
     let answer = match &standing {
-        Standing::Settled(row) => settled(rows, row)?,
+        Standing::Settled(row) | Standing::OfAnotherCluster(row) => settled(rows, row)?,
         Standing::LetGo => Answer::bare(Kind::Ended),
         // Only pods with fixed IP on matter there.
         Standing::Asks(_) if place.foreign && !asks.fixed_ip => Answer::bare(Kind::Elsewhere),

@@ -26,6 +26,10 @@ impl Op<'_> {
                 self.holds_nothing(&pod.uid);
                 return Ok(());
             }
+            Standing::OfAnotherCluster(row) => {
+                self.refuse_other_cluster(pod, &row.cluster);
+                return Ok(());
+            }
             Standing::Asks(known) => known,
         };
         // Whoever had the name before is gone, and holds at most what is not detached yet.

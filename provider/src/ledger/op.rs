@@ -12,7 +12,7 @@ use rusqlite::{Result, Row};
 use crate::cloud::EniState;
 use crate::cloud::sim::Simulator;
 use crate::engine::{Assignment, Network, PodFacts};
-use crate::id::{ClientToken, EniId, InstanceId, Mac, PodKey, PodUid, VSwitchId};
+use crate::id::{ClientToken, ClusterId, EniId, InstanceId, Mac, PodKey, PodUid, VSwitchId};
 use crate::ledger::plan::Rows;
 use crate::ledger::pool::VSwitchRef;
 use crate::ledger::{Counted, Job, Loaded, LoadedPod, Outcome, PodState};
@@ -40,6 +40,7 @@ pub(crate) type Explained = HashMap<Vec<VSwitchId>, (String, Vec<Counts>)>;
 #[derive(Clone, Debug)]
 pub(crate) struct PodRow {
     pub(crate) uid: PodUid,
+    pub(crate) cluster: ClusterId,
     pub(crate) key: PodKey,
     pub(crate) hours: Option<u32>,
     pub(crate) deleted: bool,
@@ -57,13 +58,14 @@ pub(crate) struct Names {
     pub(crate) request_id: String,
 }
 
-const POD: &str = "SELECT uid, namespace, name, hours, deleted_ms IS NOT NULL, stopped_ms IS NOT NULL, ended_ms IS NOT NULL, gone_ms IS NOT NULL, eni, instance, request_id \
+const POD: &str = "SELECT uid, namespace, name, hours, deleted_ms IS NOT NULL, stopped_ms IS NOT NULL, ended_ms IS NOT NULL, gone_ms IS NOT NULL, eni, instance, request_id, cluster \
      FROM pod";
 
 impl PodRow {
     fn read(row: &Row<'_>) -> Result<Self> {
         Ok(Self {
             uid: row.get_ref(0)?.as_str()?.into(),
+            cluster: row.get_ref(11)?.as_str()?.into(),
             key: PodKey::new(row.get_ref(1)?.as_str()?, row.get_ref(2)?.as_str()?),
             hours: row.get(3)?,
             deleted: row.get(4)?,

@@ -34,6 +34,8 @@ pub(super) enum Standing {
     Settled(PodRow),
     /// No: it was accepted, is gone and has let go.
     LetGo,
+    /// No: it was accepted as a pod of another cluster, whose rows are left as they are.
+    OfAnotherCluster(PodRow),
     /// Yes; with its row, when it was accepted and waits.
     Asks(Option<PodRow>),
 }
@@ -98,6 +100,7 @@ pub(super) struct Fresh {
 impl<'a> Rows<'a> {
     pub(super) fn standing(&self, uid: &PodUid, created_at: Timestamp) -> Result<Standing> {
         Ok(match op::pod(self.tx, uid)? {
+            Some(row) if row.cluster.as_str() != self.cluster => Standing::OfAnotherCluster(row),
             Some(row) if row.eni.is_some() || row.deleted || row.is_over() => {
                 Standing::Settled(row)
             }

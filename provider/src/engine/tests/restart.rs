@@ -161,6 +161,8 @@ fn a_running_pod_whose_address_is_taken_or_unknown_refuses_the_start() {
             refusal.contains("default/web-0") && refusal.contains(address),
             "{refusal}"
         );
+        let new = world.create(&ordinary("new"));
+        assert_eq!(world.network(&new), Network::Pending, "nobody is served");
     }
 }
 
@@ -298,6 +300,36 @@ fn pods_of_another_cluster_in_the_same_file_are_left_alone() {
     let loaded = ledger.load(now).unwrap();
     assert!(loaded.pods.is_empty(), "{:?}", loaded.pods);
     assert!(loaded.tasks.is_empty(), "{:?}", loaded.tasks);
+}
+
+#[test]
+fn a_pod_that_the_ledger_has_for_another_cluster_refuses_the_start_and_changes_no_row() {
+    for shows_its_address in [true, false] {
+        let mut world = World::new();
+        let pod = world.create(&fixed("web-0"));
+        let Assignment { address, eni, .. } = world.assigned(&pod);
+        if shows_its_address {
+            let eni = Some(eni);
+            let shown = world.api.get_mut(&PodKey::new("default", "web-0"));
+            shown.unwrap().facts.published = Some(Published { address, eni });
+        }
+        let renamed = Settings {
+            cluster: "renamed".into(),
+            ..world.ledger.settings().clone()
+        };
+        world.ledger.reconfigure(renamed, world.now).unwrap();
+        world.restart();
+        assert_eq!(
+            world.refusals,
+            [
+                "the pod default/web-0 (uid uid-1) is in this ledger as one of cluster cluster, and this is cluster renamed: set `cluster: cluster` again, or use a ledger of its own for cluster renamed"
+            ]
+        );
+        world.delete(&pod);
+        assert_eq!(world.count("vsw-b", "in_use"), 1);
+        let holder = "SELECT count(*) FROM claim WHERE holder = 'uid-1' AND deleted_ms IS NULL";
+        assert_eq!(world.ledger.number(holder), 1);
+    }
 }
 
 #[test]
