@@ -11,7 +11,9 @@ use crate::cloud::sim::{region_code, resource_id};
 use crate::engine::{Network, PodFacts, Reason};
 use crate::id::{ClusterId, EniId, InstanceId, PodKey, PodUid, SecurityGroupId, VSwitchId};
 use crate::ledger::op::{EniFacts, Names, Op, time};
-use crate::ledger::plan::{Asks, Fresh, OpenClaim, Plan, Planned, Standing, accepted_hours};
+use crate::ledger::plan::{
+    Asks, Fresh, OpenClaim, Plan, Planned, Standing, accepted_hours, accepted_vswitches,
+};
 use crate::ledger::{Allocated, Blocked, Notice, PodState};
 use crate::policy::eni::{State, Target};
 use crate::policy::pool::Remaining;
@@ -40,7 +42,7 @@ impl Op<'_> {
             created: pod.created,
             node: &pod.node,
             fixed_ip: hours.is_some(),
-            vswitches: &pod.opt_in.vswitches,
+            vswitches: accepted_vswitches(&pod.opt_in, known.as_ref()),
             foreign: false,
         };
         let Plan {

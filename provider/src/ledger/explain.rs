@@ -12,8 +12,10 @@ use serde::Serialize;
 use crate::engine::{Creation, Node, Reason};
 use crate::id::{ClusterId, EniId, NodeType, PodKey, PodUid, VSwitchId, Zone};
 use crate::ledger::history;
-use crate::ledger::op::{PodRow, time};
-use crate::ledger::plan::{Asks, Fresh, Plan, Planned, Rows, Standing, accepted_hours};
+use crate::ledger::op::{self, PodRow, time};
+use crate::ledger::plan::{
+    Asks, Fresh, Plan, Planned, Rows, Standing, accepted_hours, accepted_vswitches,
+};
 use crate::ledger::query::{self, ClaimRow};
 use crate::ledger::{Error, Reader, pool};
 use crate::policy::opt_in::{FixedIp, OptIn};
@@ -221,12 +223,7 @@ impl Reader {
                 (cluster.as_str(), &*key.namespace, &*key.name),
                 |row| {
                     let hours = row.get::<_, Option<u32>>(2)?;
-                    let names: String = row.get(3)?;
-                    let vswitches: Vec<VSwitchId> =
-                        serde_json::from_str(&names).map_err(|source| {
-                            let kind = rusqlite::types::Type::Text;
-                            rusqlite::Error::FromSqlConversionFailure(3, kind, Box::new(source))
-                        })?;
+                    let vswitches = op::ids(row, 3)?;
                     let node = Node {
                         name: row.get::<_, String>(4)?.into(),
                         zone: row.get::<_, String>(5)?.into(),
@@ -294,7 +291,7 @@ fn outlook(rows: &Rows<'_>, subject: &Subject, place: &Place) -> Result<Outlook>
         },
         node: &place.node,
         fixed_ip: accepted_hours(&subject.opt_in, row).is_some(),
-        vswitches: &subject.opt_in.vswitches,
+        vswitches: accepted_vswitches(&subject.opt_in, row),
         foreign: place.foreign,
     };
     let plan = rows.plan(&asks)?;

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 
 use jiff::{SignedDuration, Timestamp};
 use rusqlite::{Result, Row};
+use serde::de::DeserializeOwned;
 
 use crate::cloud::EniState;
 use crate::cloud::sim::Simulator;
@@ -49,6 +50,8 @@ pub(crate) struct PodRow {
     pub(crate) gone: bool,
     pub(crate) eni: Option<i64>,
     pub(crate) names: Names,
+    /// The vSwitches that it named when it was accepted.
+    pub(crate) vswitches: Vec<VSwitchId>,
 }
 
 /// What a pod is called in the cloud.
@@ -58,7 +61,7 @@ pub(crate) struct Names {
     pub(crate) request_id: String,
 }
 
-const POD: &str = "SELECT uid, namespace, name, hours, deleted_ms IS NOT NULL, stopped_ms IS NOT NULL, ended_ms IS NOT NULL, gone_ms IS NOT NULL, eni, instance, request_id, cluster \
+const POD: &str = "SELECT uid, namespace, name, hours, deleted_ms IS NOT NULL, stopped_ms IS NOT NULL, ended_ms IS NOT NULL, gone_ms IS NOT NULL, eni, instance, request_id, cluster, vswitches \
      FROM pod";
 
 impl PodRow {
@@ -77,6 +80,7 @@ impl PodRow {
                 instance: row.get_ref(9)?.as_str()?.into(),
                 request_id: row.get(10)?,
             },
+            vswitches: ids(row, 12)?,
         })
     }
 
@@ -326,6 +330,17 @@ impl<'a> Op<'a> {
 pub(crate) fn pod(tx: &Tx<'_>, uid: &PodUid) -> Result<Option<PodRow>> {
     let sql = format!("{POD} WHERE uid = ?1");
     tx.row(&sql, [uid.as_str()], PodRow::read)
+}
+
+/// Ids as the ledger stores them; none where it has nothing.
+pub(crate) fn ids<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> Result<Vec<T>> {
+    let Some(ids) = row.get_ref(column)?.as_str_or_null()? else {
+        return Ok(Vec::new());
+    };
+    serde_json::from_str(ids).map_err(|source| {
+        let kind = rusqlite::types::Type::Text;
+        rusqlite::Error::FromSqlConversionFailure(column, kind, Box::new(source))
+    })
 }
 
 /// A duration as the ledger stores it; absurdly long ones end at the largest number.

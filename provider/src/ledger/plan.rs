@@ -270,3 +270,11 @@ pub(super) fn accepted_hours(opt_in: &OptIn, known: Option<&PodRow>) -> Option<u
         (None, FixedIp::Off | FixedIp::Unsupported { .. }) => None,
     }
 }
+
+/// The vSwitches that a pod named when it was accepted, or names now if it was not yet.
+pub(super) fn accepted_vswitches<'p>(
+    opt_in: &'p OptIn,
+    known: Option<&'p PodRow>,
+) -> &'p [VSwitchId] {
+    known.map_or(&opt_in.vswitches, |row| &row.vswitches)
+}

@@ -14,7 +14,7 @@ use crate::check::cluster::{Holder, Holders, Leak};
 use crate::check::{self, Violation};
 use crate::id::{ClusterId, EniId, NodeName, PodKey, PodUid, SecurityGroupId, VSwitchId, Zone};
 use crate::ledger::faults::{self, FaultRow};
-use crate::ledger::op::time;
+use crate::ledger::op::{self, time};
 use crate::ledger::{Error, open, pool};
 use crate::policy::pool::{Counts, NextRelease};
 use crate::policy::retention;
@@ -349,7 +349,7 @@ fn claim_row(row: &Row<'_>, now: Timestamp) -> Result<ClaimRow> {
         address: Ipv4Addr::from(row.get::<_, u32>(3)?),
         eni: row.get::<_, Option<String>>(4)?.map(Into::into),
         mac: row.get(5)?,
-        security_groups: security_groups(row, 12)?,
+        security_groups: op::ids(row, 12)?,
         vswitch: row.get::<_, String>(6)?.into(),
         zone: row.get::<_, String>(7)?.into(),
         node: row.get::<_, String>(8)?.into(),
@@ -357,16 +357,6 @@ fn claim_row(row: &Row<'_>, now: Timestamp) -> Result<ClaimRow> {
         holder: holder.map(Into::into),
         deleted_at: row.get::<_, Option<i64>>(10)?.map(time),
         expires_at,
-    })
-}
-
-fn security_groups(row: &Row<'_>, column: usize) -> Result<Vec<SecurityGroupId>> {
-    let Some(ids) = row.get::<_, Option<String>>(column)? else {
-        return Ok(Vec::new());
-    };
-    serde_json::from_str(&ids).map_err(|source| {
-        let kind = rusqlite::types::Type::Text;
-        rusqlite::Error::FromSqlConversionFailure(column, kind, Box::new(source))
     })
 }
 
@@ -383,7 +373,7 @@ fn address_row(row: &Row<'_>) -> Result<AddressRow> {
         eni: row.get::<_, Option<String>>(6)?.map(Into::into),
         mac: row.get(7)?,
         eni_state: row.get(8)?,
-        security_groups: security_groups(row, 11)?,
+        security_groups: op::ids(row, 11)?,
         pod: namespace
             .zip(name)
             .map(|(namespace, name)| PodKey::new(&namespace, &name)),

@@ -169,6 +169,36 @@ fn an_error_of_the_expiry_rearms_its_timer() {
 }
 
 #[test]
+fn vswitches_that_a_waiting_pod_names_after_it_was_accepted_change_nothing_after_a_restart_either()
+{
+    let mut settings = settings("192.168.1.0/24", slow_cloud());
+    settings.vswitches.push(VSwitch {
+        id: "vsw-b2".into(),
+        zone: "b".into(),
+        cidr: "192.168.3.0/24".parse().unwrap(),
+        exclude: Vec::new(),
+    });
+    let mut world = World::with(settings);
+    let wish = Wish {
+        vswitches: vec!["vsw-b"],
+        ..fixed("web-0")
+    };
+    let old = world.create(&wish);
+    world.pass(SECOND * 2);
+    let had = world.address(&old);
+    world.begin_deletion(&old);
+    world.vanish(&old);
+    let new = world.create(&wish);
+    world.pass(SECOND / 2);
+    assert_eq!(world.network(&new), Network::Pending, "the old one has it");
+    let edited = world.api.get_mut(&PodKey::new("default", "web-0"));
+    edited.unwrap().facts.opt_in.vswitches = vec!["vsw-b2".into()];
+    world.restart();
+    world.pass(SECOND * 5);
+    assert_eq!(world.address(&new), had);
+}
+
+#[test]
 fn a_hundred_identical_creations_make_one_row() {
     for wish in [fixed("web-0"), ordinary("web-0")] {
         let mut world = World::with(settings("192.168.1.0/24", slow_cloud()));
