@@ -6,7 +6,7 @@
 use jiff::Timestamp;
 use rusqlite::Result;
 
-use crate::id::PodUid;
+use crate::id::{ClusterId, PodUid};
 use crate::ledger::ClaimRef;
 use crate::ledger::op::Op;
 use crate::sql::Tx;
@@ -94,6 +94,17 @@ pub(super) fn write(tx: &Tx<'_>, now: Timestamp, clock: Timestamp, entry: Entry<
         ),
     )?;
     Ok(())
+}
+
+/// The number of the last entry, and how many claims of the cluster operators have ended since entry `after`.
+pub(super) fn released_since(tx: &Tx<'_>, cluster: &ClusterId, after: i64) -> Result<(i64, u64)> {
+    let counts = tx.row(
+        "SELECT (SELECT ifnull(max(seq), 0) FROM journal), count(*) \
+         FROM journal j JOIN claim c ON c.id = j.claim WHERE j.seq > ?1 AND j.what = ?2 AND c.cluster = ?3",
+        (after, word::RELEASED, cluster.as_str()),
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    Ok(counts.expect("a count has one row"))
 }
 
 impl Op<'_> {

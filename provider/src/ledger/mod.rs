@@ -91,6 +91,10 @@ pub struct Ledger {
     simulator: Simulator,
     id: String,
     data_version: i64,
+    /// The journal's last entry when claims that operators ended were last counted, and how many were since
+    /// somebody took their number.
+    journal_end: i64,
+    released: u64,
     /// The ledger time that the journal says stands still, because the wall clock is behind it.
     stands_at: Option<Timestamp>,
     /// After the connection, whose end it waits for.
@@ -257,6 +261,12 @@ impl Ledger {
         self.simulator.take_calls()
     }
 
+    /// How many claims operators have ended, as far as [`Ledger::changed`] has noticed, since this was last
+    /// asked. Those from before the ledger was opened are not among them.
+    pub(crate) fn take_released(&mut self) -> u64 {
+        std::mem::take(&mut self.released)
+    }
+
     /// Everything an engine needs to start.
     ///
     /// # Errors
@@ -289,6 +299,12 @@ impl Ledger {
         let is_changed = std::mem::replace(&mut self.data_version, version) != version;
         if is_changed {
             self.obey_faults()?;
+            let tx = Tx::new(&self.conn);
+            let cluster = &self.settings.cluster;
+            let (end, released) = journal::released_since(&tx, cluster, self.journal_end)
+                .map_err(Error::sql("read the journal"))?;
+            self.journal_end = end;
+            self.released += released;
         }
         Ok(is_changed)
     }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::cloud::sim::Simulator;
 use crate::ledger::integrity::{self, Inspection, Seen};
-use crate::ledger::{Error, Ledger, faults, pool, schema};
+use crate::ledger::{Error, Ledger, faults, journal, pool, schema};
 use crate::settings::Settings;
 use crate::sql::{self, Tx};
 
@@ -131,6 +131,9 @@ impl Ledger {
             faults::say(&cloud);
         }
         let simulator = Simulator::new(cloud, &settings.region, seed);
+        let (journal_end, _) =
+            journal::released_since(&Tx::new(&conn), &settings.cluster, i64::MAX)
+                .map_err(Error::sql("read the journal"))?;
         let data_version = data_version(&conn)?;
         Ok(Self {
             conn,
@@ -139,6 +142,8 @@ impl Ledger {
             simulator,
             id,
             data_version,
+            journal_end,
+            released: 0,
             stands_at: None,
             checkpointer: None,
             inspection: None,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::cloud::sim::Called;
 use crate::ledger::{Allocated, Error, Job, Outcome};
+use crate::policy::retained::Close;
 
 /// The numbers of one turn.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +21,7 @@ pub struct Turn {
     pub calls: BTreeMap<Called, u64>,
     /// Addresses that pods got.
     pub allocated: BTreeMap<Allocated, u64>,
-    /// Claims that ended, by why.
+    /// Claims that ended, by why. Those that operators ended beside the process are told when it notices.
     pub closed: BTreeMap<&'static str, u64>,
 }
 
@@ -43,6 +44,13 @@ impl Turn {
             for why in &counted.closed {
                 *self.closed.entry(why).or_default() += 1;
             }
+        }
+    }
+
+    /// Operators have ended so many claims.
+    pub(super) fn released(&mut self, claims: u64) {
+        if claims > 0 {
+            *self.closed.entry(Close::Released.as_str()).or_default() += claims;
         }
     }
 

@@ -267,12 +267,13 @@ fn serve(
             done(Done::Call(id, result));
         }
     }
+    if look && ledger.changed()? {
+        done(Done::Changed(Box::new(ledger.cloud().clone())));
+    }
+    turn.released(ledger.take_released());
     turn.calls = ledger.take_calls();
     if !turn.is_empty() {
         done(Done::Turn(turn));
-    }
-    if look && ledger.changed()? {
-        done(Done::Changed(Box::new(ledger.cloud().clone())));
     }
     Ok(())
 }

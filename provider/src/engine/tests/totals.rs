@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::operator::Desk;
 use super::*;
+use crate::ledger::operator::{Operator, Release};
 use crate::ledger::{Allocated, ClaimState, Done, Job, Turn, Work, Writer};
 
 #[test]
@@ -157,4 +158,65 @@ fn a_claim_that_ends_is_told_with_its_reason() {
     let closed = BTreeMap::from([("moved to another zone or vSwitch", 1)]);
     assert_eq!(turns[3].closed, closed);
     assert!(turns[..3].iter().all(|turn| turn.closed.is_empty()));
+}
+
+#[test]
+fn claims_that_an_operator_ends_are_counted_once_each_while_a_process_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("holdfast.db");
+    let now = World::begin();
+    let open = |cluster: &str| {
+        let settings = settings("192.168.1.0/24", Config::default());
+        let cluster = cluster.into();
+        let settings = Settings {
+            cluster,
+            ..settings
+        };
+        Ledger::open(&path, settings, now).unwrap()
+    };
+    let mut facts = World::new();
+    let mut retain = |ledger: &mut Ledger, name| {
+        let pod = facts.facts(&fixed(name));
+        let gone = Job::Gone(pod.uid.clone());
+        ledger.commit(now, &[Job::Acquire(pod), gone]).unwrap();
+    };
+    retain(&mut open("theirs"), "web-0");
+    let mut ledger = open("ours");
+    for name in ["web-1", "web-2", "web-3"] {
+        retain(&mut ledger, name);
+    }
+    drop(ledger);
+    let release = |name| {
+        let what = Release {
+            key: &PodKey::new("default", name),
+            cluster: None,
+            reason: None,
+            force: false,
+        };
+        let mut operator = Operator::open(&path).unwrap();
+        operator.release(now, &what).unwrap();
+    };
+    release("web-1");
+    let (sender, done) = std::sync::mpsc::channel();
+    let tell = move |done| sender.send(done).unwrap();
+    let writer = Writer::start(open("ours"), move || now, tell).unwrap();
+    let mut told = Vec::new();
+    for name in ["web-0", "web-2", "web-3"] {
+        release(name);
+        writer.submit(Work::Look).unwrap();
+        loop {
+            told.push(done.recv_timeout(Duration::from_mins(1)).unwrap());
+            if matches!(told.last(), Some(Done::Changed(_))) {
+                break;
+            }
+        }
+    }
+    writer.stop();
+    told.extend(done.try_iter());
+    let closed = told.into_iter().filter_map(|done| match done {
+        Done::Turn(turn) if !turn.closed.is_empty() => Some(turn.closed),
+        _ => None,
+    });
+    let once = BTreeMap::from([("released by an operator", 1)]);
+    assert_eq!(closed.collect::<Vec<_>>(), [once.clone(), once]);
 }
