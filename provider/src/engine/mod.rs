@@ -85,6 +85,9 @@ pub struct Engine {
 enum Stage {
     /// The first list is not complete.
     Listing,
+    /// Running pods are to be imported, and the addresses that they show may be those of pods that the
+    /// list lacks: these are looked for first, and those that are gone let go.
+    Looking,
     /// So many running pods are still being imported.
     Importing(usize),
     /// Pods are served.
@@ -182,6 +185,9 @@ impl Engine {
             }
             Event::Clock { may_expire } => self.expiry.set_allowed(may_expire),
             Event::Tick => {}
+        }
+        if self.stage == Stage::Looking && self.missing.is_empty() {
+            self.start_imports();
         }
         self.run_timers(now);
         self.run_line(now);
@@ -349,7 +355,11 @@ impl Engine {
         self.expiry.listed(seen);
         self.look_for_missing(now);
         if self.stage == Stage::Listing {
-            self.start_imports();
+            self.stage = Stage::Looking;
+            if self.imports().next().is_none() {
+                // Nobody waits for what the looks will say.
+                self.start_imports();
+            }
         }
     }
 

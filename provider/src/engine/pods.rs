@@ -245,12 +245,13 @@ impl Engine {
 
     /// Starts the pod's next job, or forgets a pod that is done with.
     pub(super) fn drive(&mut self, uid: &PodUid) {
-        if self.stage != Stage::Serving {
-            return;
-        }
         let Some(pod) = self.pods.get_mut(uid) else {
             return;
         };
+        let lets_go = self.stage == Stage::Looking && pod.want.gone && pod.have.row;
+        if self.stage != Stage::Serving && !lets_go {
+            return;
+        }
         if let Some((kind, job)) = pod.next(uid) {
             pod.busy = true;
             self.commit(Context::Pod(uid.clone(), kind), job);
@@ -345,14 +346,20 @@ impl Engine {
         }
     }
 
-    /// Running pods whose addresses the ledger does not know come first; see [`Stage`].
+    /// Running pods whose addresses the ledger does not know.
+    pub(super) fn imports(&self) -> impl Iterator<Item = (&PodUid, &PodFacts)> {
+        let unknown = self.pods.iter();
+        let unknown = unknown.filter(|(_, pod)| !pod.have.acquired && !pod.foreign);
+        unknown
+            .filter_map(|(uid, pod)| Some((uid, pod.facts.as_deref()?)))
+            .filter(|(_, facts)| facts.published.is_some())
+    }
+
+    /// They come first; see [`Stage`].
     pub(super) fn start_imports(&mut self) {
         let imports: Vec<(PodUid, PodFacts)> = self
-            .pods
-            .iter()
-            .filter(|(_, pod)| !pod.have.acquired && !pod.foreign)
-            .filter_map(|(uid, pod)| Some((uid.clone(), PodFacts::clone(pod.facts.as_ref()?))))
-            .filter(|(_, facts)| facts.published.is_some())
+            .imports()
+            .map(|(uid, facts)| (uid.clone(), facts.clone()))
             .collect();
         self.stage = Stage::Importing(imports.len());
         for (uid, facts) in imports {
@@ -370,7 +377,7 @@ impl Engine {
 
     pub(super) fn import_done(&mut self, now: Timestamp, uid: &PodUid) {
         if self.unblock(uid) {
-            // An older pod of the key has not let go yet.
+            // Whoever had the address has not let go yet.
             self.pod_job_failed(now, uid);
             return;
         }

@@ -1,6 +1,8 @@
 //! A running pod shows an address that the ledger does not know: the ledger was lost, or is
 //! older than the cluster. The pod is right, so the rows are made, before anything is allocated.
 
+use std::net::Ipv4Addr;
+
 use rusqlite::Result;
 
 use crate::cloud::sim::{Adoption, Failure};
@@ -15,7 +17,8 @@ use crate::policy::retained::Close;
 impl Op<'_> {
     /// Makes the rows of a pod that runs with an address of its own, or refuses to start. A pod that
     /// waits in an older ledger stays accepted as it was. Makes no rows while the ENI of an older pod of
-    /// its key is not detached: to be asked again then.
+    /// its key is not detached, or the cloud has not taken back the address from a pod that is gone: to be
+    /// asked again then.
     pub(super) fn import(&mut self, pod: &PodFacts) -> Result<()> {
         let Some(published) = &pod.published else {
             return self.report(&pod.uid);
@@ -69,6 +72,11 @@ impl Op<'_> {
         if state.as_deref() == Some("free") {
             return self.take_in(pod, published, &accepted, vswitch);
         }
+        if self.is_given_up(vswitch.row, address)? {
+            let note = format!("the ENI of a pod that is gone still has {address}");
+            self.wait(&pod.uid, Reason::FixedIPWaiting, note, Blocked::Key);
+            return Ok(());
+        }
         self.out.refusal = Some(format!(
             "the running pod {} (uid {}) has {address} of {}, which the ledger has as {}: use the ledger that this cluster was served with, or delete the pod",
             pod.key,
@@ -77,6 +85,17 @@ impl Op<'_> {
             state.as_deref().unwrap_or("reserved by the VPC")
         ));
         Ok(())
+    }
+
+    /// Whether the address is free as soon as the cloud has detached and deleted its ENI.
+    fn is_given_up(&self, vswitch: i64, address: Ipv4Addr) -> Result<bool> {
+        let given_up = self.tx.row(
+            "SELECT 1 FROM address a LEFT JOIN pod p ON p.uid = a.pod WHERE a.vswitch = ?1 AND a.addr = ?2 \
+             AND a.barred = 0 AND a.claim IS NULL AND (a.state = 'detaching' OR p.gone_ms IS NOT NULL)",
+            (vswitch, u32::from(address)),
+            |_| Ok(()),
+        )?;
+        Ok(given_up.is_some())
     }
 
     /// The free address that the pod shows becomes its own, with the ENI that the cloud has there.

@@ -87,3 +87,66 @@ fn a_pod_that_waited_for_the_old_one_of_its_name_when_the_backup_was_made_has_it
     );
     assert_eq!(world.claims()[0].holder.as_ref(), Some(&pod));
 }
+
+/// A pool of one, whose address the backup has as that of a pod that has gone since. Another pod has
+/// it now, and the backup is restored.
+fn restored_to(cloud: Config, restore: impl FnOnce(&mut World, &Backup)) -> (World, PodUid) {
+    let mut settings = settings("192.168.1.0/29", cloud);
+    settings.vswitches[0].exclude = vec![([192, 168, 1, 2].into(), [192, 168, 1, 4].into())];
+    let mut world = World::with(settings);
+    let old = world.create(&ordinary("old"));
+    world.pass(SECOND * 5);
+    let backup = Backup::of(&world);
+    world.delete(&old);
+    world.pass(SECOND * 5);
+    let pod = world.create(&ordinary("web-0"));
+    world.pass(SECOND * 5);
+    assert_eq!(world.address(&pod).to_string(), "192.168.1.1");
+    restore(&mut world, &backup);
+    (world, pod)
+}
+
+#[test]
+fn a_pod_that_shows_the_address_of_one_that_has_gone_since_the_backup_keeps_it() {
+    for cloud in [Config::default(), slow_cloud()] {
+        let restore = |world: &mut World, backup: &Backup| backup.restore(world);
+        let (mut world, pod) = restored_to(cloud, restore);
+        world.pass(SECOND * 10);
+        assert_eq!(world.refusals, Vec::<String>::new());
+        assert_eq!(world.address(&pod).to_string(), "192.168.1.1");
+        let new = world.create(&ordinary("new"));
+        world.is_waiting(&new, Reason::IPPoolExhausted);
+    }
+}
+
+#[test]
+fn nobody_is_served_before_it_is_known_whose_addresses_running_pods_show() {
+    let restore = |world: &mut World, backup: &Backup| {
+        world.api_is_away = true;
+        backup.restore(world);
+    };
+    let (mut world, pod) = restored_to(Config::default(), restore);
+    let new = world.create(&Wish {
+        zone: "c",
+        ..ordinary("new")
+    });
+    world.pass(SECOND * 60);
+    assert_eq!(world.refusals, Vec::<String>::new());
+    assert_eq!(world.network(&new), Network::Pending);
+    world.api_is_away = false;
+    world.pass(SECOND * 5);
+    assert_eq!(world.address(&pod).to_string(), "192.168.1.1");
+    world.address(&new);
+}
+
+#[test]
+fn a_pod_that_shows_the_address_of_one_that_runs_refuses_the_start_once_both_are_known() {
+    let restore = |world: &mut World, backup: &Backup| {
+        let mut old = world.facts(&ordinary("old"));
+        old.uid = "uid-1".into();
+        world.appear(&old);
+        backup.restore(world);
+    };
+    let (world, _) = restored_to(Config::default(), restore);
+    assert_eq!(world.refusals.len(), 1, "{:?}", world.refusals);
+}
