@@ -101,7 +101,7 @@ impl Environment {
 }
 
 /// A value with its `$(NAME)` replaced, unless it becomes longer than a process can have it.
-fn expanded(
+pub(super) fn expanded(
     text: &str,
     known: impl Fn(&str) -> Option<String>,
 ) -> Result<String, EnvironmentError> {

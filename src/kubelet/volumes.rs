@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
     Container, DownwardAPIVolumeFile, KeyToPath, Pod, Volume, VolumeMount, VolumeProjection,
 };
 
+use super::environment;
 use super::fields::{self, Allocatable};
 use super::objects::{Objects, Once, Unreadable};
 use super::tree::{Node, Tree, TreePath};
@@ -115,18 +116,21 @@ fn place(
     path: &TreePath,
     mount: &VolumeMount,
     files: Option<&Files>,
-    environment: &BTreeMap<String, String>,
+    variables: &BTreeMap<String, String>,
     now: Timestamp,
 ) {
-    let known = |name: &str| environment.get(name).cloned();
-    let of_expression = mount
-        .sub_path_expr
-        .as_deref()
-        .map(|path| fields::expanded(path, known));
-    let sub_path = of_expression.or_else(|| mount.sub_path.clone());
-    let sub_path = TreePath::from(sub_path.as_deref().unwrap_or_default());
+    let known = |name: &str| variables.get(name).cloned();
+    let of_expression = mount.sub_path_expr.as_deref();
+    let of_expression = of_expression.map(|path| environment::expanded(path, known));
     // What is mounted hides what was there.
     tree.remove(path);
+    let Ok(of_expression) = of_expression.transpose() else {
+        // No file has so long a path.
+        tree.insert(path.clone(), Node::directory(now));
+        return;
+    };
+    let sub_path = of_expression.or_else(|| mount.sub_path.clone());
+    let sub_path = TreePath::from(sub_path.as_deref().unwrap_or_default());
     let mut as_file = false;
     let mut placed = Vec::new();
     for (name, (content, mode)) in files.into_iter().flatten() {
@@ -430,6 +434,12 @@ mod tests {
             ),
             (cm.clone(), json!({"subPath": "b"}), &["/m 644 2"], 1),
             (cm.clone(), json!({"subPathExpr": "$(X)"}), &["/m 644 1"], 1),
+            (
+                cm.clone(),
+                json!({"subPathExpr": "$(X)".repeat(200_000)}),
+                &["/m/"],
+                1,
+            ),
             (cm, json!({"subPath": "none"}), &["/m/"], 1),
         ] {
             let got = mounted(volume.clone(), mount.clone()).await.unwrap();
