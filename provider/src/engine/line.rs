@@ -13,7 +13,7 @@ use crate::ledger::Blocked;
 pub(super) type Place = (Timestamp, u64);
 
 const FIRST: Place = (Timestamp::MIN, 0);
-const LAST: Place = (Timestamp::MAX, u64::MAX);
+pub(super) const LAST: Place = (Timestamp::MAX, u64::MAX);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ impl Line {
     pub(super) fn join(&mut self, place: Place, uid: PodUid, key: &PodKey, blocked: &Blocked) {
         self.places.insert(place, uid);
         self.keys.insert((key.clone(), place));
-        for vswitch in vswitches(blocked) {
+        for vswitch in blocked.vswitches() {
             self.pools.insert((vswitch.clone(), place));
         }
     }
@@ -35,7 +35,7 @@ impl Line {
     pub(super) fn leave(&mut self, place: Place, key: &PodKey, blocked: &Blocked) {
         self.places.remove(&place);
         self.keys.remove(&(key.clone(), place));
-        for vswitch in vswitches(blocked) {
+        for vswitch in blocked.vswitches() {
             self.pools.remove(&(vswitch.clone(), place));
         }
     }
@@ -70,16 +70,20 @@ impl Line {
     }
 
     /// Pods that wait for an address of this vSwitch, longest first.
-    pub(super) fn of_pool(&self, vswitch: &VSwitchId) -> impl Iterator<Item = &PodUid> {
+    pub(super) fn of_pool(&self, vswitch: &VSwitchId) -> impl Iterator<Item = (Place, &PodUid)> {
         let whole = (vswitch.clone(), FIRST)..=(vswitch.clone(), LAST);
         let found = self.pools.range(whole);
-        found.filter_map(|(_, place)| self.places.get(place))
+        found.filter_map(|(_, place)| Some((*place, self.places.get(place)?)))
     }
-}
 
-fn vswitches(blocked: &Blocked) -> &[VSwitchId] {
-    match blocked {
-        Blocked::Pool { vswitches, .. } => vswitches,
-        Blocked::Key => &[],
+    /// The vSwitches of which somebody waits for an address.
+    pub(super) fn pools(&self) -> impl Iterator<Item = &VSwitchId> {
+        let mut next = self.pools.first();
+        std::iter::from_fn(move || {
+            let (vswitch, _) = next?;
+            let rest = (Bound::Excluded((vswitch.clone(), LAST)), Bound::Unbounded);
+            next = self.pools.range(rest).next();
+            Some(vswitch)
+        })
     }
 }

@@ -254,6 +254,7 @@ impl Engine {
         }
         if let Some((kind, job)) = pod.next(uid) {
             pod.busy = true;
+            let job = self.in_line(uid, job);
             self.commit(Context::Pod(uid.clone(), kind), job);
         } else if pod.want.gone && !pod.have.row && !pod.busy {
             self.forget(uid);

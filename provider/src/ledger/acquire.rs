@@ -21,8 +21,9 @@ use crate::policy::retained::{Close, Lost};
 
 impl Op<'_> {
     /// Gives the pod a network, the one it has, or the reason why not yet. Asking again, however
-    /// often, gives the same answer. One that is being deleted gets nothing that it has not yet.
-    pub(super) fn acquire(&mut self, pod: &PodFacts) -> Result<()> {
+    /// often, gives the same answer. One that is being deleted gets nothing that it has not yet. Of the
+    /// vSwitches in `awaited` it gets nothing that is free.
+    pub(super) fn acquire(&mut self, pod: &PodFacts, awaited: &[VSwitchId]) -> Result<()> {
         let known = match self.rows().standing(&pod.uid, pod.created.at)? {
             Standing::Settled(_) => return self.report(&pod.uid),
             Standing::LetGo => {
@@ -73,8 +74,26 @@ impl Op<'_> {
                 self.wait(&pod.uid, Reason::FixedIPWaiting, note, Blocked::Key);
                 Ok(())
             }
-            (Planned::Fresh(fresh), claim) => self.fresh(pod, accepted, &allowed, fresh, claim),
+            (Planned::Fresh(fresh), claim) => {
+                let fresh = self.behind(fresh, &allowed, awaited)?;
+                self.fresh(pod, accepted, &allowed, fresh, claim)
+            }
         }
+    }
+
+    /// What is left to a pod when others have waited longer. It ends no claim for an address that it
+    /// does not get.
+    fn behind(&self, fresh: Fresh, allowed: &[VSwitchId], awaited: &[VSwitchId]) -> Result<Fresh> {
+        if !allowed.iter().any(|id| awaited.contains(id)) {
+            return Ok(fresh);
+        }
+        let others = allowed.iter().filter(|id| !awaited.contains(id));
+        let others: Vec<_> = others.cloned().collect();
+        Ok(Fresh {
+            found: self.rows().first_free(&others)?,
+            close_first: false,
+            ..fresh
+        })
     }
 
     /// A fixed-IP pod on an ECS node that is not ours: its claim is forfeited once the old pod

@@ -15,6 +15,8 @@ use crate::policy::pool::Counts;
 pub enum Job {
     /// A pod on one of our nodes wants a network.
     Acquire(PodFacts),
+    /// The same, where others have waited longer for the free addresses of these vSwitches.
+    AcquireBehind(PodFacts, Vec<VSwitchId>),
     /// A running pod of ours shows an address that the ledger does not know.
     Import(PodFacts),
     /// A fixed-IP pod is bound to an ECS node that is not ours.
@@ -71,7 +73,7 @@ impl Job {
     /// One word for what kind of job it is.
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Acquire(_) => "acquire",
+            Self::Acquire(_) | Self::AcquireBehind(..) => "acquire",
             Self::Import(_) => "import",
             Self::SeenOnEcs(_) => "seen_on_ecs",
             Self::Deleted(..) => "deleted",
@@ -170,6 +172,16 @@ pub enum Blocked {
         /// What their addresses do: as long as that is the same there is nothing new to tell.
         counts: Vec<Counts>,
     },
+}
+
+impl Blocked {
+    /// The vSwitches out of which it would take any address.
+    pub(crate) fn vswitches(&self) -> &[VSwitchId] {
+        match self {
+            Self::Pool { vswitches, .. } => vswitches,
+            Self::Key => &[],
+        }
+    }
 }
 
 /// A cloud call to make for an ENI.

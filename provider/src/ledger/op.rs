@@ -146,7 +146,8 @@ impl<'a> Op<'a> {
     /// Runs one job.
     pub(crate) fn run(mut self, job: &Job) -> Result<Outcome> {
         match job {
-            Job::Acquire(pod) => self.acquire(pod),
+            Job::Acquire(pod) => self.acquire(pod, &[]),
+            Job::AcquireBehind(pod, awaited) => self.acquire(pod, awaited),
             Job::Import(pod) => self.import(pod),
             Job::SeenOnEcs(pod) => self.seen_on_ecs(pod),
             Job::Deleted(uid, at) => self.deleted(uid, *at),

@@ -62,16 +62,23 @@ pub struct Exhausted {
 impl fmt::Display for Exhausted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counts = &self.counts;
+        let place = format_args!("{} ({}, {})", self.vswitch, self.zone, self.cidr);
+        match counts.free {
+            0 => write!(
+                f,
+                "no free address in {place}: {} usable = ",
+                counts.usable()
+            )?,
+            free => write!(
+                f,
+                "pods that have waited longer get the free addresses of {place}: {} usable = {free} free + ",
+                counts.usable(),
+            )?,
+        }
         write!(
             f,
-            "no free address in {} ({}, {}): {} usable = {} in use + {} retained + {} detaching",
-            self.vswitch,
-            self.zone,
-            self.cidr,
-            counts.usable(),
-            counts.in_use,
-            counts.retained,
-            counts.detaching
+            "{} in use + {} retained + {} detaching",
+            counts.in_use, counts.retained, counts.detaching
         )?;
         if let Some(next) = &self.next_release {
             let left = Remaining(next.at.duration_since(self.now));

@@ -5,10 +5,10 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::engine::line::Place;
+use crate::engine::line::{LAST, Place};
 use crate::engine::{Context, Effect, Engine, Network, Reason, Stage, Timer};
 use crate::id::{PodKey, PodUid, VSwitchId};
-use crate::ledger::{Blocked, Notice, PodState};
+use crate::ledger::{Blocked, Job, Notice, PodState};
 
 /// How long a new pod waits for the old one before it says so: most waits are shorter.
 const WAITING_NOTICE: SignedDuration = SignedDuration::from_secs(1);
@@ -150,6 +150,17 @@ impl Engine {
             return false;
         };
         self.waiting.leave(old.place, &pod.key, &old.blocked);
+        let had = match &pod.network {
+            Network::Attached(assignment) => Some(&assignment.vswitch),
+            _ => None,
+        };
+        // The free address for which it was being tried may be left.
+        let left = old.blocked.vswitches().iter();
+        let left = left.filter(|vswitch| pod.busy && had != Some(vswitch));
+        let left: Vec<VSwitchId> = left.cloned().collect();
+        for vswitch in left {
+            self.wake_pool(&vswitch);
+        }
         true
     }
 
@@ -163,6 +174,7 @@ impl Engine {
         }
         if let (Some(_), Some((kind, job))) = (&pod.blocked, pod.retry(uid)) {
             pod.busy = true;
+            let job = self.in_line(uid, job);
             self.commit(Context::Pod(uid.clone(), kind), job);
         } else {
             self.drive(uid);
@@ -178,10 +190,36 @@ impl Engine {
 
     /// A vSwitch has one more free address: the pod that has waited longest for one is next.
     pub(in crate::engine) fn wake_pool(&mut self, vswitch: &VSwitchId) {
-        let is_idle = |uid: &&PodUid| self.pods.get(*uid).is_some_and(|pod| !pod.busy);
-        let first = self.waiting.of_pool(vswitch).find(is_idle).cloned();
-        if let Some(uid) = first {
+        if let Some((_, uid)) = self.next_in_line(vswitch) {
+            let uid = uid.clone();
             self.wake(&uid);
+        }
+    }
+
+    /// The pod that has waited longest for an address of a vSwitch, of those that are not being tried.
+    fn next_in_line(&self, vswitch: &VSwitchId) -> Option<(Place, &PodUid)> {
+        let is_idle = |uid: &PodUid| self.pods.get(uid).is_some_and(|pod| !pod.busy);
+        let mut line = self.waiting.of_pool(vswitch);
+        line.find(|(_, uid)| is_idle(uid))
+    }
+
+    /// A pod's job, made so that it overtakes nobody. Those that are being tried are before it anyway: jobs
+    /// are done in their order.
+    pub(super) fn in_line(&self, uid: &PodUid, job: Job) -> Job {
+        let Job::Acquire(facts) = job else {
+            return job;
+        };
+        let own = self.pods.get(uid).and_then(|pod| pod.blocked.as_ref());
+        let own = own.map_or(LAST, |waiting| waiting.place);
+        let is_before = |vswitch: &&VSwitchId| {
+            let next = self.next_in_line(vswitch);
+            next.is_some_and(|(place, _)| place < own)
+        };
+        let awaited: Vec<VSwitchId> = self.waiting.pools().filter(is_before).cloned().collect();
+        if awaited.is_empty() {
+            Job::Acquire(facts)
+        } else {
+            Job::AcquireBehind(facts, awaited)
         }
     }
 
@@ -191,8 +229,13 @@ impl Engine {
         }
     }
 
-    /// Tries the next few waiting pods again, in turn, so that each has its turn.
+    /// Tries the next few waiting pods again, in turn, so that each has its turn; and whoever is first
+    /// for a vSwitch, which is the only one that can get something there.
     pub(in crate::engine) fn retry_some(&mut self) {
+        let pools: Vec<VSwitchId> = self.waiting.pools().cloned().collect();
+        for vswitch in pools {
+            self.wake_pool(&vswitch);
+        }
         let next = self.waiting.after(self.retried_to, RETRIES);
         for (place, uid) in next {
             self.retried_to = place;

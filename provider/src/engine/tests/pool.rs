@@ -67,6 +67,74 @@ fn woken_by_a_release_and_not_by_polling() {
 }
 
 #[test]
+fn a_pod_that_comes_as_an_address_is_freed_takes_its_place_behind_those_that_wait() {
+    let mut world = small();
+    let pods = ["a", "b", "c", "d"].map(|name| world.create(&ordinary(name)));
+    let waiting = ["e", "f"].map(|name| world.create(&ordinary(name)));
+    for pod in &pods {
+        world.begin_deletion(pod);
+        world.tell(Event::Stopped(pod.clone()));
+        world.vanish_unseen(pod);
+    }
+    // Both are known before either is committed.
+    let facts = world.facts(&ordinary("late"));
+    let late = facts.uid.clone();
+    world.appear(&facts);
+    for event in [Event::Gone(pods[0].clone()), Event::Bound(facts)] {
+        let effects = world.engine.handle(world.now, event);
+        world.pending.extend(effects);
+    }
+    world.settle();
+    world.address(&waiting[0]);
+    let note = world.is_waiting(&late, Reason::IPPoolExhausted);
+    assert!(
+        note.starts_with("pods that have waited longer get the free addresses of vsw-b"),
+        "{note}"
+    );
+    assert!(
+        note.ends_with("4 usable = 1 free + 3 in use + 0 retained + 0 detaching"),
+        "{note}"
+    );
+    world.is_waiting(&waiting[1], Reason::IPPoolExhausted);
+    world.tell(Event::Gone(pods[1].clone()));
+    world.address(&waiting[1]);
+    world.is_waiting(&late, Reason::IPPoolExhausted);
+    world.tell(Event::Gone(pods[2].clone()));
+    world.address(&late);
+}
+
+#[test]
+fn an_address_that_the_first_in_line_does_not_take_is_the_next_one_s() {
+    let mut settings = settings("192.168.1.0/29", Config::default());
+    settings.vswitches[1].zone = "b".into();
+    settings.vswitches[1].cidr = "192.168.2.0/29".parse().unwrap();
+    let mut world = World::with(settings);
+    let of = |vswitch, name| Wish {
+        vswitches: vec![vswitch],
+        ..ordinary(name)
+    };
+    let in_b = ["a", "b", "c", "d"].map(|name| world.create(&of("vsw-b", name)));
+    let in_c = ["e", "f", "g", "h"].map(|name| world.create(&of("vsw-c", name)));
+    let first = world.create(&ordinary("i"));
+    let next = world.create(&of("vsw-b", "j"));
+    let last = world.create(&of("vsw-c", "k"));
+    for pod in [&in_b[0], &in_c[0]] {
+        world.begin_deletion(pod);
+        world.tell(Event::Stopped(pod.clone()));
+        world.vanish_unseen(pod);
+        let effects = world.engine.handle(world.now, Event::Gone(pod.clone()));
+        world.pending.extend(effects);
+    }
+    world.settle();
+    let got = [&next, &last].map(|pod| matches!(world.network(pod), Network::Attached(_)));
+    let want = match world.assigned(&first).vswitch.as_str() {
+        "vsw-b" => [false, true],
+        _ => [true, false],
+    };
+    assert_eq!(got, want);
+}
+
+#[test]
 fn free_addresses_are_handed_out_least_recently_used_first() {
     let mut world = small();
     let first = world.create(&ordinary("a"));
