@@ -9,7 +9,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use holdfast_provider::policy::clock::{Guard, JUMP, Reading, Verdict};
+use holdfast_provider::policy::clock::{Guard, Reading, Verdict};
 use jiff::{SignedDuration, Timestamp};
 
 /// How far this clock may be ahead of the wall clock without a jump: scheduling and rounding.
@@ -29,6 +29,8 @@ struct Inner {
     since: SignedDuration,
     /// It goes at half the pace of the monotonic clock.
     is_slow: bool,
+    /// It is ahead because of a jump.
+    has_jumped: bool,
     guard: Guard,
 }
 
@@ -75,6 +77,7 @@ impl Inner {
             base,
             since: SignedDuration::ZERO,
             is_slow: false,
+            has_jumped: false,
             guard: Guard::default(),
         }
     }
@@ -92,9 +95,11 @@ impl Inner {
             self.base = self.base.max(reading.wall);
         }
         let ahead = self.base.duration_since(reading.wall);
+        let is_ahead = ahead > AHEAD_MAX;
+        self.has_jumped = is_ahead && (self.has_jumped || verdict.jump.is_some());
         // Made up for a jump, it would double every delay for as long as twice the jump.
-        self.is_slow = verdict.may_expire && ahead > AHEAD_MAX && ahead <= JUMP;
-        verdict.may_expire &= ahead <= AHEAD_MAX;
+        self.is_slow = verdict.may_expire && is_ahead && !self.has_jumped;
+        verdict.may_expire &= !is_ahead;
         verdict
     }
 }
@@ -135,6 +140,22 @@ mod tests {
             last = now;
         }
         assert!((38..=40).contains(&held), "{held}");
+    }
+
+    #[test]
+    fn steps_back_that_add_up_to_more_than_a_jump_are_made_up_for_too() {
+        let mut clock = Inner::at(at(1000));
+        let mut held = 0;
+        for second in 1..=300 {
+            let back = if second > 30 { 90 } else { 45 };
+            let verdict = clock.observe(Reading {
+                wall: at(1000 + second - back),
+                monotonic: SignedDuration::from_secs(second),
+            });
+            assert!(verdict.jump.is_none());
+            held += i64::from(!verdict.may_expire);
+        }
+        assert!((170..=180).contains(&held), "{held}");
     }
 
     #[test]

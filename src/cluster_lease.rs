@@ -12,7 +12,7 @@
 //!
 //! While the API server is away nobody can take the Lease, so holding goes on; the first renewal
 //! after that tells. A process that was stopped for a while, or was cut off alone, may have lost it
-//! without knowing: its [`Tenure`] is uncertain until a renewal succeeds, and it writes nothing.
+//! without knowing: its [`Tenure`] is uncertain until a renewal succeeds, and it writes no pod.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -185,6 +185,14 @@ fn instance(lease: &Lease) -> Option<&str> {
 pub struct Tenure(Option<watch::Receiver<Instant>>);
 
 impl Tenure {
+    /// One that has run out.
+    #[cfg(test)]
+    pub(crate) fn lapsed() -> Self {
+        let long_ago = Instant::now().checked_sub(DURATION * 2);
+        let (_, renewed) = watch::channel(long_ago.expect("the machine runs for longer"));
+        Self(Some(renewed))
+    }
+
     /// For a cluster that nobody else can serve.
     pub fn unshared() -> Self {
         Self(None)

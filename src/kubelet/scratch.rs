@@ -11,7 +11,7 @@ use super::tree::{Node, Tree, TreePath};
 
 /// Most bytes of one container's files.
 pub const CONTAINER_BYTES_MAX: usize = 32 << 20;
-/// Most bytes of all containers' files.
+/// Most bytes of all containers' files, and of what all shells have in mind.
 pub const TOTAL_BYTES_MAX: usize = 128 << 20;
 /// Most containers whose files are kept.
 pub const CONTAINERS_MAX: usize = 1024;
@@ -36,6 +36,8 @@ pub struct Full;
 pub struct ScratchStore {
     kept: Arc<Mutex<Kept>>,
     used: Arc<AtomicUsize>,
+    /// By shells, which come and go: no files are dropped for them.
+    used_by_shells: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -68,7 +70,7 @@ impl ScratchStore {
             let oldest = oldest.clone();
             kept.scratches.remove(&oldest);
         }
-        let scratch = Scratch::new(Arc::clone(&self.used));
+        let scratch = Scratch::new(Arc::clone(&self.used), Arc::clone(&self.used_by_shells));
         // With all of them in use there is no place left: this one lasts as long as its exec.
         if kept.scratches.len() < CONTAINERS_MAX {
             kept.scratches.insert(key, (scratch.clone(), now));
@@ -86,7 +88,10 @@ impl ScratchStore {
 
 /// The files of one container. Clones are the same files.
 #[derive(Clone, Debug)]
-pub struct Scratch(Arc<Mutex<Files>>);
+pub struct Scratch {
+    files: Arc<Mutex<Files>>,
+    used_by_shells: Arc<AtomicUsize>,
+}
 
 /// The files, while nobody else changes them.
 #[derive(Debug)]
@@ -96,35 +101,41 @@ pub struct Files {
 }
 
 impl Scratch {
-    fn new(total: Arc<AtomicUsize>) -> Self {
+    fn new(total: Arc<AtomicUsize>, used_by_shells: Arc<AtomicUsize>) -> Self {
         let reserved = Reserved::new(total, CONTAINER_BYTES_MAX, 0);
-        Self(Arc::new(Mutex::new(Files {
+        let files = Files {
             tree: Tree::default(),
             reserved,
-        })))
+        };
+        Self {
+            files: Arc::new(Mutex::new(files)),
+            used_by_shells,
+        }
     }
 
     /// The files; to be let go soon, and never held across an await.
     pub fn lock(&self) -> MutexGuard<'_, Files> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Room that counts against all containers' files, for what is still on its way into one.
     pub fn room(&self) -> Reserved {
-        Reserved::new(self.total(), CONTAINER_BYTES_MAX, 0)
+        let total = Arc::clone(&self.lock().reserved.total);
+        Reserved::new(total, CONTAINER_BYTES_MAX, 0)
     }
 
-    /// Room for what a shell has in mind. It counts too, but for the little that each shell needs.
+    /// Room for what a shell has in mind, which counts against that of all shells but for the little that
+    /// each needs.
     pub fn shell_room(&self, bytes_max: usize) -> Reserved {
-        Reserved::new(self.total(), bytes_max, SHELL_BYTES_FREE)
-    }
-
-    fn total(&self) -> Arc<AtomicUsize> {
-        Arc::clone(&self.lock().reserved.total)
+        Reserved::new(
+            Arc::clone(&self.used_by_shells),
+            bytes_max,
+            SHELL_BYTES_FREE,
+        )
     }
 
     fn is_unused(&self) -> bool {
-        Arc::strong_count(&self.0) == 1
+        Arc::strong_count(&self.files) == 1
     }
 }
 
@@ -282,6 +293,29 @@ mod tests {
         files.insert("/b".into(), file(1000)).unwrap();
         let long = format!("/{}", "a/".repeat(3000));
         assert_eq!(files.insert((&*long).into(), file(0)), Err(Full));
+    }
+
+    #[test]
+    fn what_shells_have_in_mind_takes_nothing_from_files_nor_files_from_it() {
+        let store = ScratchStore::default();
+        let mut rooms = Vec::new();
+        let scratches = ["a", "b", "c", "d"].map(|name| store.of("u1", name));
+        for scratch in &scratches {
+            let mut files = scratch.lock();
+            while {
+                let next = format!("/{}", files.tree().len());
+                files.insert((&*next).into(), file(1 << 20)).is_ok()
+            } {}
+        }
+        for scratch in &scratches {
+            let mut room = scratch.shell_room(4 << 20);
+            room.grow(4 << 20).unwrap();
+            rooms.push(room);
+        }
+        let used = store.used.load(Ordering::Relaxed);
+        drop(rooms);
+        assert_eq!(store.used.load(Ordering::Relaxed), used);
+        assert_eq!(store.used_by_shells.load(Ordering::Relaxed), 0);
     }
 
     #[test]

@@ -247,7 +247,11 @@ async fn read_world(
 /// How names would be resolved: by the cluster's DNS Service, if it has one under the usual name.
 async fn dns(endpoint: &Endpoint) -> Dns {
     let api: Api<Service> = Api::namespaced(endpoint.shared.client.clone(), "kube-system");
-    let service = api.get_opt("kube-dns").await.ok().flatten();
+    let service = api.get_opt("kube-dns").await.unwrap_or_else(|error| {
+        let error = chain(&error).to_string();
+        tracing::warn!(error, "a session does not know the cluster's DNS");
+        None
+    });
     let address = service
         .and_then(|service| service.spec?.cluster_ip)
         .and_then(|address| address.parse().ok());
@@ -333,12 +337,14 @@ pub(super) async fn port_forward(
 async fn begin_port_forward(endpoint: &Endpoint, parts: &Parts) -> Result<Forwarded, Error> {
     let place = endpoint.shared.limits.place()?;
     let _beginning = endpoint.shared.limits.beginning().await;
-    let meta = pod(endpoint, parts).await?.metadata;
+    let pod = pod(endpoint, parts).await?;
+    let meta = pod.metadata.clone();
     Ok(Forwarded {
         endpoint: endpoint.clone(),
         namespace: meta.namespace.unwrap_or_default(),
         name: meta.name.unwrap_or_default(),
         uid: meta.uid.unwrap_or_default(),
+        last: tokio::sync::Mutex::new(pod),
         _place: place,
     })
 }
@@ -349,6 +355,8 @@ struct Forwarded {
     namespace: String,
     name: String,
     uid: String,
+    /// The pod as it was read last.
+    last: tokio::sync::Mutex<Pod>,
     _place: Place,
 }
 
@@ -360,18 +368,23 @@ impl Forwarded {
             let _beginning = self.endpoint.shared.limits.beginning().await;
             of_uid(&self.endpoint, &self.namespace, &self.name, Some(&self.uid)).await
         };
+        let mut last = self.last.lock().await;
         match read {
-            Ok(pod) => port::answer(&pod, port).map_err(|refusal| refusal.to_string()),
+            Ok(pod) => *last = pod,
             Err(logs::Error::NoPod(pod)) => {
                 let uid = self.uid.clone();
-                Err(port::Refusal { port, pod, uid }.to_string())
+                return Err(port::Refusal { port, pod, uid }.to_string());
             }
+            // A refusal would end the session, and the pod may well be there.
             Err(error) => {
                 let error = chain(&error).to_string();
-                tracing::warn!(error, "a connection to a port of a pod is refused");
-                Err(error)
+                tracing::warn!(
+                    error,
+                    "a port of a pod is answered for as the pod was before"
+                );
             }
         }
+        port::answer(&last, port).map_err(|refusal| refusal.to_string())
     }
 }
 

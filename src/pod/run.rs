@@ -453,21 +453,21 @@ impl Shell {
     }
 
     fn act(&mut self, action: Action) {
-        let may_write = self.tenure.is_certain();
+        let tenure = self.tenure.clone();
         match action {
             Action::Commit(number, job) => self.work.push_back(Work::Job(number, job)),
             Action::Call(number, request) => self.work.push_back(Work::Call(number, request)),
             Action::WriteStatus { uid, key, write } => self.spawn(|client| async move {
-                let result = fenced(may_write, api::write_status(&client, &key, write)).await;
+                let result = fenced(&tenure, api::write_status(&client, &key, write)).await;
                 Input::Wrote(uid, result)
             }),
             Action::Delete(uid, key) => self.spawn(|client| async move {
-                let result = fenced(may_write, api::delete(&client, &key, &uid)).await;
+                let result = fenced(&tenure, api::delete(&client, &key, &uid)).await;
                 Input::DeleteSent(uid, result)
             }),
             Action::Tolerate(uid, key, version, patch) => self.spawn(|client| async move {
                 let request = api::tolerate(&client, &key, &uid, &version, patch);
-                let result = fenced(may_write, request).await;
+                let result = fenced(&tenure, request).await;
                 Input::Tolerated(uid, result)
             }),
             Action::Look(key) => self.look(key),
@@ -526,10 +526,10 @@ impl Shell {
 
 /// A write, unless somebody else may serve the cluster by now.
 async fn fenced<T>(
-    may_write: bool,
+    tenure: &Tenure,
     write: impl Future<Output = Result<T, Refused>>,
 ) -> Result<T, Refused> {
-    if may_write {
+    if tenure.is_certain() {
         write.await
     } else {
         Err(Refused::Later)
@@ -557,4 +557,17 @@ fn pods(client: Client, watches: WatchMetrics) -> impl Stream<Item = Input> + Se
                 }
             })
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_written_while_somebody_else_may_serve_the_cluster() {
+        let lapsed = Tenure::lapsed();
+        let refused = fenced(&lapsed, async { panic!("it is written") });
+        assert_eq!(refused.await, Err::<(), _>(Refused::Later));
+        assert_eq!(fenced(&Tenure::unshared(), async { Ok(7) }).await, Ok(7));
+    }
 }

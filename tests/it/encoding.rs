@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 #[allow(dead_code, reason = "shared with the tests of the encoding")]
 mod tables;
 
+use crate::support::*;
 use tables::POD;
 use tables::decode::from_slice;
 
@@ -36,6 +37,38 @@ async fn asked(client: &Client, method: &str, path: &str, kind: &str, body: Valu
         body.to_string().into_bytes()
     };
     client.request(request.body(body).unwrap()).await.unwrap()
+}
+
+/// A client that speaks protobuf can write what is no text, and nobody before us minds.
+#[tokio::test]
+async fn a_pod_whose_annotation_is_no_text_holds_up_nobody() {
+    let mut scene = Scene::start(&two_zones("profile: fast")).await;
+    let pod = TestPod::fixed("odd").annotated("example.com/note", "caf#");
+    let mut pod = serde_json::to_value(pod.object()).unwrap();
+    pod["apiVersion"] = json!("v1");
+    pod["kind"] = json!("Pod");
+    let mut body = tables::enveloped(&pod, POD);
+    let note = body.windows(4).position(|bytes| bytes == b"caf#").unwrap();
+    body[note + 3] = 0xe9;
+    let request = http::Request::post(format!("/api/v1/namespaces/{}/pods", scene.namespace))
+        .header("content-type", "application/vnd.kubernetes.protobuf");
+    let created: Value = scene
+        .client
+        .request(request.body(body).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(
+        created["metadata"]["annotations"]["example.com/note"],
+        "caf\u{fffd}"
+    );
+    let before = identity(&scene.running("odd").await);
+    scene.restart().await;
+    scene.create(&TestPod::fixed("other").in_zone(ZONE_B)).await;
+    scene.running("other").await;
+    scene.delete("odd").await;
+    scene.is_gone("odd").await;
+    scene.create(&TestPod::fixed("odd")).await;
+    assert_eq!(identity(&scene.running("odd").await), before);
 }
 
 /// The numbers of the fields are those of the API server, whatever is in the pod.

@@ -20,24 +20,35 @@ pub(super) const LAST: Place = (Timestamp::MAX, u64::MAX);
 pub(super) struct Line {
     places: BTreeMap<Place, PodUid>,
     keys: BTreeSet<(PodKey, Place)>,
+    /// Those of them that are not being tried.
     pools: BTreeSet<(VSwitchId, Place)>,
 }
 
 impl Line {
-    pub(super) fn join(&mut self, place: Place, uid: PodUid, key: &PodKey, blocked: &Blocked) {
+    /// A pod that is being tried has its place, and is not next for anything until it rests.
+    pub(super) fn join(&mut self, place: Place, uid: PodUid, key: &PodKey) {
         self.places.insert(place, uid);
         self.keys.insert((key.clone(), place));
+    }
+
+    /// It is not being tried any more, and waits on.
+    pub(super) fn rest(&mut self, place: Place, blocked: &Blocked) {
         for vswitch in blocked.vswitches() {
             self.pools.insert((vswitch.clone(), place));
+        }
+    }
+
+    /// It is being tried.
+    pub(super) fn stir(&mut self, place: Place, blocked: &Blocked) {
+        for vswitch in blocked.vswitches() {
+            self.pools.remove(&(vswitch.clone(), place));
         }
     }
 
     pub(super) fn leave(&mut self, place: Place, key: &PodKey, blocked: &Blocked) {
         self.places.remove(&place);
         self.keys.remove(&(key.clone(), place));
-        for vswitch in blocked.vswitches() {
-            self.pools.remove(&(vswitch.clone(), place));
-        }
+        self.stir(place, blocked);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -69,21 +80,21 @@ impl Line {
             .collect()
     }
 
-    /// Pods that wait for an address of this vSwitch, longest first.
-    pub(super) fn of_pool(&self, vswitch: &VSwitchId) -> impl Iterator<Item = (Place, &PodUid)> {
+    /// The pod that has waited longest for an address of this vSwitch, of those that are not being tried.
+    pub(super) fn next(&self, vswitch: &VSwitchId) -> Option<&PodUid> {
         let whole = (vswitch.clone(), FIRST)..=(vswitch.clone(), LAST);
-        let found = self.pools.range(whole);
-        found.filter_map(|(_, place)| Some((*place, self.places.get(place)?)))
+        let (_, place) = self.pools.range(whole).next()?;
+        self.places.get(place)
     }
 
-    /// The vSwitches of which somebody waits for an address.
-    pub(super) fn pools(&self) -> impl Iterator<Item = &VSwitchId> {
+    /// The vSwitches of which somebody who is not being tried waits for an address, with the place of the first.
+    pub(super) fn pools(&self) -> impl Iterator<Item = (&VSwitchId, Place)> {
         let mut next = self.pools.first();
         std::iter::from_fn(move || {
-            let (vswitch, _) = next?;
+            let (vswitch, place) = next?;
             let rest = (Bound::Excluded((vswitch.clone(), LAST)), Bound::Unbounded);
             next = self.pools.range(rest).next();
-            Some(vswitch)
+            Some((vswitch, *place))
         })
     }
 }

@@ -253,9 +253,7 @@ impl Engine {
             return;
         }
         if let Some((kind, job)) = pod.next(uid) {
-            pod.busy = true;
-            let job = self.in_line(uid, job);
-            self.commit(Context::Pod(uid.clone(), kind), job);
+            self.begin(uid, kind, job);
         } else if pod.want.gone && !pod.have.row && !pod.busy {
             self.forget(uid);
         }
@@ -285,10 +283,10 @@ impl Engine {
     }
 
     pub(super) fn pod_job_done(&mut self, uid: &PodUid, kind: Kind) {
+        self.rest(uid);
         let Some(pod) = self.pods.get_mut(uid) else {
             return;
         };
-        pod.busy = false;
         pod.attempts = 0;
         match kind {
             Kind::Acquire if pod.foreign => pod.have.acquired = pod.blocked.is_none(),
@@ -320,6 +318,9 @@ impl Engine {
             self.effects.push(Effect::Publish(uid.clone()));
         }
         self.drive(uid);
+        if kind == Kind::Acquire {
+            self.wake_for_what_is_free(uid);
+        }
     }
 
     pub(super) fn pod_job_failed(&mut self, now: Timestamp, uid: &PodUid) {
@@ -382,8 +383,8 @@ impl Engine {
             self.pod_job_failed(now, uid);
             return;
         }
+        self.rest(uid);
         if let Some(pod) = self.pods.get_mut(uid) {
-            pod.busy = false;
             pod.attempts = 0;
             pod.have.row = true;
             pod.have.acquired = true;
@@ -402,9 +403,12 @@ impl Engine {
         }
         self.stage = Stage::Serving;
         self.expiry.serving();
-        let mut all: Vec<PodUid> = self.pods.keys().cloned().collect();
+        // Who was made first has waited longest.
+        let made = |pod: &Pod| pod.facts.as_ref().map(|facts| facts.created);
+        let all = self.pods.iter();
+        let mut all: Vec<_> = all.map(|(uid, pod)| (made(pod), uid.clone())).collect();
         all.sort_unstable();
-        for uid in all {
+        for (_, uid) in all {
             self.drive(&uid);
         }
     }

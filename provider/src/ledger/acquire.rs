@@ -3,6 +3,7 @@
 //! What is to happen, and the facts it rests on, is for [`plan`](crate::ledger::plan) to say.
 
 use std::net::Ipv4Addr;
+use std::ops::ControlFlow;
 
 use rusqlite::Result;
 use uuid::Uuid;
@@ -10,7 +11,7 @@ use uuid::Uuid;
 use crate::cloud::sim::{region_code, resource_id};
 use crate::engine::{Network, PodFacts, Reason};
 use crate::id::{ClusterId, EniId, InstanceId, PodKey, PodUid, SecurityGroupId, VSwitchId};
-use crate::ledger::op::{EniFacts, Names, Op, time};
+use crate::ledger::op::{EniFacts, Names, Op, PodRow, time};
 use crate::ledger::plan::{
     Asks, Fresh, OpenClaim, Plan, Planned, Standing, accepted_hours, accepted_vswitches,
 };
@@ -24,17 +25,8 @@ impl Op<'_> {
     /// often, gives the same answer. One that is being deleted gets nothing that it has not yet. Of the
     /// vSwitches in `awaited` it gets nothing that is free.
     pub(super) fn acquire(&mut self, pod: &PodFacts, awaited: &[VSwitchId]) -> Result<()> {
-        let known = match self.rows().standing(&pod.uid, pod.created.at)? {
-            Standing::Settled(_) => return self.report(&pod.uid),
-            Standing::LetGo => {
-                self.holds_nothing(&pod.uid);
-                return Ok(());
-            }
-            Standing::OfAnotherCluster(row) => {
-                self.refuse_other_cluster(pod, &row.cluster);
-                return Ok(());
-            }
-            Standing::Asks(known) => known,
+        let ControlFlow::Continue(known) = self.asks(pod)? else {
+            return Ok(());
         };
         self.supersede(pod)?;
         let hours = accepted_hours(&pod.opt_in, known.as_ref());
@@ -75,25 +67,17 @@ impl Op<'_> {
                 Ok(())
             }
             (Planned::Fresh(fresh), claim) => {
-                let fresh = self.behind(fresh, &allowed, awaited)?;
-                self.fresh(pod, accepted, &allowed, fresh, claim)
+                let open = allowed.iter().filter(|id| !awaited.contains(id));
+                let open: Vec<_> = open.cloned().collect();
+                let found = if open.len() == allowed.len() {
+                    fresh.found
+                } else {
+                    self.rows().first_free(&open)?
+                };
+                let fresh = Fresh { found, ..fresh };
+                self.fresh(pod, accepted, (&allowed, &open), fresh, claim)
             }
         }
-    }
-
-    /// What is left to a pod when others have waited longer. It ends no claim for an address that it
-    /// does not get.
-    fn behind(&self, fresh: Fresh, allowed: &[VSwitchId], awaited: &[VSwitchId]) -> Result<Fresh> {
-        if !allowed.iter().any(|id| awaited.contains(id)) {
-            return Ok(fresh);
-        }
-        let others = allowed.iter().filter(|id| !awaited.contains(id));
-        let others: Vec<_> = others.cloned().collect();
-        Ok(Fresh {
-            found: self.rows().first_free(&others)?,
-            close_first: false,
-            ..fresh
-        })
     }
 
     /// A fixed-IP pod on an ECS node that is not ours: its claim is forfeited once the old pod
@@ -127,7 +111,7 @@ impl Op<'_> {
     }
 
     /// The pod has let go, and this is a view of it from before that.
-    pub(super) fn holds_nothing(&mut self, uid: &PodUid) {
+    fn holds_nothing(&mut self, uid: &PodUid) {
         self.out.pods.push(PodState {
             uid: uid.clone(),
             network: Network::Detached,
@@ -135,8 +119,20 @@ impl Op<'_> {
         });
     }
 
+    /// Whether anything is still to be decided about the pod; with its row, if it has one. If not, what there
+    /// is to tell is told.
+    pub(super) fn asks(&mut self, pod: &PodFacts) -> Result<ControlFlow<(), Option<PodRow>>> {
+        match self.rows().standing(&pod.uid, pod.created.at)? {
+            Standing::Asks(known) => return Ok(ControlFlow::Continue(known)),
+            Standing::Settled(_) => self.report(&pod.uid)?,
+            Standing::LetGo => self.holds_nothing(&pod.uid),
+            Standing::OfAnotherCluster(row) => self.refuse_other_cluster(pod, &row.cluster),
+        }
+        Ok(ControlFlow::Break(()))
+    }
+
     /// No pod is in two clusters: the ledger has served this one under another name.
-    pub(super) fn refuse_other_cluster(&mut self, pod: &PodFacts, theirs: &ClusterId) {
+    fn refuse_other_cluster(&mut self, pod: &PodFacts, theirs: &ClusterId) {
         let ours = self.cluster();
         self.out.refusal = Some(format!(
             "the pod {} (uid {}) is in this ledger as one of cluster {theirs}, and this is cluster {ours}: set `cluster: {theirs}` again, or use a ledger of its own for cluster {ours}",
@@ -229,7 +225,7 @@ impl Op<'_> {
         &mut self,
         pod: &PodFacts,
         accepted: Accepted,
-        allowed: &[VSwitchId],
+        (allowed, open): (&[VSwitchId], &[VSwitchId]),
         fresh: Fresh,
         claim: Option<OpenClaim>,
     ) -> Result<()> {
@@ -240,7 +236,7 @@ impl Op<'_> {
         {
             self.end(&claim, why, &pod.uid)?;
             // A cloud that answers at once has freed its address by now.
-            found = self.rows().first_free(allowed)?;
+            found = self.rows().first_free(open)?;
         }
         let Some((vswitch, address)) = found else {
             self.accept(pod, &accepted, None)?;

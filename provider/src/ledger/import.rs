@@ -2,6 +2,7 @@
 //! older than the cluster. The pod is right, so the rows are made, before anything is allocated.
 
 use std::net::Ipv4Addr;
+use std::ops::ControlFlow;
 
 use rusqlite::Result;
 
@@ -10,7 +11,7 @@ use crate::engine::{PodFacts, Published, Reason};
 use crate::ledger::Blocked;
 use crate::ledger::acquire::Accepted;
 use crate::ledger::op::Op;
-use crate::ledger::plan::{OpenClaim, Standing, accepted_hours};
+use crate::ledger::plan::{OpenClaim, accepted_hours};
 use crate::ledger::pool::VSwitchRef;
 use crate::policy::retained::Close;
 
@@ -23,17 +24,8 @@ impl Op<'_> {
         let Some(published) = &pod.published else {
             return self.report(&pod.uid);
         };
-        let known = match self.rows().standing(&pod.uid, pod.created.at)? {
-            Standing::Settled(_) => return self.report(&pod.uid),
-            Standing::LetGo => {
-                self.holds_nothing(&pod.uid);
-                return Ok(());
-            }
-            Standing::OfAnotherCluster(row) => {
-                self.refuse_other_cluster(pod, &row.cluster);
-                return Ok(());
-            }
-            Standing::Asks(known) => known,
+        let ControlFlow::Continue(known) = self.asks(pod)? else {
+            return Ok(());
         };
         // Whoever had the name before is gone, and holds at most what is not detached yet.
         self.supersede(pod)?;
@@ -91,8 +83,9 @@ impl Op<'_> {
     fn is_given_up(&self, vswitch: i64, address: Ipv4Addr) -> Result<bool> {
         let given_up = self.tx.row(
             "SELECT 1 FROM address a LEFT JOIN pod p ON p.uid = a.pod WHERE a.vswitch = ?1 AND a.addr = ?2 \
-             AND a.barred = 0 AND a.claim IS NULL AND (a.state = 'detaching' OR p.gone_ms IS NOT NULL)",
-            (vswitch, u32::from(address)),
+             AND a.barred = 0 AND a.claim IS NULL \
+             AND (a.state = 'detaching' OR (p.gone_ms IS NOT NULL AND p.cluster = ?3))",
+            (vswitch, u32::from(address), self.cluster()),
             |_| Ok(()),
         )?;
         Ok(given_up.is_some())

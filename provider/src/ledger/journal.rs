@@ -96,15 +96,21 @@ pub(super) fn write(tx: &Tx<'_>, now: Timestamp, clock: Timestamp, entry: Entry<
     Ok(())
 }
 
-/// The number of the last entry, and how many claims of the cluster operators have ended since entry `after`.
-pub(super) fn released_since(tx: &Tx<'_>, cluster: &ClusterId, after: i64) -> Result<(i64, u64)> {
-    let counts = tx.row(
-        "SELECT (SELECT ifnull(max(seq), 0) FROM journal), count(*) \
-         FROM journal j JOIN claim c ON c.id = j.claim WHERE j.seq > ?1 AND j.what = ?2 AND c.cluster = ?3",
-        (after, word::RELEASED, cluster.as_str()),
-        |row| Ok((row.get(0)?, row.get(1)?)),
+/// The number of the last entry.
+pub(super) fn end(tx: &Tx<'_>) -> Result<i64> {
+    let last = tx.row("SELECT max(seq) FROM journal", [], |row| row.get(0))?;
+    Ok(last.flatten().unwrap_or(0))
+}
+
+/// How many claims of the cluster operators have ended after one entry and up to another.
+pub(super) fn released(tx: &Tx<'_>, cluster: &ClusterId, after: i64, end: i64) -> Result<u64> {
+    let count = tx.row(
+        "SELECT count(*) FROM journal j JOIN claim c ON c.id = j.claim \
+         WHERE j.seq > ?1 AND j.seq <= ?2 AND j.what = ?3 AND c.cluster = ?4",
+        (after, end, word::RELEASED, cluster.as_str()),
+        |row| row.get(0),
     )?;
-    Ok(counts.expect("a count has one row"))
+    Ok(count.unwrap_or(0))
 }
 
 impl Op<'_> {

@@ -301,8 +301,11 @@ impl Ledger {
             self.obey_faults()?;
             let tx = Tx::new(&self.conn);
             let cluster = &self.settings.cluster;
-            let (end, released) = journal::released_since(&tx, cluster, self.journal_end)
-                .map_err(Error::sql("read the journal"))?;
+            let failed = Error::sql("read the journal");
+            let end = journal::end(&tx);
+            let (end, released) = end
+                .and_then(|end| Ok((end, journal::released(&tx, cluster, self.journal_end, end)?)))
+                .map_err(failed)?;
             self.journal_end = end;
             self.released += released;
         }

@@ -131,9 +131,7 @@ impl Ledger {
             faults::say(&cloud);
         }
         let simulator = Simulator::new(cloud, &settings.region, seed);
-        let (journal_end, _) =
-            journal::released_since(&Tx::new(&conn), &settings.cluster, i64::MAX)
-                .map_err(Error::sql("read the journal"))?;
+        let journal_end = journal::end(&Tx::new(&conn)).map_err(Error::sql("read the journal"))?;
         let data_version = data_version(&conn)?;
         Ok(Self {
             conn,

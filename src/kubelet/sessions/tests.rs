@@ -38,6 +38,7 @@ async fn each_connection_is_answered_by_the_pod_as_it_is_then() {
             false,
         ),
         ("while it runs", 200, pod_with("u1", "vk-b", &running), true),
+        ("while nobody can say", 500, json!({}), true),
         (
             "on another node",
             200,

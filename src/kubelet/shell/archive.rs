@@ -2,6 +2,7 @@
 
 use std::io;
 
+use jiff::Timestamp;
 use tar::{Archive, Builder, EntryType, Header};
 
 use super::interpreter::Shell;
@@ -256,7 +257,9 @@ async fn extract(shell: &Shell<'_>, directory: &TreePath, request: &Request) -> 
 /// A member of an archive.
 struct Member<'a> {
     name: String,
-    header: Header,
+    kind: EntryType,
+    mode: u32,
+    modified: Option<Timestamp>,
     content: &'a [u8],
 }
 
@@ -270,9 +273,14 @@ fn members(bytes: &[u8]) -> (Vec<Member<'_>>, io::Result<()>) {
             let content = content.and_then(|start| bytes.get(start..));
             let content = content.unwrap_or_default();
             let size = usize::try_from(entry.size()).unwrap_or(usize::MAX);
+            let header = entry.header();
+            let modified = header.mtime().ok();
+            let modified = modified.and_then(|at| i64::try_from(at).ok());
             members.push(Member {
                 name: String::from_utf8_lossy(&entry.path_bytes()).into_owned(),
-                header: entry.header().clone(),
+                kind: header.entry_type(),
+                mode: header.mode().unwrap_or(0o644) & 0o777,
+                modified: modified.and_then(|at| Timestamp::from_second(at).ok()),
                 content: &content[..size.min(content.len())],
             });
         }
@@ -293,20 +301,17 @@ fn unpack(
     }
     let world = shell.world;
     let path = directory.join(member.name.trim_start_matches('/'));
-    let mode = member.header.mode().unwrap_or(0o644) & 0o777;
-    let modified = member.header.mtime().ok().filter(|_| request.keep_time);
-    let modified =
-        modified.and_then(|at| jiff::Timestamp::from_second(i64::try_from(at).ok()?).ok());
-    match member.header.entry_type() {
+    let modified = member.modified.filter(|_| request.keep_time);
+    match member.kind {
         EntryType::Directory => {
-            let made = world.make_directories(&path, mode);
+            let made = world.make_directories(&path, member.mode);
             made.map_err(|error| error.to_string())
         }
         EntryType::Regular | EntryType::Continuous => {
             let made = world.make_directories(&path.parent(), 0o755);
             made.map_err(|error| error.to_string())?;
             let modified = modified.unwrap_or_else(|| world.now());
-            let node = Node::file(member.content.to_vec(), mode, modified);
+            let node = Node::file(member.content.to_vec(), member.mode, modified);
             world.put(path, node).map_err(|error| error.to_string())
         }
         // Sparse files among them: their holes can be of any size.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 
 use regex::bytes::{Regex, RegexBuilder};
+use tokio::sync::Semaphore;
 
 use super::interpreter::Shell;
 use super::io::Input;
@@ -290,6 +291,8 @@ pub(super) async fn grep(shell: &mut Shell<'_>, args: &[String]) -> io::Result<i
     };
     let pattern = RegexBuilder::new(&pattern)
         .case_insensitive(options.has('i'))
+        // As in the locale `C`. Of all of Unicode a single `\w` is half as large as a pattern may be.
+        .unicode(false)
         .size_limit(PATTERN_BYTES_MAX)
         .build();
     let pattern = match pattern {
@@ -354,13 +357,17 @@ pub(super) async fn grep(shell: &mut Shell<'_>, args: &[String]) -> io::Result<i
 
 /// Looks for a pattern in a line, which can take as long as the product of their lengths.
 async fn matched(pattern: &Regex, line: Vec<u8>) -> io::Result<(Vec<u8>, bool)> {
+    // One after the other: they take a processor for as long as they like, and pods need one too.
+    static TURN: Semaphore = Semaphore::const_new(1);
     if line.len() <= QUICK_LINE_MAX {
         let matches = pattern.is_match(&line);
         return Ok((line, matches));
     }
+    let turn = TURN.acquire().await.expect("it is never closed");
     let pattern = pattern.clone();
     let look = move || {
         let matches = pattern.is_match(&line);
+        drop(turn);
         (line, matches)
     };
     let looked = tokio::task::spawn_blocking(look).await;

@@ -3,6 +3,7 @@
 //! Absent is what JSON would leave out. Go writes an empty string or a 0 that is not behind a pointer into protobuf, and
 //! `omitempty` keeps it out of JSON; [`Field`] has a reading for each of the two.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -152,25 +153,31 @@ impl<'a> Field<'a> {
         }
     }
 
-    fn str(&self) -> Result<&'a str, Error> {
-        std::str::from_utf8(self.bytes()?).map_err(|_| self.mistyped())
+    /// The API server takes bytes that are no text, and in JSON it writes such a byte as U+FFFD. One such
+    /// pod must not be the end of a list.
+    fn str(&self) -> Result<Cow<'a, str>, Error> {
+        let bytes = self.bytes()?;
+        Ok(match std::str::from_utf8(bytes) {
+            Ok(text) => text.into(),
+            Err(_) => String::from_utf8_lossy(bytes),
+        })
     }
 
     /// A text.
     ///
     /// # Errors
-    /// It is none.
+    /// It is a number.
     pub fn text(&self) -> Result<String, Error> {
-        self.str().map(str::to_owned)
+        self.str().map(Cow::into_owned)
     }
 
     /// A text; absent when it is empty.
     ///
     /// # Errors
-    /// It is none.
+    /// It is a number.
     pub fn some_text(&self) -> Result<Option<String>, Error> {
         let text = self.str()?;
-        Ok((!text.is_empty()).then(|| text.to_owned()))
+        Ok((!text.is_empty()).then(|| text.into_owned()))
     }
 
     /// One of several names; the default one when it is empty.
@@ -182,7 +189,7 @@ impl<'a> Field<'a> {
         if text.is_empty() {
             return Ok(T::default());
         }
-        let name: StrDeserializer<'_, NoName> = text.into_deserializer();
+        let name: StrDeserializer<'_, NoName> = (&*text).into_deserializer();
         T::deserialize(name).map_err(|_| self.mistyped())
     }
 

@@ -6,6 +6,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use crate::engine::line::{LAST, Place};
+use crate::engine::pods::Kind;
 use crate::engine::{Context, Effect, Engine, Network, Reason, Stage, Timer};
 use crate::id::{PodKey, PodUid, VSwitchId};
 use crate::ledger::{Blocked, Job, Notice, PodState};
@@ -53,10 +54,9 @@ impl Engine {
             .get(uid)
             .is_some_and(|pod| pod.attempts > 0 && pod.busy)
         {
-            let facts = self.pods.get_mut(uid).and_then(|pod| {
-                pod.busy = false;
-                pod.facts.as_deref().cloned()
-            });
+            self.rest(uid);
+            let facts = self.pods.get(uid);
+            let facts = facts.and_then(|pod| pod.facts.as_deref().cloned());
             match facts.filter(|_| matches!(self.stage, Stage::Importing(_))) {
                 Some(facts) => self.import(uid.clone(), facts),
                 None => self.drive(uid),
@@ -91,8 +91,10 @@ impl Engine {
             place = old.place;
             self.waiting.leave(place, &pod.key, &old.blocked);
         }
-        self.waiting
-            .join(place, state.uid.clone(), &pod.key, &blocked);
+        self.waiting.join(place, state.uid.clone(), &pod.key);
+        if !pod.busy {
+            self.waiting.rest(place, &blocked);
+        }
         let soon = reason == Reason::FixedIPWaiting;
         pod.blocked = Some(Box::new(Waiting {
             blocked,
@@ -173,9 +175,7 @@ impl Engine {
             return;
         }
         if let (Some(_), Some((kind, job))) = (&pod.blocked, pod.retry(uid)) {
-            pod.busy = true;
-            let job = self.in_line(uid, job);
-            self.commit(Context::Pod(uid.clone(), kind), job);
+            self.begin(uid, kind, job);
         } else {
             self.drive(uid);
         }
@@ -190,36 +190,68 @@ impl Engine {
 
     /// A vSwitch has one more free address: the pod that has waited longest for one is next.
     pub(in crate::engine) fn wake_pool(&mut self, vswitch: &VSwitchId) {
-        if let Some((_, uid)) = self.next_in_line(vswitch) {
-            let uid = uid.clone();
+        if let Some(uid) = self.waiting.next(vswitch).cloned() {
             self.wake(&uid);
         }
     }
 
-    /// The pod that has waited longest for an address of a vSwitch, of those that are not being tried.
-    fn next_in_line(&self, vswitch: &VSwitchId) -> Option<(Place, &PodUid)> {
-        let is_idle = |uid: &PodUid| self.pods.get(uid).is_some_and(|pod| !pod.busy);
-        let mut line = self.waiting.of_pool(vswitch);
-        line.find(|(_, uid)| is_idle(uid))
+    /// A job of the pod is under way from now on.
+    pub(super) fn begin(&mut self, uid: &PodUid, kind: Kind, job: Job) {
+        if let Some(pod) = self.pods.get_mut(uid) {
+            pod.busy = true;
+            if let Some(waiting) = &pod.blocked {
+                self.waiting.stir(waiting.place, &waiting.blocked);
+            }
+        }
+        let job = self.in_line(uid, job);
+        self.commit(Context::Pod(uid.clone(), kind), job);
     }
 
-    /// A pod's job, made so that it overtakes nobody. Those that are being tried are before it anyway: jobs
-    /// are done in their order.
-    pub(super) fn in_line(&self, uid: &PodUid, job: Job) -> Job {
+    /// None is under way any more.
+    pub(super) fn rest(&mut self, uid: &PodUid) {
+        if let Some(pod) = self.pods.get_mut(uid) {
+            pod.busy = false;
+            if let Some(waiting) = &pod.blocked {
+                self.waiting.rest(waiting.place, &waiting.blocked);
+            }
+        }
+    }
+
+    /// A pod's job, made so that it overtakes nobody who rests. Who is being tried has a job before it.
+    fn in_line(&self, uid: &PodUid, job: Job) -> Job {
         let Job::Acquire(facts) = job else {
             return job;
         };
         let own = self.pods.get(uid).and_then(|pod| pod.blocked.as_ref());
         let own = own.map_or(LAST, |waiting| waiting.place);
-        let is_before = |vswitch: &&VSwitchId| {
-            let next = self.next_in_line(vswitch);
-            next.is_some_and(|(place, _)| place < own)
-        };
-        let awaited: Vec<VSwitchId> = self.waiting.pools().filter(is_before).cloned().collect();
+        let awaited = self.waiting.pools().filter(|(_, first)| *first < own);
+        let awaited: Vec<VSwitchId> = awaited.map(|(vswitch, _)| vswitch.clone()).collect();
         if awaited.is_empty() {
             Job::Acquire(facts)
         } else {
             Job::AcquireBehind(facts, awaited)
+        }
+    }
+
+    /// Others were before it, and there were free addresses: they have not been told of them, or more
+    /// of them are left than they take.
+    pub(super) fn wake_for_what_is_free(&mut self, uid: &PodUid) {
+        let blocked = self.pods.get(uid).and_then(|pod| pod.blocked.as_ref());
+        let Some(Blocked::Pool { vswitches, counts }) = blocked.map(|waiting| &waiting.blocked)
+        else {
+            return;
+        };
+        let free = vswitches.iter().cloned().zip(counts);
+        let free: Vec<_> = free
+            .map(|(vswitch, counts)| (vswitch, counts.free))
+            .collect();
+        for (vswitch, free) in free {
+            for _ in 0..free {
+                let Some(next) = self.waiting.next(&vswitch).cloned() else {
+                    break;
+                };
+                self.wake(&next);
+            }
         }
     }
 
@@ -232,8 +264,8 @@ impl Engine {
     /// Tries the next few waiting pods again, in turn, so that each has its turn; and whoever is first
     /// for a vSwitch, which is the only one that can get something there.
     pub(in crate::engine) fn retry_some(&mut self) {
-        let pools: Vec<VSwitchId> = self.waiting.pools().cloned().collect();
-        for vswitch in pools {
+        let pools = self.waiting.pools().map(|(vswitch, _)| vswitch.clone());
+        for vswitch in pools.collect::<Vec<_>>() {
             self.wake_pool(&vswitch);
         }
         let next = self.waiting.after(self.retried_to, RETRIES);

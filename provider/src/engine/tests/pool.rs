@@ -104,6 +104,71 @@ fn a_pod_that_comes_as_an_address_is_freed_takes_its_place_behind_those_that_wai
 }
 
 #[test]
+fn a_newcomer_behind_others_gets_at_once_what_they_leave() {
+    let mut world = small();
+    let pods = ["a", "b", "c", "d"].map(|name| world.create(&ordinary(name)));
+    let waiting = world.create(&ordinary("e"));
+    let facts = ["f", "g"].map(|name| world.facts(&ordinary(name)));
+    let late = facts.clone().map(|facts| facts.uid);
+    let mut events = Vec::new();
+    for pod in &pods[..3] {
+        world.begin_deletion(pod);
+        world.tell(Event::Stopped(pod.clone()));
+        world.vanish_unseen(pod);
+        events.push(Event::Gone(pod.clone()));
+    }
+    for facts in facts {
+        world.appear(&facts);
+        events.push(Event::Bound(facts));
+    }
+    for event in events {
+        let effects = world.engine.handle(world.now, event);
+        world.pending.extend(effects);
+    }
+    world.settle();
+    for pod in [&waiting, &late[0], &late[1]] {
+        world.address(pod);
+    }
+}
+
+#[test]
+fn who_was_made_first_is_first_in_line_after_a_restart_too() {
+    let mut world = small();
+    for _ in 0..4 {
+        let pod = world.create(&ordinary("a"));
+        world.delete(&pod);
+    }
+    let pods = ["a", "b", "c", "d"].map(|name| world.create(&ordinary(name)));
+    let first = world.create(&ordinary("e"));
+    let second = world.create(&ordinary("f"));
+    assert!(second < first, "as texts");
+    world.vanish_unseen(&pods[0]);
+    world.restart();
+    world.address(&first);
+    world.is_waiting(&second, Reason::IPPoolExhausted);
+}
+
+#[test]
+fn a_claim_that_is_in_its_own_pod_s_way_ends_though_others_have_waited_longer() {
+    let mut world = small();
+    let web = world.create(&fixed("web-0"));
+    for name in ["a", "b", "c"] {
+        world.create(&ordinary(name));
+    }
+    world.delete(&web);
+    let waiting = world.create(&ordinary("d"));
+    world.is_waiting(&waiting, Reason::IPPoolExhausted);
+    let on_ecs = Wish {
+        node_type: NodeType::Ecs,
+        ..fixed("web-0")
+    };
+    let web = world.create(&on_ecs);
+    assert!(world.claims().is_empty());
+    world.address(&waiting);
+    world.is_waiting(&web, Reason::IPPoolExhausted);
+}
+
+#[test]
 fn an_address_that_the_first_in_line_does_not_take_is_the_next_one_s() {
     let mut settings = settings("192.168.1.0/29", Config::default());
     settings.vswitches[1].zone = "b".into();
