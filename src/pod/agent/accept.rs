@@ -78,9 +78,9 @@ impl Agent {
                 ));
             }
         }
-        // Who has an address keeps it, whatever its class has become since.
-        let has_address = self.engine.network(uid).is_some() || record.pod_ip().is_some();
-        let refused = refused.filter(|_| !record.host_network() && !has_address);
+        // Who was accepted before is served on, whatever its class has become since.
+        let is_accepted = self.engine.network(uid).is_some() || record.pod_ip().is_some();
+        let refused = refused.filter(|_| !record.host_network() && !is_accepted);
         let pod = Pod {
             search: Search::begin(&record, now),
             record,
