@@ -9,7 +9,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use holdfast_provider::policy::clock::{Guard, Reading, Verdict};
+use holdfast_provider::policy::clock::{Guard, JUMP, Reading, Verdict};
 use jiff::{SignedDuration, Timestamp};
 
 /// How far this clock may be ahead of the wall clock without a jump: scheduling and rounding.
@@ -29,7 +29,7 @@ struct Inner {
     since: SignedDuration,
     /// It goes at half the pace of the monotonic clock.
     is_slow: bool,
-    /// It is ahead because of a jump.
+    /// It is far ahead because of a jump.
     has_jumped: bool,
     guard: Guard,
 }
@@ -96,8 +96,8 @@ impl Inner {
         }
         let ahead = self.base.duration_since(reading.wall);
         let is_ahead = ahead > AHEAD_MAX;
-        self.has_jumped = is_ahead && (self.has_jumped || verdict.jump.is_some());
         // Made up for a jump, it would double every delay for as long as twice the jump.
+        self.has_jumped = ahead > JUMP && (self.has_jumped || verdict.jump.is_some());
         self.is_slow = verdict.may_expire && is_ahead && !self.has_jumped;
         verdict.may_expire &= !is_ahead;
         verdict
@@ -156,6 +156,27 @@ mod tests {
             held += i64::from(!verdict.may_expire);
         }
         assert!((170..=180).contains(&held), "{held}");
+    }
+
+    #[test]
+    fn what_is_left_of_a_jump_that_was_undone_is_made_up_for() {
+        let mut clock = Inner::at(at(1000));
+        let mut observe = |second: i64| {
+            let back = match second {
+                0..10 => 0,
+                10..100 => 3600,
+                _ => 5,
+            };
+            clock.observe(Reading {
+                wall: at(1000 + second - back),
+                monotonic: SignedDuration::from_secs(second),
+            })
+        };
+        let held: i64 = (0..300)
+            .map(|second| i64::from(!observe(second).may_expire))
+            .sum();
+        assert!((90..180).contains(&held), "{held}");
+        assert!(observe(300).may_expire);
     }
 
     #[test]

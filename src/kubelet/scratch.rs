@@ -11,7 +11,7 @@ use super::tree::{Node, Tree, TreePath};
 
 /// Most bytes of one container's files.
 pub const CONTAINER_BYTES_MAX: usize = 32 << 20;
-/// Most bytes of all containers' files, and of what all shells have in mind.
+/// Most bytes of all containers' files, and as much again for what all shells have in mind.
 pub const TOTAL_BYTES_MAX: usize = 128 << 20;
 /// Most containers whose files are kept.
 pub const CONTAINERS_MAX: usize = 1024;
@@ -185,7 +185,7 @@ fn overhead(path: &TreePath) -> usize {
     ENTRY_BYTES + PART_BYTES * path.depth() + path.to_string().len()
 }
 
-/// Bytes taken out of what all containers may have; given back when dropped.
+/// Bytes taken out of what all files or all shells may have; given back when dropped.
 #[derive(Debug)]
 pub struct Reserved {
     total: Arc<AtomicUsize>,

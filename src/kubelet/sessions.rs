@@ -344,7 +344,7 @@ async fn begin_port_forward(endpoint: &Endpoint, parts: &Parts) -> Result<Forwar
         namespace: meta.namespace.unwrap_or_default(),
         name: meta.name.unwrap_or_default(),
         uid: meta.uid.unwrap_or_default(),
-        last: tokio::sync::Mutex::new(pod),
+        last: tokio::sync::Mutex::new(Some(pod)),
         _place: place,
     })
 }
@@ -355,8 +355,8 @@ struct Forwarded {
     namespace: String,
     name: String,
     uid: String,
-    /// The pod as it was read last.
-    last: tokio::sync::Mutex<Pod>,
+    /// The pod as it was read last, unless it was gone.
+    last: tokio::sync::Mutex<Option<Pod>>,
     _place: Place,
 }
 
@@ -370,8 +370,9 @@ impl Forwarded {
         };
         let mut last = self.last.lock().await;
         match read {
-            Ok(pod) => *last = pod,
+            Ok(pod) => *last = Some(pod),
             Err(logs::Error::NoPod(pod)) => {
+                *last = None;
                 let uid = self.uid.clone();
                 return Err(port::Refusal { port, pod, uid }.to_string());
             }
@@ -382,9 +383,13 @@ impl Forwarded {
                     error,
                     "a port of a pod is answered for as the pod was before"
                 );
+                if last.is_none() {
+                    return Err(error);
+                }
             }
         }
-        port::answer(&last, port).map_err(|refusal| refusal.to_string())
+        let pod = last.as_ref().expect("it was read, now or before");
+        port::answer(pod, port).map_err(|refusal| refusal.to_string())
     }
 }
 

@@ -58,7 +58,6 @@ const PATH: &str = "/mutate";
 /// How often the registration is compared with what it should be.
 const PERIOD: Duration = Duration::from_secs(30);
 /// Longest pause between two attempts to register at the start.
-const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// Where the address of a claim lives.
@@ -176,28 +175,25 @@ pub async fn run(
 /// Takes back what an earlier start has registered: while nobody serves it, the API server refuses
 /// the pods that opt in.
 pub async fn withdraw(client: Client) {
-    let mut pause = BACKOFF_MIN;
+    let mut ticks = tokio::time::interval(PERIOD);
+    let mut told = false;
     loop {
-        let error = match unregister(client.clone()).await {
+        ticks.tick().await;
+        match unregister(client.clone()).await {
             Ok(true) => {
                 info!("the webhook is off; what an earlier start had registered is removed");
                 return;
             }
             Ok(false) => return,
-            Err(error) => error,
-        };
-        let permanent = error.is_permanent();
-        warn!(
-            error = &error as &dyn std::error::Error,
-            permanent,
-            "the webhook is off, but its registration of an earlier start may still be there, and \
-             keep pods that opt in from being created: delete mutatingwebhookconfiguration {NAME}"
-        );
-        if permanent {
-            return;
+            Err(error) if !std::mem::replace(&mut told, true) => warn!(
+                error = &error as &dyn std::error::Error,
+                "the webhook is off, but what an earlier start had registered may still be there \
+                 and keep pods that opt in from being created: trying again every {} s; delete \
+                 mutatingwebhookconfiguration {NAME} if that does not help",
+                PERIOD.as_secs()
+            ),
+            Err(_) => {}
         }
-        tokio::time::sleep(pause).await;
-        pause = BACKOFF_MAX.min(pause * 2);
     }
 }
 
@@ -212,7 +208,7 @@ fn names(settings: &WebhookConfig) -> Vec<String> {
 
 /// Registers, however long it takes for the API server to come up.
 async fn first_registration(client: &Client, webhook: &MutatingWebhook) -> Result<(), Error> {
-    let mut pause = BACKOFF_MIN;
+    let mut pause = Duration::from_millis(100);
     loop {
         match register::register(client, webhook).await {
             Ok(_) => return Ok(()),

@@ -20,7 +20,7 @@ pub(super) const LAST: Place = (Timestamp::MAX, u64::MAX);
 pub(super) struct Line {
     places: BTreeMap<Place, PodUid>,
     keys: BTreeSet<(PodKey, Place)>,
-    /// Those of them that are not being tried.
+    /// By vSwitch, the places of those that are not being tried.
     pools: BTreeSet<(VSwitchId, Place)>,
 }
 

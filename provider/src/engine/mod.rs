@@ -323,7 +323,7 @@ impl Engine {
             match timer {
                 Timer::Flight(eni) => self.flight_due(now, eni),
                 Timer::Pace => self.pace_at = None,
-                Timer::Pod(uid) => self.pod_due(&uid),
+                Timer::Pod(uid) => self.pod_due(now, &uid),
                 Timer::Expiry => self.expiry.timer_fired(),
                 Timer::Missing => self.look_for_missing(now),
                 Timer::Refresh => self.retry_some(),

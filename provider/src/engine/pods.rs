@@ -26,6 +26,8 @@ pub(super) struct Pod {
     fixed: Option<bool>,
     busy: bool,
     attempts: u32,
+    /// When the job that failed is due again.
+    retry_at: Option<Timestamp>,
     network: Network,
     /// Boxed: most pods do not wait.
     blocked: Option<Box<Waiting>>,
@@ -84,6 +86,7 @@ impl Pod {
             fixed: Some(pod.fixed),
             busy: false,
             attempts: 0,
+            retry_at: None,
             network: pod.state.network,
             blocked: None,
             failing: None,
@@ -100,6 +103,7 @@ impl Pod {
             fixed: None,
             busy: false,
             attempts: 0,
+            retry_at: None,
             network: Network::Pending,
             blocked: None,
             failing: None,
@@ -329,6 +333,7 @@ impl Engine {
         };
         pod.attempts += 1;
         let at = now + calls::back_off(pod.attempts);
+        pod.retry_at = Some(at);
         self.timers.insert((at, Timer::Pod(uid.clone())));
     }
 

@@ -175,6 +175,14 @@ pub enum Blocked {
 }
 
 impl Blocked {
+    /// Whether addresses are free that others have waited longer for.
+    pub(crate) fn is_for_others(&self) -> bool {
+        match self {
+            Self::Pool { counts, .. } => counts.iter().any(|counts| counts.free > 0),
+            Self::Key => false,
+        }
+    }
+
     /// The vSwitches out of which it would take any address.
     pub(crate) fn vswitches(&self) -> &[VSwitchId] {
         match self {

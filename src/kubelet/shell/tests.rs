@@ -134,6 +134,7 @@ async fn scripts_do_what_a_shell_does() {
             "one\ntwo\ntwo\nthree\n",
         ),
         (r"printf 'a@b.c\n' | grep -E '\w+@\w+\.\w+'", 0, "a@b.c\n"),
+        (r"printf 'ü\n' | grep '[äöü]'", 0, "ü\n"),
         ("printf '%s=%03d\\n' a 7 b 12", 0, "a=007\nb=012\n"),
         ("printf '%5s|%-5s|%%' x y", 0, "    x|y    |%"),
         (

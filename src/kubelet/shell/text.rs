@@ -291,8 +291,8 @@ pub(super) async fn grep(shell: &mut Shell<'_>, args: &[String]) -> io::Result<i
     };
     let pattern = RegexBuilder::new(&pattern)
         .case_insensitive(options.has('i'))
-        // As in the locale `C`. Of all of Unicode a single `\w` is half as large as a pattern may be.
-        .unicode(false)
+        // Of all of Unicode a single `\w` is half as large as a pattern may be.
+        .unicode(!pattern.is_ascii())
         .size_limit(PATTERN_BYTES_MAX)
         .build();
     let pattern = match pattern {

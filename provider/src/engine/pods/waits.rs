@@ -40,7 +40,7 @@ impl Waiting {
 
 impl Engine {
     /// A wait has become long enough to say so, or a failed job is due again.
-    pub(in crate::engine) fn pod_due(&mut self, uid: &PodUid) {
+    pub(in crate::engine) fn pod_due(&mut self, now: Timestamp, uid: &PodUid) {
         let Some(pod) = self.pods.get_mut(uid) else {
             return;
         };
@@ -49,17 +49,14 @@ impl Engine {
             let (reason, note) = (waiting.reason, waiting.note.clone());
             self.say(uid, reason, note);
         }
-        if self
-            .pods
-            .get(uid)
-            .is_some_and(|pod| pod.attempts > 0 && pod.busy)
-        {
+        let retry_at = self.pods.get(uid).and_then(|pod| pod.retry_at);
+        if retry_at.is_some_and(|at| at <= now) {
             self.rest(uid);
             let facts = self.pods.get(uid);
             let facts = facts.and_then(|pod| pod.facts.as_deref().cloned());
             match facts.filter(|_| matches!(self.stage, Stage::Importing(_))) {
                 Some(facts) => self.import(uid.clone(), facts),
-                None => self.drive(uid),
+                None => self.wake(uid),
             }
         }
     }
@@ -95,7 +92,8 @@ impl Engine {
         if !pod.busy {
             self.waiting.rest(place, &blocked);
         }
-        let soon = reason == Reason::FixedIPWaiting;
+        // What is free is given out at once, to this one too if there is enough.
+        let soon = reason == Reason::FixedIPWaiting || blocked.is_for_others();
         pod.blocked = Some(Box::new(Waiting {
             blocked,
             place,
@@ -211,13 +209,14 @@ impl Engine {
     pub(super) fn rest(&mut self, uid: &PodUid) {
         if let Some(pod) = self.pods.get_mut(uid) {
             pod.busy = false;
+            pod.retry_at = None;
             if let Some(waiting) = &pod.blocked {
                 self.waiting.rest(waiting.place, &waiting.blocked);
             }
         }
     }
 
-    /// A pod's job, made so that it overtakes nobody who rests. Who is being tried has a job before it.
+    /// A pod's job, made so that it overtakes nobody who rests. Who is being tried has a job before it, or one that failed.
     fn in_line(&self, uid: &PodUid, job: Job) -> Job {
         let Job::Acquire(facts) = job else {
             return job;

@@ -83,6 +83,8 @@ struct World {
     looks: usize,
     /// The kinds of jobs that were committed.
     jobs: BTreeSet<String>,
+    /// How many were done.
+    commits: usize,
     refusals: Vec<String>,
     /// The process dies after so many effects.
     fuse: Option<usize>,
@@ -203,6 +205,7 @@ impl World {
             calls: Vec::new(),
             looks: 0,
             jobs: BTreeSet::new(),
+            commits: 0,
             refusals: Vec::new(),
             fuse: None,
             next_uid: 0,
@@ -272,6 +275,7 @@ impl World {
                 let text = format!("{job:?}");
                 let kind = text.split(|c: char| !c.is_alphanumeric()).next();
                 self.jobs.extend(kind.map(str::to_owned));
+                self.commits += 1;
                 let batch = self.ledger.commit(self.now, &[job]).unwrap();
                 let deadline = Event::NextDeadline(batch.next_deadline);
                 let effects = self.engine.handle(self.now, deadline);

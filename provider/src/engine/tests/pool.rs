@@ -86,6 +86,7 @@ fn a_pod_that_comes_as_an_address_is_freed_takes_its_place_behind_those_that_wai
     }
     world.settle();
     world.address(&waiting[0]);
+    world.pass(SECOND);
     let note = world.is_waiting(&late, Reason::IPPoolExhausted);
     assert!(
         note.starts_with("pods that have waited longer get the free addresses of vsw-b"),

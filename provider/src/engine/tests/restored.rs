@@ -91,6 +91,7 @@ fn a_pod_that_waited_for_the_old_one_of_its_name_when_the_backup_was_made_has_it
 /// A pool of one, whose address the backup has as that of a pod that has gone since. Another pod has
 /// it now, and the backup is restored.
 fn restored_to(cloud: Config, restore: impl FnOnce(&mut World, &Backup)) -> (World, PodUid) {
+    let detached = cloud.detach * 2 + SECOND * 5;
     let mut settings = settings("192.168.1.0/29", cloud);
     settings.vswitches[0].exclude = vec![([192, 168, 1, 2].into(), [192, 168, 1, 4].into())];
     let mut world = World::with(settings);
@@ -98,7 +99,7 @@ fn restored_to(cloud: Config, restore: impl FnOnce(&mut World, &Backup)) -> (Wor
     world.pass(SECOND * 5);
     let backup = Backup::of(&world);
     world.delete(&old);
-    world.pass(SECOND * 5);
+    world.pass(detached);
     let pod = world.create(&ordinary("web-0"));
     world.pass(SECOND * 5);
     assert_eq!(world.address(&pod).to_string(), "192.168.1.1");
@@ -117,6 +118,21 @@ fn a_pod_that_shows_the_address_of_one_that_has_gone_since_the_backup_keeps_it()
         let new = world.create(&ordinary("new"));
         world.is_waiting(&new, Reason::IPPoolExhausted);
     }
+}
+
+#[test]
+fn a_start_that_waits_for_an_address_asks_for_it_ever_more_seldom() {
+    let cloud = Config {
+        detach: SECOND * 90,
+        ..Config::default()
+    };
+    let restore = |world: &mut World, backup: &Backup| backup.restore(world);
+    let (mut world, pod) = restored_to(cloud, restore);
+    let before = world.commits;
+    world.pass(SECOND * 180);
+    assert_eq!(world.address(&pod).to_string(), "192.168.1.1");
+    let commits = world.commits - before;
+    assert!(commits < 40, "{commits}");
 }
 
 #[test]
