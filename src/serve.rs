@@ -1,8 +1,8 @@
 //! `holdfast run`: every part started, wired to the others, and stopped in order.
 //!
 //! Owns start and stop. The order of a start keeps two processes from serving one ledger (the
-//! lock beside the file) and two ledgers from serving one cluster (the cluster's Lease). Contains
-//! no rule of its own.
+//! lock beside the file) and two ledgers from serving one cluster (the cluster's Lease). The kubelet
+//! API has a thread to itself. Contains no rule of its own.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -213,7 +213,7 @@ fn log_to_stderr() {
 
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     // One thread: what runs here waits nearly always, and each further thread keeps memory of its
-    // own. The ledger has a thread to itself.
+    // own. The ledger and the kubelet API have threads of their own.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.enable_all().build().context("could not start")?;
     runtime.block_on(work)
