@@ -299,8 +299,18 @@ async fn summary(
     State(endpoint): State<Endpoint>,
     axum::Extension(Target(node)): axum::Extension<Target>,
 ) -> Response {
-    match endpoint.sample(&node).await {
-        Ok(sample) => json(stats::summary(node.as_str(), &sample).to_string().into()),
+    let tell = |sample: &_| json(stats::summary(node.as_str(), sample).to_string().into());
+    told(&endpoint, &node, tell).await
+}
+
+/// What a node uses now, in one form or another.
+async fn told(
+    endpoint: &Endpoint,
+    node: &NodeName,
+    tell: impl FnOnce(&stats::Sample) -> Response,
+) -> Response {
+    match endpoint.sample(node).await {
+        Ok(sample) => tell(&sample),
         Err(error) => unknown_pods(&error),
     }
 }
@@ -309,20 +319,16 @@ async fn resource_metrics(
     State(endpoint): State<Endpoint>,
     axum::Extension(Target(node)): axum::Extension<Target>,
 ) -> Response {
-    match endpoint.sample(&node).await {
-        Ok(sample) => exposition(stats::resource_metrics(&sample)),
-        Err(error) => unknown_pods(&error),
-    }
+    let tell = |sample: &_| exposition(stats::resource_metrics(sample));
+    told(&endpoint, &node, tell).await
 }
 
 async fn cadvisor_metrics(
     State(endpoint): State<Endpoint>,
     axum::Extension(Target(node)): axum::Extension<Target>,
 ) -> Response {
-    match endpoint.sample(&node).await {
-        Ok(sample) => exposition(stats::cadvisor_metrics(&sample)),
-        Err(error) => unknown_pods(&error),
-    }
+    let tell = |sample: &_| exposition(stats::cadvisor_metrics(sample));
+    told(&endpoint, &node, tell).await
 }
 
 /// No container is probed, and so there is nothing to count; but a path that is not there makes

@@ -65,6 +65,13 @@ pub(super) struct Shell<'a> {
     shells: Arc<()>,
 }
 
+/// Says why there is no shell, or why it does not go on.
+pub(super) async fn refuse(io: &Io<'_>, error: impl std::fmt::Display) -> i32 {
+    // Nobody is left to be told when this fails.
+    let _ = io.stderr.write(format!("sh: {error}\n")).await;
+    2
+}
+
 impl<'a> Shell<'a> {
     pub(super) fn new(world: &'a World, io: Io<'a>) -> Result<Self, OutOfMemory> {
         let spec = world.spec();
@@ -158,9 +165,7 @@ impl<'a> Shell<'a> {
 
     /// Says why the shell itself does not go on.
     async fn refuse(&self, error: impl std::fmt::Display) -> i32 {
-        // Nobody is left to be told when this fails.
-        let _ = self.io.stderr.write(format!("sh: {error}\n")).await;
-        2
+        refuse(&self.io, error).await
     }
 
     /// Runs what is typed or piped in, line by line.

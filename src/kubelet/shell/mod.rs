@@ -60,10 +60,7 @@ pub async fn run(
     // Who has hung up misses nothing, here and below.
     let status = match Shell::new(world, io.clone()) {
         Ok(mut shell) => shell.run_command(command.to_vec()).await,
-        Err(error) => {
-            let _ = io.stderr.write(format!("sh: {error}\n")).await;
-            2
-        }
+        Err(error) => interpreter::refuse(&io, error).await,
     };
     let _ = io.stdout.flush().await;
     let _ = io.stderr.flush().await;

@@ -1,12 +1,10 @@
 //! The grammar of the simulated shell: a small part of POSIX's (XCU chapter 2).
 //!
 //! Owns words, quotes, variables, lists, pipelines and redirections. What is left out is refused by
-//! name, so that nobody takes a wrong answer for a right one. It runs nothing.
+//! name, so that nobody takes a wrong answer for a right one. It runs nothing, and how long a script may be
+//! is for those to say who give it its memory.
 
 use super::variables::OutOfMemory;
-
-/// Most characters of a script.
-const LENGTH_MAX: usize = 1 << 20;
 
 /// Pipelines, each with what decides whether it runs.
 pub(super) type Script = Vec<(When, Pipeline)>;
@@ -81,8 +79,6 @@ pub(super) enum SyntaxError {
     BadSubstitution(String),
     #[error("syntax error: {0} is not supported in this simulated container")]
     Unsupported(&'static str),
-    #[error("syntax error: the script is longer than {LENGTH_MAX} characters")]
-    TooLong,
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
 }
@@ -95,9 +91,6 @@ const COMPOUND: [&str; 14] = [
 
 pub(super) fn parse(text: &str) -> Result<Script, SyntaxError> {
     let characters: Vec<char> = text.chars().collect();
-    if characters.len() > LENGTH_MAX {
-        return Err(SyntaxError::TooLong);
-    }
     let mut tokens = Lexer { characters, at: 0 }.tokens()?.into_iter().peekable();
     let (mut script, mut when) = (Script::new(), When::Always);
     let mut pipeline = Pipeline::default();

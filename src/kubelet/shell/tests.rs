@@ -57,6 +57,22 @@ async fn exec(world: &World, command: &[&str], stdin: &[u8]) -> (i32, Vec<u8>, S
     (status, stdout, String::from_utf8(stderr).unwrap())
 }
 
+/// A command whose input has no end: its status, and what it says of that.
+async fn flooded(world: &World, command: &[&str]) -> (i32, String) {
+    let command: Vec<_> = command.iter().map(|word| (*word).to_owned()).collect();
+    let (endless, mut stderr) = (tokio::io::repeat(1), Vec::new());
+    let status = run(
+        world,
+        &command,
+        None,
+        Some(endless),
+        tokio::io::sink(),
+        Some(&mut stderr),
+    );
+    let status = status.await;
+    (status, String::from_utf8(stderr).unwrap())
+}
+
 async fn sh(world: &World, script: &str, stdin: &str) -> (i32, String, String) {
     let (status, stdout, stderr) = exec(world, &["sh", "-c", script], stdin.as_bytes()).await;
     (status, String::from_utf8(stdout).unwrap(), stderr)
@@ -425,21 +441,10 @@ async fn an_archive_writes_nothing_outside_and_no_more_than_fits() {
         sh(&world, "cat /etc/hosts", "").await.1,
         "192.168.1.4\tweb-0\n"
     );
-    let mut stderr = Vec::new();
-    let command = ["tar", "xf", "-"].map(str::to_owned);
-    let endless = tokio::io::repeat(1);
-    let status = run(
-        &world,
-        &command,
-        None,
-        Some(endless),
-        tokio::io::sink(),
-        Some(&mut stderr),
-    )
-    .await;
+    let (status, err) = flooded(&world, &["tar", "xf", "-"]).await;
     assert_eq!(
-        (status, &*stderr),
-        (1, &b"tar: write error: No space left on device\n"[..])
+        (status, &*err),
+        (1, "tar: write error: No space left on device\n")
     );
 }
 
