@@ -24,7 +24,7 @@ const CONFIGURED: Duration = Duration::from_secs(4);
 
 /// Before calls are counted at the limit. The first of them come together, before any was refused, and whether such a
 /// heap falls within the time that is counted would be chance.
-const SETTLING: Duration = Duration::from_secs(3);
+pub(crate) const SETTLING: Duration = Duration::from_secs(3);
 
 impl Bench<'_> {
     /// Pods one after the other, without a limit of calls.

@@ -11,7 +11,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use crate::{
     leases::Leases,
     load::{self, Load},
-    options::Kind,
+    options::{Kind, pods_beside},
     scenario::{Bench, Sample, Scene, millis, quantile},
 };
 
@@ -28,8 +28,7 @@ impl Bench<'_> {
     /// A burst of `pods`, created and then deleted, with single pods of another namespace from its first request until
     /// the last of it is gone.
     pub(crate) async fn fairness(&mut self, kind: Kind, pods: usize) -> Result<Sample> {
-        // Single pods are deleted without waiting until they are gone.
-        let mut setup = self.setup(pods + pods / 4 + 100);
+        let mut setup = self.setup(pods_beside(pods));
         setup.nodes = NODES;
         let leases = Leases::start(&self.plane, &format!("{}-", setup.node)).await?;
         let scene = self.scene_of(kind, &setup).await?;

@@ -34,6 +34,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use clap::Parser;
 use holdfast_testbed::{ControlPlane, KWOK, build_holdfast, is_external};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     options::{Kind, Options, Plan},
@@ -107,7 +108,18 @@ async fn run(plan: &Plan) -> Result<()> {
 async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
         result = work => result,
-        _ = tokio::signal::ctrl_c() => Err(anyhow!("interrupted before the end")),
+        _ = asked_to_stop() => Err(anyhow!("interrupted before the end")),
+    }
+}
+
+/// Ctrl-C, the end of a terminal, or `timeout`: what was measured until then is told all the same.
+async fn asked_to_stop() -> Result<()> {
+    let on = |kind| signal(kind).context("cannot listen to signals");
+    let (mut terminated, mut hung_up) = (on(SignalKind::terminate())?, on(SignalKind::hangup())?);
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot listen to signals"),
+        _ = terminated.recv() => Ok(()),
+        _ = hung_up.recv() => Ok(()),
     }
 }
 

@@ -12,6 +12,9 @@ use clap::{Parser, ValueEnum};
 /// The most that holdfast takes in one configuration.
 const NODES_MAX: usize = 10_000;
 
+/// Calls to the simulated cloud until a pod runs: its ENI is made, attached and seen to be attached.
+const CALLS_PER_POD: u64 = 3;
+
 /// Measures holdfast beside KWOK on one Kubernetes control plane, one at a time and in turn.
 ///
 /// Builds what it needs (Rust in release; Kubernetes and KWOK with Go, once), starts a control plane on loopback, and
@@ -20,7 +23,7 @@ const NODES_MAX: usize = 10_000;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "compare", bin_name = "cargo compare")]
 pub(crate) struct Options {
-    /// One round of small sizes, without KWOK's default of 4 workers: a minute or two.
+    /// One round of small sizes, without KWOK's default of 4 workers: two to three minutes.
     #[arg(long)]
     quick: bool,
     /// Who is measured, in this order in each round [default: all but other; with --quick not kwok-4 either]
@@ -33,7 +36,7 @@ pub(crate) struct Options {
     /// What is measured [default: all].
     #[arg(long, value_delimiter = ',')]
     only: Vec<What>,
-    /// How often burst and latency are measured, each system in turn [default: 5; with --quick 1].
+    /// How often all but the restart is measured, each system in turn [default: 5; with --quick 1].
     #[arg(long)]
     rounds: Option<usize>,
     /// Pods of each burst [default: 2000,10000; with --quick 500].
@@ -91,7 +94,7 @@ pub(crate) enum Kind {
     /// KWOK with the worker count that it comes with.
     #[value(name = "kwok-4")]
     Kwok4,
-    /// KWOK with 64 workers for pods, 64 for nodes.
+    /// KWOK with 64 workers each for pods, nodes and leases.
     #[value(name = "kwok-64")]
     Kwok64,
 }
@@ -224,6 +227,12 @@ impl Options {
     }
 }
 
+/// Pods that there are at once when single ones come beside a burst: these are deleted without waiting until they are
+/// gone.
+pub(crate) fn pods_beside(burst: usize) -> usize {
+    burst + burst / 4 + 100
+}
+
 /// What stands twice.
 fn repeated<T: Copy + PartialEq>(all: &[T]) -> Option<T> {
     let is_repeated = |(index, one): &(usize, &T)| all[..*index].contains(one);
@@ -254,7 +263,7 @@ impl Plan {
             .copied()
             .chain(at_rates)
             .chain(at_restarts)
-            .chain(self.tenant_bursts.iter().map(|pods| pods + pods / 4))
+            .chain(self.tenant_bursts.iter().map(|pods| pods_beside(*pods)))
             .chain(self.acs.iter().copied());
         all.max().unwrap_or(0)
     }
@@ -292,6 +301,28 @@ impl Plan {
         }
     }
 
+    /// Both would be told in one line of the table.
+    fn check_repeated(&self) -> Result<()> {
+        let text = |twice: Option<usize>| twice.map(|it| it.to_string());
+        let of_rates = repeated(&self.rates).map(|rate| rate.to_string());
+        let of_restarts = repeated(&self.restarts).map(|it| format!("{}:{}", it.old, it.new));
+        for (option, twice) in [
+            ("--burst", text(repeated(&self.bursts))),
+            ("--rates", of_rates),
+            ("--restart", of_restarts),
+            ("--nodes", text(repeated(&self.nodes))),
+            ("--tenant-burst", text(repeated(&self.tenant_bursts))),
+            ("--acs", text(repeated(&self.acs))),
+        ] {
+            if let Some(twice) = twice {
+                bail!(
+                    "{option} has {twice} twice: what is to be measured again is a matter of --rounds"
+                );
+            }
+        }
+        Ok(())
+    }
+
     fn measures_something(&self) -> bool {
         let others = [
             self.bursts.len(),
@@ -318,9 +349,7 @@ impl Plan {
         if self.rounds == 0 || self.restart_rounds == 0 {
             bail!("--rounds and --restart-rounds must be at least 1");
         }
-        if let Some(rate) = repeated(&self.rates) {
-            bail!("--rates has {rate} twice: what is to be measured again is a matter of --rounds");
-        }
+        self.check_repeated()?;
         let zero = self.bursts.contains(&0) || self.rates.contains(&0) || self.rate_for.is_zero();
         if zero || self.concurrency == 0 {
             bail!("--burst, --rates, --rate-s and --concurrency must be at least 1");
@@ -339,6 +368,15 @@ impl Plan {
             .any(|nodes| !(2..=NODES_MAX).contains(nodes))
         {
             bail!("--nodes must be 2 to {NODES_MAX}, which is the most that holdfast takes");
+        }
+        let throttled_for = crate::acs::SETTLING + self.throttle_for;
+        let enough = u64::from(self.calls_per_s) * throttled_for.as_secs() / CALLS_PER_POD + 1;
+        if let Some(few) = self.acs.iter().find(|pods| (**pods as u64) < enough) {
+            bail!(
+                "--acs {few} is too few for a limit of {} calls/s to be reached for {} s: it takes {enough} pods",
+                self.calls_per_s,
+                throttled_for.as_secs()
+            );
         }
         let max = crate::system::POOL_MAX;
         if self.pods_max() > max {
@@ -400,6 +438,11 @@ mod tests {
             ["--nodes", "1"],
             ["--nodes", "10001"],
             ["--tenant-burst", "60000"],
+            ["--tenant-burst", "52400"],
+            ["--burst", "500,500"],
+            ["--restart", "10:5,10:5"],
+            ["--acs", "40"],
+            ["--acs", "200,200"],
             ["--calls-per-s", "0"],
             ["--systems", "other"],
             ["--systems", "holdfast,holdfast"],

@@ -65,6 +65,7 @@ fn values(sample: &Sample) -> Vec<(String, f64, usize)> {
             control_plane_cpu_ms_per_pod,
             peak_resident_kb,
             writes_per_pod,
+            refused_per_pod,
             events_per_pod,
         } => {
             let of = |what| format!("burst of {pods}: {what}");
@@ -79,6 +80,7 @@ fn values(sample: &Sample) -> Vec<(String, f64, usize)> {
                 ),
                 (of("peak resident memory, MB"), mb(peak_resident_kb), 1),
                 (of("writes per pod life"), writes_per_pod, 2),
+                (of("refused writes per pod life"), refused_per_pod, 2),
                 (of("events per pod life"), events_per_pod, 2),
             ]
         }
@@ -159,13 +161,16 @@ fn more_values(sample: &Sample) -> Vec<(String, f64, usize)> {
             lines
         }
         Sample::AcsDelays {
+            pods,
             configured_ms,
             p50_ms,
             p50_off_percent,
             p99_off_percent,
             ..
         } => {
-            let of = |what| format!("profile acs, {configured_ms:.0} ms to Running: {what}");
+            let of = |what| {
+                format!("profile acs, {pods} pods, {configured_ms:.0} ms to Running: {what}")
+            };
             vec![
                 (of("p50, ms"), p50_ms, 0),
                 (of("p50 off by, %"), p50_off_percent, 1),
@@ -173,12 +178,15 @@ fn more_values(sample: &Sample) -> Vec<(String, f64, usize)> {
             ]
         }
         Sample::AcsThrottle {
+            pods,
             configured_per_s,
             calls_per_s,
             off_percent,
             ..
         } => {
-            let of = |what| format!("profile acs, limit of {configured_per_s} calls/s: {what}");
+            let of = |what| {
+                format!("profile acs, {pods} pods, limit of {configured_per_s} calls/s: {what}")
+            };
             vec![
                 (of("calls/s"), calls_per_s, 1),
                 (of("off by, %"), off_percent, 1),
@@ -380,6 +388,7 @@ mod tests {
                 control_plane_cpu_ms_per_pod: 8.0,
                 peak_resident_kb: 20_480,
                 writes_per_pod: 2.0,
+                refused_per_pod: 0.0,
                 events_per_pod: 0.0,
             },
         }

@@ -6,8 +6,10 @@ use kube::Client;
 /// Requests that change pods, and events, so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Writes {
-    /// To pods and their subresources.
+    /// To pods and their subresources, and done.
     pub(crate) pods: u64,
+    /// The same, and refused: nothing was stored, but it was asked for.
+    pub(crate) refused: u64,
     /// To events.
     pub(crate) events: u64,
 }
@@ -38,9 +40,11 @@ impl Writes {
             );
             // With `dry_run="All"` nothing is stored: that is how holdfast asks whether its webhook answers.
             let changes = verb && label("dry_run").is_none_or(str::is_empty);
+            let is_done = label("code").is_some_and(|code| code.starts_with('2'));
             match label("resource") {
-                Some("pods") if changes => writes.pods += count,
-                Some("events") if changes => writes.events += count,
+                Some("pods") if changes && is_done => writes.pods += count,
+                Some("pods") if changes => writes.refused += count,
+                Some("events") if changes && is_done => writes.events += count,
                 _ => {}
             }
         }
@@ -51,6 +55,7 @@ impl Writes {
     pub(crate) fn since(self, earlier: Self) -> Self {
         Self {
             pods: self.pods - earlier.pods,
+            refused: self.refused - earlier.refused,
             events: self.events - earlier.events,
         }
     }
@@ -91,6 +96,8 @@ mod tests {
 # TYPE apiserver_request_total counter
 apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="pods",scope="resource",subresource="status",verb="PATCH",version="v1"} 2000
 apiserver_request_total{code="201",component="apiserver",dry_run="",group="",resource="pods",scope="resource",subresource="",verb="POST",version="v1"} 1.5e+03
+apiserver_request_total{code="404",component="apiserver",dry_run="",group="",resource="pods",scope="resource",subresource="",verb="DELETE",version="v1"} 30
+apiserver_request_total{code="409",component="apiserver",dry_run="",group="",resource="pods",scope="resource",subresource="status",verb="PUT",version="v1"} 5
 apiserver_request_total{code="500",component="apiserver",dry_run="All",group="",resource="pods",scope="resource",subresource="",verb="POST",version="v1"} 2
 apiserver_request_total{code="0",component="apiserver",dry_run="",group="",resource="pods",scope="cluster",subresource="",verb="WATCH",version="v1"} 7
 apiserver_request_total{code="201",component="apiserver",dry_run="",group="events.k8s.io",resource="events",scope="resource",subresource="",verb="POST",version="v1"} 3
@@ -102,6 +109,7 @@ apiserver_request_duration_seconds_count{resource="pods",verb="PATCH"} 2000
             writes,
             Writes {
                 pods: 3500,
+                refused: 35,
                 events: 3
             }
         );

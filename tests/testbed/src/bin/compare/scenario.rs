@@ -50,6 +50,8 @@ pub(crate) enum Sample {
         peak_resident_kb: u64,
         /// Requests that change pods, but for those of the load.
         writes_per_pod: f64,
+        /// Of requests that would have written to a pod.
+        refused_per_pod: f64,
         events_per_pod: f64,
     },
     /// Pods made at a fixed rate.
@@ -70,7 +72,7 @@ pub(crate) enum Sample {
         first_running_s: f64,
         /// ... until the last was.
         all_running_s: f64,
-        /// Requests that change pods, but for those of the load and one for each new pod.
+        /// Requests that change pods or are refused, but for those of the load and one for each new pod.
         other_writes: i64,
         /// Addresses that more than one pod has.
         doubled_addresses: usize,
@@ -190,6 +192,7 @@ impl Bench<'_> {
             peak_resident_kb: process::peak_resident_kb(pid)?,
             // The load made and deleted each.
             writes_per_pod: writes.pods as f64 / pods as f64 - 2.0,
+            refused_per_pod: writes.refused as f64 / pods as f64,
             events_per_pod: writes.events as f64 / pods as f64,
         };
         scene.system.stop().await?;
@@ -270,7 +273,8 @@ impl Bench<'_> {
             new,
             first_running_s: (first - began).as_secs_f64(),
             all_running_s: (last - began).as_secs_f64(),
-            other_writes: writes.pods.cast_signed() - 2 * i64::try_from(new).unwrap_or(i64::MAX),
+            other_writes: (writes.pods + writes.refused).cast_signed()
+                - 2 * i64::try_from(new).unwrap_or(i64::MAX),
             doubled_addresses: scene.load.doubled(),
             peak_resident_kb: process::peak_resident_kb(scene.system.pid())?,
         };

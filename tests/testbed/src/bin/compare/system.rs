@@ -307,7 +307,7 @@ fn kwok_args(dir: &Path, kind: Kind, pods: usize) -> Result<Vec<OsString>> {
             "workers.yaml",
             "apiVersion: config.kwok.x-k8s.io/v1alpha1\nkind: KwokConfiguration\n\
              options: {podPlayStageParallelism: 64, nodePlayStageParallelism: 64, \
-             nodeLeaseParallelism: 4, podsOnNodeSyncParallelism: 1}\n",
+             nodeLeaseParallelism: 64, podsOnNodeSyncParallelism: 1}\n",
         )?;
     }
     for (index, stage) in STAGES.iter().enumerate() {
