@@ -22,6 +22,7 @@ use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::Client;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -180,15 +181,22 @@ fn instance(lease: &Lease) -> Option<&str> {
         .map(String::as_str)
 }
 
+/// The time since the machine started, sleep included: others go on while it sleeps, and a
+/// monotonic clock does not.
+fn since_boot() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
 /// Whether the Lease is ours for certain.
 #[derive(Clone, Debug)]
-pub struct Tenure(Option<watch::Receiver<Instant>>);
+pub struct Tenure(Option<watch::Receiver<Duration>>);
 
 impl Tenure {
     /// One that has run out.
     #[cfg(test)]
     pub(crate) fn lapsed() -> Self {
-        let long_ago = Instant::now().checked_sub(DURATION * 2);
+        let long_ago = since_boot().checked_sub(DURATION * 2);
         let (_, renewed) = watch::channel(long_ago.expect("the machine runs for longer"));
         Self(Some(renewed))
     }
@@ -200,13 +208,13 @@ impl Tenure {
 
     /// Whether it is.
     pub fn is_certain(&self) -> bool {
-        self.is_certain_at(Instant::now())
+        self.is_certain_at(since_boot())
     }
 
     /// Nobody takes a Lease within its duration of a renewal.
-    fn is_certain_at(&self, now: Instant) -> bool {
+    fn is_certain_at(&self, now: Duration) -> bool {
         let renewed = self.0.as_ref().map(|renewed| *renewed.borrow());
-        renewed.is_none_or(|at| now.duration_since(at) < DURATION)
+        renewed.is_none_or(|at| now.saturating_sub(at) < DURATION)
     }
 }
 
@@ -217,8 +225,8 @@ pub struct ClusterLease {
     me: String,
     instance: String,
     lease: Lease,
-    /// When the last renewal that succeeded was sent.
-    renewed: watch::Sender<Instant>,
+    /// When the last renewal that succeeded was sent, since boot.
+    renewed: watch::Sender<Duration>,
 }
 
 impl ClusterLease {
@@ -263,7 +271,7 @@ impl ClusterLease {
                 }
             };
             let wanted = claimed(found, me, &instance, Timestamp::now());
-            let sent = Instant::now();
+            let sent = since_boot();
             match bounded(write(&leases, &wanted, exists)).await {
                 Ok(lease) => {
                     if displaced {
@@ -349,7 +357,7 @@ impl ClusterLease {
         let mut base = Some(self.lease.clone());
         loop {
             let wanted = claimed(base.take(), &self.me, &self.instance, Timestamp::now());
-            let sent = Instant::now();
+            let sent = since_boot();
             match bounded(write(&self.leases, &wanted, exists)).await {
                 Ok(lease) => {
                     self.lease = lease;
@@ -427,14 +435,13 @@ mod tests {
 
     #[test]
     fn a_lease_is_certain_for_its_duration_from_the_last_renewal_on() {
-        let mut at = Instant::now();
+        let mut at = since_boot();
         let renewed = watch::Sender::new(at);
         let tenure = Tenure(Some(renewed.subscribe()));
         for _ in 0..2 {
-            let end = at + DURATION;
-            assert!(tenure.is_certain_at(end - Duration::from_millis(1)));
-            assert!(!tenure.is_certain_at(end));
-            at = end + DURATION;
+            assert!(tenure.is_certain_at(at + DURATION.saturating_sub(Duration::from_millis(1))));
+            assert!(!tenure.is_certain_at(at + DURATION));
+            at += DURATION * 2;
             renewed.send_replace(at);
         }
         assert!(Tenure::unshared().is_certain());

@@ -11,7 +11,7 @@ use kube::{Api, Client, Config};
 use serde::de::DeserializeOwned;
 
 use crate::metrics::Requests;
-use crate::pause::Backoff;
+use crate::pause::{Backoff, WatchBackoff};
 
 /// An API server that accepts no connection by then is down, and the caller tries again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -91,8 +91,9 @@ pub fn client(access: &Access) -> Result<Client, Error> {
 
 /// The pauses between two tries of a broken watch. Two watches cannot be a burden, and new pods wait for
 /// the longest of them; kube's default grows to a minute.
-pub(crate) fn watch_backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(500), Duration::from_secs(4))
+pub(crate) fn watch_backoff() -> WatchBackoff {
+    let waits = Backoff::new(Duration::from_millis(500), Duration::from_secs(4));
+    WatchBackoff::new(waits, Duration::from_secs(30))
 }
 
 /// A list did not come.

@@ -1,7 +1,7 @@
 //! How long to wait before the next try, and how not to try all at once.
 
 use std::hash::{BuildHasher, RandomState};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Doubling waits after failures, from `first` to `most`.
 #[derive(Clone, Debug)]
@@ -41,11 +41,44 @@ impl Iterator for Backoff {
     }
 }
 
-/// A watch that brings something works.
-impl kube::runtime::utils::Backoff for Backoff {
-    fn reset(&mut self) {
-        self.worked();
+/// The waits of a watch, which begin anew when it has held for a while. That it brings something proves nothing: a list
+/// that breaks off in its middle does too, each time.
+pub(crate) struct WatchBackoff {
+    waits: Backoff,
+    /// The longest wait, and what a watch must hold for beyond it.
+    calm: Duration,
+    failed_at: Option<Instant>,
+}
+
+impl WatchBackoff {
+    pub(crate) fn new(waits: Backoff, calm: Duration) -> Self {
+        Self {
+            waits,
+            calm,
+            failed_at: None,
+        }
     }
+
+    fn next_at(&mut self, now: Instant) -> Option<Duration> {
+        let before = self.failed_at.replace(now);
+        if before.is_none_or(|at| now.duration_since(at) > self.calm) {
+            self.waits.worked();
+        }
+        self.waits.next()
+    }
+}
+
+impl Iterator for WatchBackoff {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.next_at(Instant::now())
+    }
+}
+
+impl kube::runtime::utils::Backoff for WatchBackoff {
+    /// See the type.
+    fn reset(&mut self) {}
 }
 
 /// `duration` shortened by a random part of up to `share` per cent, so that what was started
@@ -69,6 +102,23 @@ mod tests {
 
         assert_eq!(waits, [200, 400, 800, 1000, 1000]);
         assert_eq!(backoff.failed().as_millis(), 200);
+    }
+
+    #[test]
+    fn a_watch_that_breaks_off_again_and_again_is_waited_for_ever_longer() {
+        let (second, calm) = (Duration::from_secs(1), Duration::from_secs(30));
+        let mut backoff = WatchBackoff::new(Backoff::new(second, second * 4), calm);
+        let mut now = Instant::now();
+        let mut wait = |holds: Duration| {
+            // It brings something, and breaks off so much later.
+            kube::runtime::utils::Backoff::reset(&mut backoff);
+            now += holds;
+            backoff.next_at(now).unwrap()
+        };
+        assert!(wait(second) <= second);
+        assert!(wait(second) > second);
+        assert!(wait(second) > second * 2);
+        assert!(wait(calm * 2) <= second, "it has held for a while");
     }
 
     #[test]

@@ -6,8 +6,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use futures::FutureExt as _;
+use futures::future::FusedFuture as _;
 use holdfast_provider::engine::Engine;
 use holdfast_provider::id::{ClusterId, PodKey, Zone};
 use holdfast_provider::ledger::{Ledger, Reader, Writer};
@@ -15,8 +18,9 @@ use holdfast_provider::settings::Settings;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::chain;
@@ -37,6 +41,8 @@ use crate::webhook::{self, Candidate, ClaimPlace, Claims, Nodes};
 /// Status writes and deletions under way at once. Each holds a connection, and more than this
 /// only queue inside the API server.
 const WRITES_MAX: usize = 32;
+/// For the first answer of the API server.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs the virtual nodes of `config` until SIGTERM or SIGINT. `source` is the file that is read
 /// again at SIGHUP.
@@ -49,50 +55,97 @@ pub async fn run(
     kubeconfig: Option<PathBuf>,
     take_over: bool,
 ) -> anyhow::Result<()> {
+    // First of all: a start can take as long as a Lease, and SIGHUP would end a process that does not listen.
+    let mut signals = Signals::listen();
     descriptors::raise_limit();
     let access = kube_client::access(kubeconfig.as_deref()).await?;
-    let client = kube_client::client(&access)?;
-    let metrics = Metrics::new(access.requests());
+    let started = tokio::select! {
+        started = start(&access, &config, take_over) => started?,
+        () = signals.stop() => {
+            tracing::info!("told to stop before the cluster was served");
+            return Ok(());
+        }
+    };
+    serve(&access, config, started, &source, &mut signals).await
+}
+
+/// What a start has made certain: nobody else serves this ledger or this cluster.
+struct Started {
+    client: Client,
+    /// Nodes' leases have connections of their own, as the cluster's has: pods must not hold up renewals.
+    heartbeats: Client,
+    settings: Settings,
+    ledger: Ledger,
+    lease: ClusterLease,
+    listeners: Listeners,
+}
+
+async fn start(
+    access: &kube_client::Access,
+    config: &Config,
+    take_over: bool,
+) -> anyhow::Result<Started> {
+    let client = kube_client::client(access)?;
     let cluster = cluster_id(config.cluster.as_ref(), &client).await?;
     let settings = config.settings(cluster);
     let ledger = Ledger::open(&config.ledger, settings.clone(), clock::wall())?;
     // Before the Lease is taken, which nobody renews while this waits for an answer.
-    node::names::check(client.clone(), &config).await?;
-    // The lease has connections of its own: pods must not hold up its renewal.
-    let lanes = (kube_client::client(&access)?, kube_client::client(&access)?);
-    let mut lease = ClusterLease::acquire(lanes.0, ledger.id(), take_over).await?;
+    node::names::check(client.clone(), config).await?;
+    let heartbeats = kube_client::client(access)?;
+    let lease = ClusterLease::acquire(kube_client::client(access)?, ledger.id(), take_over).await?;
     // Before a node is written: none must be published with a port of somebody else.
-    let listeners = match Listeners::bind(&config).await {
+    let listeners = match Listeners::bind(config).await {
         Ok(listeners) => listeners,
         Err(error) => {
-            finish(
-                lease
-                    .release()
-                    .await
-                    .context("could not give the cluster's lease back"),
-            );
+            give_back(lease).await;
             return Err(error.into());
         }
     };
     tracing::info!(ledger = %config.ledger.display(), nodes = config.nodes.len(), "serving the cluster");
+    Ok(Started {
+        client,
+        heartbeats,
+        settings,
+        ledger,
+        lease,
+        listeners,
+    })
+}
 
+async fn serve(
+    access: &kube_client::Access,
+    config: Config,
+    started: Started,
+    source: &Path,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
+    let Started {
+        client,
+        heartbeats,
+        settings,
+        ledger,
+        mut lease,
+        listeners,
+    } = started;
+    let metrics = Metrics::new(access.requests());
     let shutdown = CancellationToken::new();
     let stopping = shutdown.clone().drop_guard();
     let config = Arc::new(config);
     let table = NodeTable::new(&config);
     let (changes, changed) = watch::channel(settings.clone());
-    let nodes = tokio::spawn(node::run(
+    let mut nodes = tokio::spawn(node::run(
         client.clone(),
-        lanes.1,
+        heartbeats,
         Arc::clone(&config),
         table.clone(),
         metrics.watches.clone(),
         shutdown.clone(),
-    ));
+    ))
+    .fuse();
     let (asker, questions) = Asker::new();
     let scratch = ScratchStore::default();
     let (serving, mut is_serving) = watch::channel(false);
-    let pods = tokio::spawn(pods::run(
+    let mut pods = tokio::spawn(pods::run(
         parts(
             &config,
             client.clone(),
@@ -108,49 +161,48 @@ pub async fn run(
         )?,
         serving,
         shutdown.clone(),
-    ));
+    ))
+    .fuse();
     let sources = kubelet::Sources {
         pods: asker,
         nodes: table.clone(),
         metrics,
         scratch,
     };
-    let mut kubelet = start_kubelet(&access, &config, listeners, sources, &shutdown)?;
+    let mut kubelet = start_kubelet(access, &config, listeners, sources, &shutdown)?;
     let mut webhook = start_webhook(&config, &client, &settings, &table, &shutdown)?;
     let ready = tokio::spawn(async move {
         // An error means that serving ended first, which is reported below.
         drop(is_serving.wait_for(|serving| *serving).await);
         tracing::info!("every running pod is known; new pods are served");
     });
-    let mut pods = pods;
-    let mut pods_result = None;
     let result = tokio::select! {
-        () = signalled(&source, &config, &changes) => Ok(()),
+        () = signals.serve(source, &config, &changes) => Ok(()),
         lost = lease.hold() => Err(anyhow::Error::new(lost)),
-        ended = &mut pods => {
-            pods_result = Some(());
-            ended.context("serving pods panicked").and_then(|result| Ok(result?))
-        }
+        ended = &mut pods => pods_ended(ended),
+        ended = &mut nodes => ended.context("keeping nodes panicked"),
         ended = &mut kubelet => ended.context("the kubelet API panicked").flatten(),
         ended = &mut webhook => ended.context("the webhook panicked").and_then(|result| Ok(result?)),
     };
     drop(stopping);
     ready.abort();
-    if pods_result.is_none() {
-        finish(
-            pods.await
-                .context("serving pods panicked")
-                .and_then(|result| Ok(result?)),
-        );
+    if !pods.is_terminated() {
+        finish(pods_ended(pods.await));
     }
-    finish(nodes.await.context("keeping nodes panicked"));
-    finish(
-        lease
-            .release()
-            .await
-            .context("could not give the cluster's lease back"),
-    );
+    if !nodes.is_terminated() {
+        finish(nodes.await.context("keeping nodes panicked"));
+    }
+    give_back(lease).await;
     result
+}
+
+fn pods_ended(ended: Result<Result<(), pods::Error>, JoinError>) -> anyhow::Result<()> {
+    Ok(ended.context("serving pods panicked")??)
+}
+
+async fn give_back(lease: ClusterLease) {
+    let given_back = lease.release().await;
+    finish(given_back.context("could not give the cluster's lease back"));
 }
 
 /// What fails while everything stops is told, and does not keep the rest from stopping.
@@ -169,9 +221,12 @@ pub(crate) async fn cluster_id(
         return Ok(id.clone());
     }
     let api: Api<Namespace> = Api::all(client.clone());
-    let namespace = api
-        .get_metadata("kube-system")
+    let namespace = tokio::time::timeout(ANSWER_TIMEOUT, api.get_metadata("kube-system"))
         .await
+        .with_context(|| {
+            let limit_s = ANSWER_TIMEOUT.as_secs();
+            format!("the API server takes connections and gives no answer within {limit_s} s")
+        })?
         .context("could not reach the cluster")?;
     let uid = namespace
         .metadata
@@ -321,20 +376,43 @@ fn start_webhook(
     )))
 }
 
-/// Waits for SIGTERM or SIGINT, and takes over changed settings at SIGHUP.
-async fn signalled(source: &Path, running: &Config, changes: &watch::Sender<Settings>) {
-    let hook = |kind| signal(kind).expect("a process can listen for its signals");
-    let mut terminate = hook(SignalKind::terminate());
-    let mut interrupt = hook(SignalKind::interrupt());
-    let mut hangup = hook(SignalKind::hangup());
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(source, running, changes),
+/// What the process is asked for from outside. It is listened to from the start on, and answered where a part of this
+/// waits for it.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> Self {
+        let hook = |kind| signal(kind).expect("a process can listen for its signals");
+        Self {
+            terminate: hook(SignalKind::terminate()),
+            interrupt: hook(SignalKind::interrupt()),
+            hangup: hook(SignalKind::hangup()),
         }
     }
-    tracing::info!("stopping; nodes and leases stay, `holdfast uninstall` removes them");
+
+    /// Waits for SIGTERM or SIGINT.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    /// The same, and takes over changed settings at SIGHUP.
+    async fn serve(&mut self, source: &Path, running: &Config, changes: &watch::Sender<Settings>) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
+                _ = self.hangup.recv() => reload(source, running, changes),
+            }
+        }
+        tracing::info!("stopping; nodes and leases stay, `holdfast uninstall` removes them");
+    }
 }
 
 /// vSwitches, retention, the simulated cloud and history are taken over; the rest at a restart.
@@ -387,7 +465,7 @@ impl Nodes for OurNodes {
     fn candidates(&self, zone: &Zone) -> Vec<Candidate> {
         let all = self.0.all().into_iter();
         all.filter(|node| node.spec.zone == *zone && node.spec.node_type.keeps_addresses())
-            .filter(|node| node.is_registered())
+            .filter(|node| node.is_up())
             .map(|node| Candidate {
                 name: node.spec.name.to_string(),
                 labels: node.labels.clone(),

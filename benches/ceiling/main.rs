@@ -421,6 +421,8 @@ impl Shell {
             client(server, &requests)
         };
         let table = NodeTable::new(config);
+        // There is no API server that has any.
+        table.set_listed();
         let parts = parts(config, client, ledger, &table, changed, outside).expect("a ledger");
         let loaded = Instant::now();
         let cpu_of_opening = own_cpu().saturating_sub(cpu_before);

@@ -242,6 +242,7 @@ impl Agent {
                 self.vanished(index);
             }
         }
+        self.table.set_listed();
     }
 
     /// The node does not exist, or no longer carries our label.

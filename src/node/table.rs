@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use holdfast_provider::id::NodeName;
 use k8s_openapi::api::core::v1::Taint;
+use tokio::sync::watch;
 
 use super::view::NodeView;
 use crate::config::{Config, NodeSpec};
@@ -37,6 +38,11 @@ impl NodeState {
         self.uid.is_some()
     }
 
+    /// Whether it is there for pods that come, cordon and taints aside.
+    pub fn is_up(&self) -> bool {
+        self.is_registered() && !self.shutting_down
+    }
+
     fn unregistered(spec: NodeSpec, host_ip: IpAddr) -> Self {
         Self {
             spec,
@@ -55,6 +61,8 @@ impl NodeState {
 #[derive(Clone, Debug)]
 pub struct NodeTable {
     nodes: Arc<BTreeMap<NodeName, RwLock<Arc<NodeState>>>>,
+    /// Whether all nodes that the API server has were seen once.
+    listed: watch::Sender<bool>,
 }
 
 impl NodeTable {
@@ -69,6 +77,7 @@ impl NodeTable {
             .collect();
         Self {
             nodes: Arc::new(nodes),
+            listed: watch::Sender::new(false),
         }
     }
 
@@ -80,6 +89,18 @@ impl NodeTable {
     /// All configured nodes, by name.
     pub fn all(&self) -> Vec<Arc<NodeState>> {
         self.nodes.values().map(read).collect()
+    }
+
+    /// Waits until every node that the API server has was seen once.
+    pub async fn listed(&self) {
+        // The sender is this table's own, and outlives the wait.
+        drop(self.listed.subscribe().wait_for(|listed| *listed).await);
+    }
+
+    /// All nodes that the API server has were seen.
+    pub fn set_listed(&self) {
+        self.listed
+            .send_if_modified(|listed| !std::mem::replace(listed, true));
     }
 
     /// Takes over what the API server showed; `None`: no node of ours has that name.

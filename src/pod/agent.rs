@@ -26,7 +26,7 @@ use holdfast_provider::engine::{Effect, Engine, Event, Found};
 use holdfast_provider::id::{NodeName, PodKey, PodUid, Zone};
 use holdfast_provider::ledger::Notice;
 use holdfast_provider::policy::opt_in::FixedIp;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use self::accept::created;
 pub(super) use self::accept::{asks, class, published};
@@ -45,6 +45,9 @@ pub use face::{Action, ForeignNode, Input, ObjectKey, Refused, Settings, StatusW
 
 /// Pods that are kept whole at most; the status of others is written by a patch. Each takes some 3 kB.
 const BASES_MAX: usize = 512;
+/// How often a pod is told that its zone has closed. Longer than the same event is not sent again for, of which only so
+/// many are remembered.
+const STRANDED_AGAIN: SignedDuration = SignedDuration::from_mins(6);
 
 /// See the module.
 pub struct Agent {
@@ -123,11 +126,10 @@ impl Agent {
             Input::Deleted(view) => self.deleted(now, &view),
             Input::Wrote(uid, result) => self.answered(now, &uid, result.map(Some)),
             Input::DeleteSent(uid, result) => self.answered(now, &uid, result.map(|()| None)),
-            Input::Tolerated(_, Ok(())) => {}
-            Input::Tolerated(uid, Err(error)) => {
-                // The next view of the pod, at the latest that of the next list, asks again.
-                tracing::warn!(%uid, ?error, "a pod could not be given our toleration");
-            }
+            // Whatever made it old or took the pod away is told by the watch.
+            Input::Tolerated(_, Ok(()) | Err(Refused::Stale | Refused::Gone)) => {}
+            // Nothing else may ever be told of a pod that no node takes.
+            Input::Tolerated(key, Err(Refused::Later)) => self.look(key),
             Input::Looked(key, result) => self.looked(now, key, result),
             Input::NodeLooked(name, result) => self.node_looked(now, &name, result),
             Input::ObjectLooked(key, found) => self.object_looked(now, &key, found),
@@ -159,12 +161,28 @@ impl Agent {
         !self.queue.is_empty() && self.engine.waiting_since().is_none()
     }
 
-    /// Fixed-IP pods that must be in a zone and for which the scheduler finds no node there.
-    pub fn stranded(&self) -> impl Iterator<Item = (&PodUid, &PodKey, &Zone)> {
-        self.others.iter().filter_map(|(uid, other)| {
-            let zone = other.stranded_in.as_ref()?;
-            Some((uid, &other.key, zone))
-        })
+    /// Fixed-IP pods that must be in a zone and for which the scheduler finds no node there, if the zone has none
+    /// that is open. Each is named once in [`STRANDED_AGAIN`].
+    pub fn stranded(
+        &mut self,
+        now: Timestamp,
+        open: &BTreeSet<Zone>,
+    ) -> Vec<(PodUid, PodKey, Zone)> {
+        let mut stranded = Vec::new();
+        for (uid, other) in &mut self.others {
+            if let Some(zone) = other
+                .stranded_in
+                .as_ref()
+                .filter(|zone| !open.contains(*zone))
+                && other
+                    .told_at
+                    .is_none_or(|at| now.duration_since(at) >= STRANDED_AGAIN)
+            {
+                other.told_at = Some(now);
+                stranded.push((uid.clone(), other.key.clone(), zone.clone()));
+            }
+        }
+        stranded
     }
 
     /// Takes over changed settings of the provider. Pods that were accepted keep what they got.

@@ -10,9 +10,9 @@
 //! `list_watch` and `protobuf` bring what `view` decodes, `record` remembers, `core` decides, with `life` and `stop` for
 //! what containers do, `needs` for what they cannot start without and `behaviour` for what annotations ask; `draft` and
 //! `status` write it down, `base` puts it on the pod that was seen, `agent` keeps all pods and talks to the engine,
-//! `run` does the I/O; `running` tells others what runs.
-//! Everything but `run`, `list_watch`, `api`, `answer`, `events` and `census` is synchronous and pure. Addresses are not
-//! decided here.
+//! `run` does the I/O, and `desk` makes its requests; `running` tells others what runs.
+//! Everything but `run`, `desk`, `list_watch`, `api`, `answer`, `events` and `census` is synchronous and pure. Addresses
+//! are not decided here.
 
 pub mod agent;
 mod answer;
@@ -22,6 +22,7 @@ pub mod base;
 pub mod behaviour;
 pub mod census;
 pub mod core;
+mod desk;
 mod draft;
 mod events;
 mod life;

@@ -3,13 +3,13 @@
 //! Owns the one task in which the agent lives, and everything that waits. Decides nothing: what
 //! happens becomes an input, and what the agent wants done is done, at once and off this task.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt as _};
 use holdfast_provider::engine::{Event, Reason};
-use holdfast_provider::id::{NodeName, PodKey, PodUid};
+use holdfast_provider::id::{NodeName, PodKey, PodUid, Zone};
 use holdfast_provider::ledger::{self, Done, Work, Writer};
 use jiff::{SignedDuration, Timestamp};
 use kube::Client;
@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::agent::{Action, Agent, Figures, ForeignNode, Input, ObjectKey, Refused};
 use super::api;
 use super::core::Topic;
+use super::desk::{Desk, after_failure, fenced};
 use super::events::Recorder;
 use super::list_watch;
 use super::record::ProcessExit;
@@ -29,7 +30,7 @@ use crate::clock::Clock;
 use crate::cluster_lease::Tenure;
 use crate::kube_client;
 use crate::metrics::{Metrics, WatchMetrics};
-use crate::node::NodeTable;
+use crate::node::{NodeState, NodeTable};
 
 /// How often the wall clock and the ledger file are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -37,6 +38,10 @@ const LOOK: Duration = Duration::from_secs(1);
 const STRANDED_EVERY: u32 = 5;
 /// A pause before a question is asked again that got no answer.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// The same before a toleration is added that was refused, which can go on for ever.
+const TOLERATE_AGAIN: Duration = Duration::from_secs(5);
+/// How long the first list of pods waits for that of the nodes, which tells whether one of them shuts down.
+const NODES_WAIT: Duration = Duration::from_secs(5);
 
 /// Why serving pods ended.
 #[derive(Debug, thiserror::Error)]
@@ -200,13 +205,12 @@ pub async fn run(
     let (answers, inbox) = mpsc::unbounded_channel();
     let mut shell = Shell {
         recorder: Recorder::start(parts.client.clone()),
-        client: parts.client,
+        desk: Desk::new(parts.client, answers),
         table: parts.nodes,
         looks_around: 0,
         shutdowns: HashSet::new(),
         agent: parts.agent,
         clock: parts.clock,
-        answers,
         work: VecDeque::new(),
         nodes: HashSet::new(),
         serving,
@@ -239,7 +243,7 @@ struct Sources {
 }
 
 struct Shell {
-    client: Client,
+    desk: Desk,
     table: NodeTable,
     looks_around: u32,
     /// Nodes of which the agent knows that they shut down.
@@ -247,7 +251,6 @@ struct Shell {
     agent: Agent,
     clock: Clock,
     recorder: Recorder,
-    answers: mpsc::UnboundedSender<Input>,
     /// What the writer's queue had no room for.
     work: VecDeque<Work>,
     nodes: HashSet<NodeName>,
@@ -271,7 +274,7 @@ impl Shell {
             mut settings,
             mut questions,
         } = sources;
-        let mut pods = std::pin::pin!(pods(self.client.clone(), self.metrics.watches.clone()));
+        let mut pods = std::pin::pin!(pods(self.desk.client.clone(), self.metrics.watches.clone()));
         let mut look = tokio::time::interval(LOOK);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -287,7 +290,12 @@ impl Shell {
                     self.work.push_back(Work::Reconfigure(Box::new(changed)));
                 }
                 Some(question) = questions.recv() => self.reply(question),
-                Some(input) = pods.next() => self.feed(input),
+                Some(input) = pods.next() => {
+                    if matches!(input, Input::ListDone) {
+                        self.look_at_nodes(shutdown).await;
+                    }
+                    self.feed(input);
+                }
                 () = tokio::time::sleep(wake) => self.feed(Input::Engine(Event::Tick)),
             }
             self.submit(writer)?;
@@ -399,6 +407,19 @@ impl Shell {
         }));
     }
 
+    /// Before pods are started on a node that shuts down.
+    async fn look_at_nodes(&mut self, shutdown: &CancellationToken) {
+        let table = self.table.clone();
+        let listed = tokio::time::timeout(NODES_WAIT, table.listed());
+        if let Some(Err(_)) = shutdown.run_until_cancelled(listed).await {
+            tracing::warn!(
+                "pods are served although the API server has not told of the nodes: whether one of them shuts down is \
+                 not known"
+            );
+        }
+        self.look_for_shutdowns();
+    }
+
     fn look_for_shutdowns(&mut self) {
         for node in self.table.all() {
             let name = &node.spec.name;
@@ -416,23 +437,21 @@ impl Shell {
     /// Affinity cannot be changed on a Pending pod, so one that is pinned to a zone which has
     /// closed since can only be made again.
     fn tell_stranded(&mut self) {
-        let stranded = self.agent.stranded().filter(|(_, _, zone)| {
-            !self.table.all().into_iter().any(|node| {
-                node.spec.zone == **zone
-                    && node.spec.node_type.keeps_addresses()
-                    && node.is_registered()
-                    && !node.unschedulable
-            })
-        });
-        let stranded: Vec<_> = stranded
-            .map(|(uid, key, zone)| (Arc::new(uid.clone()), key.clone(), zone.clone()))
+        let nodes = self.table.all();
+        let takes_pods = |node: &&Arc<NodeState>| {
+            node.spec.node_type.keeps_addresses() && node.is_up() && !node.unschedulable
+        };
+        let open: BTreeSet<Zone> = nodes
+            .iter()
+            .filter(takes_pods)
+            .map(|node| node.spec.zone.clone())
             .collect();
-        for (uid, key, zone) in stranded {
+        for (uid, key, zone) in self.agent.stranded(self.clock.now(), &open) {
             let note = format!(
                 "the pod is pinned to zone {zone}, where its address is kept, and no virtual node there takes pods: \
                  open the zone again, or delete the pod to let it start elsewhere with a new address"
             );
-            self.say(uid, key, Reason::FixedIPZoneClosed.into(), note);
+            self.say(Arc::new(uid), key, Reason::FixedIPZoneClosed.into(), note);
         }
     }
 
@@ -457,18 +476,19 @@ impl Shell {
         match action {
             Action::Commit(number, job) => self.work.push_back(Work::Job(number, job)),
             Action::Call(number, request) => self.work.push_back(Work::Call(number, request)),
-            Action::WriteStatus { uid, key, write } => self.spawn(|client| async move {
+            Action::WriteStatus { uid, key, write } => self.desk.write(|client| async move {
                 let result = fenced(&tenure, api::write_status(&client, &key, write)).await;
                 Input::Wrote(uid, result)
             }),
-            Action::Delete(uid, key) => self.spawn(|client| async move {
+            Action::Delete(uid, key) => self.desk.write(|client| async move {
                 let result = fenced(&tenure, api::delete(&client, &key, &uid)).await;
                 Input::DeleteSent(uid, result)
             }),
-            Action::Tolerate(uid, key, version, patch) => self.spawn(|client| async move {
+            Action::Tolerate(uid, key, version, patch) => self.desk.ask(|client| async move {
                 let request = api::tolerate(&client, &key, &uid, &version, patch);
                 let result = fenced(&tenure, request).await;
-                Input::Tolerated(uid, result)
+                let pause = after_failure(&result, TOLERATE_AGAIN);
+                (Input::Tolerated(key, result), pause)
             }),
             Action::Look(key) => self.look(key),
             Action::LookNode(name) => self.look_node(name),
@@ -484,10 +504,10 @@ impl Shell {
 
     /// The agent asks once at a time.
     fn look(&self, key: PodKey) {
-        self.spawn(|client| async move {
+        self.desk.ask(|client| async move {
             let result = api::look(&client, &key).await;
-            pause_after_failure(&result).await;
-            Input::Looked(key, result)
+            let pause = after_failure(&result, ASK_AGAIN);
+            (Input::Looked(key, result), pause)
         });
     }
 
@@ -495,50 +515,19 @@ impl Shell {
         if !self.nodes.insert(name.clone()) {
             return;
         }
-        self.spawn(|client| async move {
+        self.desk.ask(|client| async move {
             let result: Result<Option<ForeignNode>, Refused> = api::look_node(&client, &name).await;
-            pause_after_failure(&result).await;
-            Input::NodeLooked(name, result)
+            let pause = after_failure(&result, ASK_AGAIN);
+            (Input::NodeLooked(name, result), pause)
         });
     }
 
     /// The agent asks once at a time.
     fn look_object(&self, key: ObjectKey) {
-        self.spawn(|client| async move {
+        self.desk.ask(|client| async move {
             let found = api::look_object(&client, &key).await;
-            Input::ObjectLooked(key, found)
+            (Input::ObjectLooked(key, found), Duration::ZERO)
         });
-    }
-
-    fn spawn<F>(&self, request: impl FnOnce(Client) -> F)
-    where
-        F: Future<Output = Input> + Send + 'static,
-    {
-        let answers = self.answers.clone();
-        // A request of kube's is 3 kB, which would be moved several times on its way to a task and within it.
-        let request = Box::pin(request(self.client.clone()));
-        tokio::spawn(async move {
-            // Nobody listens any more once serving has ended; then the answer does not matter.
-            drop(answers.send(request.await));
-        });
-    }
-}
-
-/// A write, unless somebody else may serve the cluster by now.
-async fn fenced<T>(
-    tenure: &Tenure,
-    write: impl Future<Output = Result<T, Refused>>,
-) -> Result<T, Refused> {
-    if tenure.is_certain() {
-        write.await
-    } else {
-        Err(Refused::Later)
-    }
-}
-
-async fn pause_after_failure<T>(result: &Result<T, Refused>) {
-    if result.is_err() {
-        tokio::time::sleep(ASK_AGAIN).await;
     }
 }
 
@@ -557,17 +546,4 @@ fn pods(client: Client, watches: WatchMetrics) -> impl Stream<Item = Input> + Se
                 }
             })
         })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn nothing_is_written_while_somebody_else_may_serve_the_cluster() {
-        let lapsed = Tenure::lapsed();
-        let refused = fenced(&lapsed, async { panic!("it is written") });
-        assert_eq!(refused.await, Err::<(), _>(Refused::Later));
-        assert_eq!(fenced(&Tenure::unshared(), async { Ok(7) }).await, Ok(7));
-    }
 }

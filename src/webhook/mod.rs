@@ -3,8 +3,9 @@
 //!
 //! Owns the decision what is changed in a pod ([`mutate()`], pure), the HTTPS server, its
 //! certificate, and its registration with the API server. Does not own claims or nodes: it asks
-//! for them through [`Claims`] and [`Nodes`]. It refuses no pod for what the pod asks for; what
-//! is wrong with a pod is said in events, by those who serve it.
+//! for them through [`Claims`] and [`Nodes`]. Of what a pod asks for it refuses only a size that
+//! cannot be had, as ACS does; whatever else is wrong is said in events, by those who serve
+//! the pod.
 //!
 //! ```text
 //! API server --POST /mutate--> https --> review --> pin::key --> Claims --> Nodes

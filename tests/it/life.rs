@@ -217,42 +217,18 @@ async fn writes_in_a_life(pod: impl Fn(&str) -> TestPod, writes: &[&str]) {
     for name in &names {
         scene.delete(name).await;
     }
-    let Some(audit) = scene.plane.audit_log() else {
-        return;
-    };
-    let namespace = scene.namespace.clone();
-    eventually(
-        "the writes of each pod",
-        Duration::from_secs(20),
-        async || {
-            let log = std::fs::read_to_string(&audit).map_err(|error| error.to_string())?;
-            let mut found: Vec<String> = log
-                .lines()
-                .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-                .filter(|entry| entry["objectRef"]["namespace"] == namespace.as_str())
-                .filter(|entry| {
-                    entry["userAgent"]
-                        .as_str()
-                        .is_some_and(|agent| agent.starts_with("holdfast"))
-                })
-                .map(|entry| {
-                    let part =
-                        |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-                    format!(
-                        "{} {}",
-                        part(&entry["verb"]),
-                        part(&entry["objectRef"]["resource"])
-                    )
-                })
-                .collect();
-            found.sort_unstable();
-            let mut wanted = writes.repeat(names.len());
-            wanted.sort_unstable();
-            (found == wanted)
-                .then_some(())
-                .ok_or_else(|| format!("{found:?}"))
-        },
-    )
+    let mut wanted = writes.repeat(names.len());
+    wanted.sort_unstable();
+    let limit = Duration::from_secs(20);
+    eventually("the writes of each pod", limit, async || {
+        let Some(mut found) = scene.written() else {
+            return Ok(());
+        };
+        found.sort_unstable();
+        (found == wanted)
+            .then_some(())
+            .ok_or_else(|| format!("{found:?}"))
+    })
     .await
     .unwrap();
 }

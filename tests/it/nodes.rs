@@ -29,11 +29,6 @@ fn node_leases(scene: &Scene) -> Api<Lease> {
 }
 
 /// The Lease that holds the cluster.
-async fn cluster_lease(scene: &Scene) -> Option<Lease> {
-    let leases: Api<Lease> = Api::namespaced(scene.client.clone(), "kube-system");
-    leases.get_opt("holdfast").await.unwrap()
-}
-
 async fn has_webhook(scene: &Scene) -> bool {
     let all: Api<MutatingWebhookConfiguration> = Api::all(scene.client.clone());
     all.get_opt("holdfast").await.unwrap().is_some()
@@ -418,7 +413,7 @@ async fn sigterm_leaves_nodes_and_leases_and_uninstall_removes_what_is_holdfasts
         assert!(is_ready_node(&node), "{node:?}");
     }
     assert!(has_webhook(&scene).await);
-    let lease = cluster_lease(&scene).await;
+    let lease = scene.cluster_lease().await;
     assert_eq!(lease, None, "a clean exit gives it back");
 
     create_foreign_node(&scene, "worker-1").await;
@@ -444,7 +439,7 @@ async fn sigterm_leaves_nodes_and_leases_and_uninstall_removes_what_is_holdfasts
         );
     }
     assert!(!has_webhook(&scene).await);
-    assert_eq!(cluster_lease(&scene).await, None);
+    assert_eq!(scene.cluster_lease().await, None);
 
     let again = uninstall(&scene).await;
     assert!(again.contains("removed 0 nodes, 0 node leases"), "{again}");
@@ -469,7 +464,7 @@ async fn a_name_that_is_somebody_else_s_is_refused_before_anything_is_written() 
     assert!(!writers.contains(&"holdfast".to_owned()), "{writers:?}");
     let lease = node_leases(&scene).get_opt("worker-1").await.unwrap();
     assert_eq!(lease, None);
-    assert_eq!(cluster_lease(&scene).await, None);
+    assert_eq!(scene.cluster_lease().await, None);
 }
 
 #[tokio::test]
@@ -484,9 +479,9 @@ async fn uninstall_is_refused_beside_a_running_holdfast_and_cleans_up_after_a_ki
     assert!(has_webhook(&scene).await);
 
     scene.kill9().await;
-    assert!(cluster_lease(&scene).await.is_some());
+    assert!(scene.cluster_lease().await.is_some());
     uninstall(&scene).await;
-    assert_eq!(cluster_lease(&scene).await, None);
+    assert_eq!(scene.cluster_lease().await, None);
     assert_eq!(nodes(&scene).get_opt(NODE_B).await.unwrap(), None);
     assert!(!has_webhook(&scene).await);
 }
@@ -496,7 +491,8 @@ async fn uninstall_needs_no_ledger_and_waits_out_a_lease_that_nobody_renews() {
     let mut scene = Scene::start(&two_zones(NO_WEBHOOK)).await;
     scene.kill9().await;
     std::fs::remove_file(scene.ledger()).unwrap();
-    let before = cluster_lease(&scene)
+    let before = scene
+        .cluster_lease()
         .await
         .as_ref()
         .and_then(renewed)
@@ -504,7 +500,7 @@ async fn uninstall_needs_no_ledger_and_waits_out_a_lease_that_nobody_renews() {
     uninstall(&scene).await;
     let took = Timestamp::now().duration_since(before);
     assert!(took > SignedDuration::from_secs(15), "{took:?}");
-    assert_eq!(cluster_lease(&scene).await, None);
+    assert_eq!(scene.cluster_lease().await, None);
     assert_eq!(nodes(&scene).get_opt(NODE_B).await.unwrap(), None);
     assert!(!scene.ledger().exists(), "it made no ledger");
 }
@@ -551,7 +547,7 @@ async fn a_second_ledger_is_refused_until_it_takes_over_and_then_the_first_one_e
     scene.create(&TestPod::fixed("web-0").on_node(NODE_B)).await;
     let had = identity(&scene.running("web-0").await);
     let holder = |lease: Option<Lease>| lease.unwrap().spec.unwrap().holder_identity.unwrap();
-    let first = holder(cluster_lease(&scene).await);
+    let first = holder(scene.cluster_lease().await);
     let config = second_config(&scene);
     let config = config.to_str().unwrap();
     let refusal = refused(&scene, &["run", "-c", config]).await;
@@ -582,9 +578,9 @@ async fn a_second_ledger_is_refused_until_it_takes_over_and_then_the_first_one_e
         next.address, had.address,
         "what runs is known to the second"
     );
-    let lease = cluster_lease(&scene).await;
+    let lease = scene.cluster_lease().await;
     assert_ne!(holder(lease), first);
     let limit = Duration::from_secs(20);
     assert!(second.sigterm_and_wait(limit).await.unwrap().success());
-    assert_eq!(cluster_lease(&scene).await, None);
+    assert_eq!(scene.cluster_lease().await, None);
 }

@@ -102,3 +102,24 @@ async fn a_node_that_shuts_down_ends_its_pods_and_gives_the_fixed_ones_their_add
     let plain = scene.pods().get("plain").await.unwrap();
     assert_eq!(pod_phase(&plain), "Failed", "what has ended has ended");
 }
+
+#[tokio::test]
+async fn a_pod_whose_zone_shuts_down_is_not_pinned_and_comes_up_elsewhere() {
+    let scene = Scene::start(&two_zones("profile: fast")).await;
+    scene.create(&TestPod::fixed("web-0").in_zone(ZONE_B)).await;
+    let had = identity(&scene.running("web-0").await);
+    scene.delete("web-0").await;
+
+    annotate(&scene, json!("graceful")).await;
+    node_is(
+        &scene,
+        ["False", "KubeletNotReady", "node is shutting down"],
+    )
+    .await;
+    scene.create(&TestPod::fixed("web-0")).await;
+    let pod = scene.running("web-0").await;
+    let has = identity(&pod);
+    assert_eq!(has.zone, ZONE_C);
+    assert_ne!(has.address, had.address);
+    scene.event(&pod, "FixedIPNotReused").await;
+}

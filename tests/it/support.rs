@@ -8,7 +8,9 @@ use std::time::Duration;
 
 pub(crate) use holdfast_testbed::free_ports_in_a_row;
 use holdfast_testbed::{Holdfast, Leased, Options, eventually, lease, lease_alone, lease_with};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -253,6 +255,58 @@ impl Scene {
 
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// What holdfast has written in the scene's namespace, such as `update pods`, in order; nothing is known of it in the
+    /// cluster of `KUBECONFIG`.
+    pub(crate) fn written(&self) -> Option<Vec<String>> {
+        let log = std::fs::read_to_string(self.plane.audit_log()?).unwrap();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let entries = log
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        let ours = entries.filter(|entry: &Value| {
+            entry["objectRef"]["namespace"] == self.namespace.as_str()
+                && text(&entry["userAgent"]).starts_with("holdfast")
+        });
+        let words = ours.map(|entry| {
+            format!(
+                "{} {}",
+                text(&entry["verb"]),
+                text(&entry["objectRef"]["resource"])
+            )
+        });
+        Some(words.collect())
+    }
+
+    /// The Lease that the cluster's one holdfast holds.
+    pub(crate) async fn cluster_lease(&self) -> Option<Lease> {
+        self.cluster_leases().get_opt("holdfast").await.unwrap()
+    }
+
+    pub(crate) fn cluster_leases(&self) -> Api<Lease> {
+        Api::namespaced(self.client.clone(), "kube-system")
+    }
+
+    /// holdfast stands still from now on, and this waits until its Lease has run out.
+    pub(crate) async fn freeze_until_the_lease_is_over(&mut self) {
+        self.holdfast.as_mut().unwrap().freeze().unwrap();
+        eventually("the end of the Lease", PATIENCE, async || {
+            let lease = self.cluster_lease().await.ok_or("it is not there")?;
+            let spec = lease.spec.ok_or("it is empty")?;
+            let renewed = spec.renew_time.ok_or("it was never renewed")?.0;
+            let lasts_s = spec.lease_duration_seconds.ok_or("it has no duration")?;
+            let over = renewed + SignedDuration::from_secs(i64::from(lasts_s) + 1);
+            (over < Timestamp::now())
+                .then_some(())
+                .ok_or_else(|| format!("it lasts until {over}"))
+        })
+        .await
+        .unwrap();
+    }
+
+    pub(crate) fn thaw(&mut self) {
+        self.holdfast.as_mut().unwrap().thaw().unwrap();
     }
 
     pub(crate) fn pods(&self) -> Api<Pod> {

@@ -187,25 +187,38 @@ async fn a_pod_made_while_the_webhook_is_away_gets_its_toleration_later() {
     let config = two_zones("profile: fast\nwebhook: {failurePolicy: Ignore}");
     let mut scene = Scene::start(&config).await;
     scene.stop().await;
-    let made = scene.create(&TestPod::fixed("web-0").in_zone(ZONE_B)).await;
-    assert!(!tolerates(&made), "nobody was there to add it");
-    scene
-        .pod_with("web-0", "finds no node", |pod| {
-            let conditions = pod
-                .status
-                .as_ref()
-                .and_then(|status| status.conditions.as_ref());
-            conditions.is_some_and(|all| {
-                all.iter()
-                    .any(|one| one.reason.as_deref() == Some("Unschedulable"))
-            })
-        })
-        .await;
-
+    finds_no_node(&scene, "web-0").await;
     scene.spawn(&[]).await;
     let pod = scene.running("web-0").await;
     assert!(tolerates(&pod), "{:?}", pod.spec);
     assert_eq!(identity(&pod).zone, ZONE_B);
+}
+
+#[tokio::test]
+async fn a_pod_made_while_holdfast_stood_still_gets_its_toleration_when_it_goes_on() {
+    let config = two_zones("profile: fast\nwebhook: {failurePolicy: Ignore}");
+    let mut scene = Scene::start(&config).await;
+    scene.freeze_until_the_lease_is_over().await;
+    finds_no_node(&scene, "web-0").await;
+    // What the watch has told by now it sees before it has its Lease again, and nothing more is told.
+    scene.thaw();
+    let pod = scene.running("web-0").await;
+    assert!(tolerates(&pod), "{:?}", pod.spec);
+}
+
+/// A pod that is made while nobody adds its toleration, and that the scheduler has given up.
+async fn finds_no_node(scene: &Scene, name: &str) {
+    let made = scene.create(&TestPod::fixed(name).in_zone(ZONE_B)).await;
+    assert!(!tolerates(&made), "nobody was there to add it");
+    let is_given_up = |pod: &Pod| {
+        let conditions = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.conditions.as_ref());
+        let mut all = conditions.into_iter().flatten();
+        all.any(|one| one.reason.as_deref() == Some("Unschedulable"))
+    };
+    scene.pod_with(name, "finds no node", is_given_up).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Retentions that run out: found by the ledger, and ended only after a look at the API, since a
 //! pod made before the deadline may exist that no watch has shown yet.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use jiff::{SignedDuration, Timestamp};
 
@@ -165,8 +165,8 @@ impl Expiry {
     /// among them was answered in another way.
     pub(super) fn only_due(&mut self, due: &[Due], now: Timestamp) {
         self.more = !due.is_empty() && due.len() >= self.asked;
-        self.unanswered
-            .retain(|key| due.iter().any(|due| due.key == *key));
+        let still: HashSet<&PodKey> = due.iter().map(|due| &due.key).collect();
+        self.unanswered.retain(|key| still.contains(key));
         if let Some(since) = self.slow_look(now).or(self.more.then_some(now)) {
             self.wait_for_api(since);
         }

@@ -66,6 +66,8 @@ pub struct Engine {
     expiry: Expiry,
     /// Pods of the ledger that a list did not show, by their key, until a GET says more.
     missing: BTreeMap<PodKey, BTreeSet<PodUid>>,
+    /// Keys whose GET is under way, and was not asked for before the last list.
+    asked: BTreeSet<PodKey>,
     /// When they are looked for again.
     look_at: Option<Timestamp>,
     jobs: HashMap<u64, Context>,
@@ -132,6 +134,7 @@ impl Engine {
             pace_at: None,
             expiry: Expiry::new(loaded.next_deadline),
             missing: BTreeMap::new(),
+            asked: BTreeSet::new(),
             look_at: None,
             jobs: HashMap::new(),
             calls: HashMap::new(),
@@ -175,7 +178,10 @@ impl Engine {
             Event::Gone(uid) => self.gone(&uid),
             Event::Listed(seen) => self.listed(now, &seen),
             Event::Looked(key, found) => self.looked(now, &key, found.as_ref()),
-            Event::LookFailed(key) => self.expiry.look_failed(&key),
+            Event::LookFailed(key) => {
+                self.asked.remove(&key);
+                self.expiry.look_failed(&key);
+            }
             Event::Committed(number, result) => self.committed(now, number, result),
             Event::Called(number, result) => self.called(now, number, result),
             Event::NextDeadline(deadline) => self.expiry.set_deadline(deadline),
@@ -308,7 +314,7 @@ impl Engine {
         }
         for due in outcome.due {
             if let Some(key) = self.expiry.due(due, now) {
-                self.effects.push(Effect::Look(key));
+                self.look(key);
             }
         }
     }
@@ -348,6 +354,7 @@ impl Engine {
     /// A list proves no absence: every pod that it lacks is looked for by name.
     fn listed(&mut self, now: Timestamp, seen: &BTreeSet<PodUid>) {
         self.missing.clear();
+        self.asked.clear();
         for (uid, pod) in self.pods.iter().filter(|(uid, _)| !seen.contains(*uid)) {
             let of_key = self.missing.entry(pod.key().clone()).or_default();
             of_key.insert(uid.clone());
@@ -370,9 +377,18 @@ impl Engine {
         if self.missing.is_empty() {
             return;
         }
-        let looks = self.missing.keys().cloned().map(Effect::Look);
-        self.effects.extend(looks);
+        // One that takes long is waited for: asked again, its answer would count as too old.
+        let unasked = |key: &&PodKey| !self.asked.contains(*key);
+        let keys: Vec<PodKey> = self.missing.keys().filter(unasked).cloned().collect();
+        for key in keys {
+            self.look(key);
+        }
         self.look_later(now);
+    }
+
+    fn look(&mut self, key: PodKey) {
+        self.asked.insert(key.clone());
+        self.effects.push(Effect::Look(key));
     }
 
     /// Whoever gets no answer is looked for again.
@@ -395,6 +411,7 @@ impl Engine {
     }
 
     fn looked(&mut self, now: Timestamp, key: &PodKey, found: Option<&Found>) {
+        self.asked.remove(key);
         // Whoever was found is there; whoever was not is gone: either way the search ends.
         for uid in self.missing.remove(key).unwrap_or_default() {
             if found.is_none_or(|found| found.uid != uid) {
@@ -421,7 +438,7 @@ impl Engine {
                 .entry(key.clone())
                 .or_default()
                 .extend(unproved);
-            self.effects.push(Effect::Look(key.clone()));
+            self.look(key.clone());
             self.look_later(now);
         }
     }

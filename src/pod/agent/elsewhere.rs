@@ -18,6 +18,8 @@ pub(super) struct Other {
     pub(super) facts: Option<PodFacts>,
     /// The zone that it must be in, while the scheduler finds no node for it.
     pub(super) stranded_in: Option<Zone>,
+    /// When that was last said.
+    pub(super) told_at: Option<Timestamp>,
 }
 
 impl Agent {
@@ -43,7 +45,8 @@ impl Agent {
                 .push(Action::Tolerate(uid.clone(), key.clone(), version, patch));
         }
         let (opt_in, _) = self.read_opt_in(view);
-        if !matches!(opt_in.fixed_ip, FixedIp::On { .. }) {
+        // On the node's network it has no address of its own.
+        if view.spec.host_network || !matches!(opt_in.fixed_ip, FixedIp::On { .. }) {
             return;
         }
         if let Some(other) = self.others.get_mut(uid) {
@@ -56,6 +59,7 @@ impl Agent {
             key: key.clone(),
             facts: None,
             stranded_in: stranded_in(view),
+            told_at: None,
         };
         if let Some(node) = view.spec.node_name.as_deref().map(NodeName::from) {
             self.actions.push(Action::LookNode(node.clone()));

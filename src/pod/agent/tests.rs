@@ -19,6 +19,7 @@ mod wish;
 mod world;
 
 use holdfast_provider::engine::Reason;
+use holdfast_provider::id::Zone;
 use holdfast_provider::policy::opt_in::COMPUTE_CLASS;
 use jiff::SignedDuration;
 use serde_json::{Value, json};
@@ -361,7 +362,39 @@ fn a_host_network_pod_of_the_name_comes_for_no_retained_address() {
     assert_eq!(world.count("retained"), 1);
     let mut pod = fixed("web-0");
     pod["spec"]["hostNetwork"] = true.into();
-    world.create(pod);
-    world.pass(HOUR * 49);
+    world.create(pod.clone());
+    world.pass(HOUR * 47);
+    world.api.delete("web-0", 0);
+    world.settle();
+    world.create(on("real-ecs", pod));
+    assert_eq!(world.count("retained"), 1, "it takes nothing along either");
+    world.pass(HOUR * 2);
     assert_eq!(world.count("retained"), 0);
+}
+
+#[test]
+fn a_pod_that_must_be_where_no_node_takes_pods_is_named_again_only_after_some_minutes() {
+    let mut world = World::fast();
+    let term = json!({"matchExpressions": [
+        {"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["b"]},
+    ]});
+    let required = json!({"nodeSelectorTerms": [term]});
+    for n in 0..3 {
+        let mut pod = unbound(fixed(&format!("web-{n}")));
+        pod["spec"]["affinity"] =
+            json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}});
+        pod["status"]["conditions"] =
+            json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]);
+        world.create(pod);
+    }
+    let (both, other) = (["b", "c"], ["c"]);
+    let mut named = |after: SignedDuration, open: &[&str]| {
+        world.pass(after);
+        let open = open.iter().map(|zone| Zone::from(*zone)).collect();
+        world.agent.stranded(world.now, &open).len()
+    };
+    assert_eq!(named(SECOND, &both), 0);
+    assert_eq!(named(SECOND, &other), 3);
+    assert_eq!(named(SECOND * 5, &other), 0);
+    assert_eq!(named(SECOND * 600, &other), 3);
 }

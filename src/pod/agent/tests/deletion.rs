@@ -57,6 +57,22 @@ fn a_deleted_event_that_is_lost_shows_at_the_next_list_and_is_proved_by_a_get() 
 }
 
 #[test]
+fn an_answer_that_takes_longer_than_the_pause_between_two_looks_is_believed() {
+    let mut world = World::fast();
+    world.create(fixed("web-0"));
+    world.create(ordinary("plain"));
+    world.kill();
+    for name in ["web-0", "plain"] {
+        world.api.delete(name, 0);
+    }
+    world.api.changes.clear();
+    world.latency = SECOND * 6;
+    world.start();
+    world.pass(SECOND * 60);
+    assert_eq!((world.count("in_use"), world.count("retained")), (0, 1));
+}
+
+#[test]
 fn what_is_kept_elsewhere_for_a_pod_is_dropped_when_it_is_gone_and_not_before() {
     let mut world = World::acs();
     let seen = world.create(fixed("web-0"));

@@ -206,3 +206,19 @@ fn a_status_for_a_version_that_is_no_more_is_put_on_the_next_one_or_patched_at_o
         assert_eq!(pod["metadata"]["labels"]["app"], "web");
     }
 }
+
+#[test]
+fn a_toleration_that_was_refused_is_added_once_the_api_server_takes_it() {
+    let mut world = World::fast();
+    world
+        .api
+        .troubles
+        .extend([Trouble::Code(500), Trouble::NoAnswer].map(|trouble| (Verb::Tolerate, trouble)));
+    let mut pod = unbound(fixed("web-0"));
+    pod["spec"]["tolerations"] = json!([]);
+    world.create(pod);
+    world.pass(SECOND * 60);
+    let pod = world.api.pod("web-0").unwrap();
+    let tolerations = pod["spec"]["tolerations"].as_array().unwrap();
+    assert_eq!(tolerations.len(), 1);
+}

@@ -155,7 +155,7 @@ fn step(rng: &mut Rng) -> Step {
         79..81 => Step::Restart,
         81..86 => trouble(rng),
         86..88 => Step::Away(rng.u8(0..3) == 0),
-        88..90 => Step::Latency(if rng.bool() { 0 } else { rng.i64(1..5000) }),
+        88..90 => Step::Latency(if rng.bool() { 0 } else { rng.i64(1..8000) }),
         90..92 => Step::Cloud(cloud(rng)),
         92..93 => Step::CallTwice(rng.bool()),
         _ => Step::Pass([300, 3000, 30_000][rng.usize(0..3)] * rng.i64(1..11) / 10),

@@ -407,7 +407,7 @@ impl World {
             }
             Action::Tolerate(uid, key, _, step) => {
                 let answer = api.tolerate(&key, &uid, step).map(drop);
-                (self.now, Input::Tolerated(uid, answer))
+                (self.now, Input::Tolerated(key, answer))
             }
             Action::Look(key) => {
                 let answer = api.get(&key).map(boxed);
@@ -427,7 +427,10 @@ impl World {
             self.befalls("answer late");
         }
         at += self.latency;
-        if let Input::Looked(_, Err(_)) | Input::NodeLooked(_, Err(_)) = &input {
+        if let Input::Looked(_, Err(_))
+        | Input::NodeLooked(_, Err(_))
+        | Input::Tolerated(_, Err(_)) = &input
+        {
             at += ASK_AGAIN;
         }
         self.answers.push_back((at, input));
