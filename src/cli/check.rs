@@ -52,10 +52,18 @@ pub(super) struct Args {
         requires = "kubeconfig"
     )]
     repair: Option<PathBuf>,
-    /// Do it. No holdfast may run on the ledger.
+    /// Do it. No holdfast may run on the ledger. With --ledger it needs --config too.
     #[arg(long, requires = "repair")]
     yes: bool,
 }
+
+/// A repair of a ledger whose configuration nobody has named: the one that lies in the working
+/// directory may be that of another ledger.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "--yes with --ledger needs the configuration too, with -c: the hour of its retention decides when a repaired claim ends"
+)]
+pub(super) struct Unconfigured;
 
 /// The answer.
 #[derive(Serialize)]
@@ -88,6 +96,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 async fn check(args: &Args) -> anyhow::Result<ExitCode> {
+    if args.yes && args.query.ledger.is_some() && args.query.config.is_none() {
+        return Err(Unconfigured.into());
+    }
     let subject = Subject::open(args).await?;
     let seen = subject.look().await?;
     if let Some(file) = &args.repair {
@@ -125,7 +136,7 @@ impl Subject {
                 let client = kube_client::client(&access)?;
                 let configured = match (&args.cluster, &args.query.ledger) {
                     (Some(id), _) => Some(id.as_str().into()),
-                    (None, None) => Config::load(&args.query.config)?.cluster,
+                    (None, None) => Config::load(args.query.config())?.cluster,
                     (None, Some(_)) => None,
                 };
                 let id = serve::cluster_id(configured.as_ref(), &client).await?;

@@ -20,7 +20,7 @@ use kube::Client;
 use serde::Serialize;
 
 use super::output::{self, Format};
-use super::{block_on, pod_key};
+use super::{CONFIG, block_on, pod_key};
 use crate::config::{Config, NodeSpec};
 use crate::pod::census::{self, Asking};
 use crate::{clock, kube_client, serve};
@@ -48,7 +48,7 @@ pub(super) struct Args {
     #[arg(long)]
     cluster: Option<String>,
     /// The configuration.
-    #[arg(short, long, default_value = "holdfast.yaml")]
+    #[arg(short, long, default_value = CONFIG)]
     config: PathBuf,
     /// How the answer looks.
     #[arg(short, long, value_enum, default_value = "table")]

@@ -105,7 +105,7 @@ fn list(query: &Query) -> anyhow::Result<()> {
     let (path, configured) = if let Some(path) = &query.ledger {
         (path.clone(), Vec::new())
     } else {
-        let config = Config::load(&query.config)?;
+        let config = Config::load(query.config())?;
         (config.ledger, config.cloud.faults)
     };
     let set = Reader::open(&path)?.faults()?;

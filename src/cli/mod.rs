@@ -21,6 +21,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use holdfast_provider::cloud::sim;
 use holdfast_provider::id::PodKey;
+use holdfast_provider::ledger::faults::Error as FaultError;
 use holdfast_provider::ledger::{self, Reader, operator};
 use kube::Client;
 use tracing_subscriber::EnvFilter;
@@ -82,6 +83,9 @@ enum Command {
 /// Exit code of an answer that is no.
 const NO: u8 = 3;
 
+/// The configuration that is read when none is named.
+const CONFIG: &str = "holdfast.yaml";
+
 #[derive(Debug, Args)]
 struct Run {
     #[command(flatten)]
@@ -94,7 +98,7 @@ struct Run {
 #[derive(Debug, Args)]
 struct Cluster {
     /// The configuration.
-    #[arg(short, long, default_value = "holdfast.yaml")]
+    #[arg(short, long, default_value = CONFIG)]
     config: PathBuf,
     /// The cluster; else KUBECONFIG, `~/.kube/config`, or the service account of the pod.
     #[arg(long)]
@@ -103,10 +107,10 @@ struct Cluster {
 
 #[derive(Debug, Args)]
 struct Query {
-    /// The configuration that names the ledger.
-    #[arg(short, long, default_value = "holdfast.yaml")]
-    config: PathBuf,
-    /// The ledger file itself; no configuration is read then.
+    /// The configuration that names the ledger; else holdfast.yaml.
+    #[arg(short, long)]
+    config: Option<PathBuf>,
+    /// The ledger file itself; no configuration is read then, save by `check --repair --yes`.
     #[arg(long)]
     ledger: Option<PathBuf>,
     /// How the answer looks.
@@ -129,19 +133,27 @@ pub fn main() -> ExitCode {
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let is_usage = error
-        .chain()
-        .any(|cause| cause.is::<config::Error>() || cause.is::<sim::Invalid>());
-    let in_use = matches!(
-        error.downcast_ref::<operator::Error>(),
-        Some(operator::Error::InUse { .. })
+    let is_usage = error.chain().any(|cause| {
+        cause.is::<config::Error>()
+            || cause.is::<sim::Invalid>()
+            || cause.is::<check::Unconfigured>()
+    });
+    // What is told in the words of its cause is itself no cause.
+    let is_invalid = matches!(
+        error.downcast_ref::<FaultError>(),
+        Some(FaultError::Invalid(_))
     );
+    let (is_ambiguous, in_use) = match error.downcast_ref::<operator::Error>() {
+        Some(operator::Error::Ambiguous { .. }) => (true, false),
+        Some(operator::Error::InUse { .. }) => (false, true),
+        _ => (false, false),
+    };
     match error.downcast_ref::<explain::Error>() {
         Some(explain::Error::Arguments(_)) => return ExitCode::from(2),
         Some(explain::Error::Unknown { .. }) => return ExitCode::from(NO),
         None => {}
     }
-    ExitCode::from(match (is_usage, in_use) {
+    ExitCode::from(match (is_usage || is_invalid || is_ambiguous, in_use) {
         (true, _) => 2,
         (_, true) => NO,
         _ => 1,
@@ -224,11 +236,15 @@ fn reader(query: &Query) -> anyhow::Result<Reader> {
 }
 
 impl Query {
+    fn config(&self) -> &Path {
+        self.config.as_deref().unwrap_or(Path::new(CONFIG))
+    }
+
     /// The file that is asked.
     fn ledger(&self) -> anyhow::Result<PathBuf> {
         match &self.ledger {
             Some(path) => Ok(path.clone()),
-            None => Ok(Config::load(&self.config)?.ledger),
+            None => Ok(Config::load(self.config())?.ledger),
         }
     }
 }

@@ -403,11 +403,7 @@ impl Checks<'_> {
                 );
                 self.refuse(text.referenced, reason);
             }
-            (Some(service), _) if enabled && port == 0 => {
-                let reason = "webhook.service needs webhook.port: without it the port is another \
-                     one at each start, and no Service can lead there";
-                self.refuse(service.name.referenced, reason.to_owned());
-            }
+            (Some(service), text) if enabled => self.behind(service, text.as_ref(), address, port),
             _ => {}
         }
         WebhookConfig {
@@ -419,6 +415,26 @@ impl Checks<'_> {
             surplus: raw.surplus.unwrap_or(true),
             failure_policy: raw.failure_policy,
             service: raw.service.as_ref().map(|service| self.service(service)),
+        }
+    }
+
+    /// A webhook behind a Service has to listen where that can lead.
+    fn behind(&mut self, service: &raw::Service, text: Option<&Text>, address: IpAddr, port: u16) {
+        // The default also stands for a variable that this command does not read, and for what was
+        // refused already.
+        let is_written = text.is_none_or(|text| text.value.parse::<IpAddr>().is_ok());
+        if is_written && address.is_loopback() {
+            let at = text.map_or(service.name.referenced, |text| text.referenced);
+            let reason = format!(
+                "webhook.service needs another webhook.address: `{address}` is loopback, and no \
+                 Service can lead there; set it to 0.0.0.0"
+            );
+            self.refuse(at, reason);
+        }
+        if port == 0 {
+            let reason = "webhook.service needs webhook.port: without it the port is another \
+                 one at each start, and no Service can lead there";
+            self.refuse(service.name.referenced, reason);
         }
     }
 

@@ -159,7 +159,8 @@ fn an_exclusion_is_an_address_a_range_or_a_cidr() {
 #[test]
 fn the_webhook_can_be_reached_by_service_or_turned_off() {
     let on = accepted(&format!(
-        "{BASE}webhook: {{port: 8443, service: {{namespace: kube-system, name: h}}}}"
+        "{BASE}webhook: {{address: 0.0.0.0, port: 8443, \
+         service: {{namespace: kube-system, name: h}}}}"
     ));
     let off = accepted(&format!("{BASE}webhook: {{enabled: false}}"));
 
@@ -310,20 +311,32 @@ fn a_wrong_value_is_refused_with_its_place_and_the_way_out() {
             "kubelet.anonymous has `healthz`: a path begins with `/`",
         ),
         (
-            "webhook: {port: 8443, service: {namespace: A, name: h}}",
+            "webhook: {address: 0.0.0.0, port: 8443, service: {namespace: A, name: h}}",
             "A,",
             &no_name,
         ),
         (
-            "webhook: {port: 8443, service: {namespace: a, name: h.b}}",
+            "webhook: {address: 0.0.0.0, port: 8443, service: {namespace: a, name: h.b}}",
             "h.b",
             "Service `h.b` is no valid name: it has no dots",
         ),
         (
-            "webhook: {service: {namespace: a, name: h}}",
+            "webhook: {address: 0.0.0.0, service: {namespace: a, name: h}}",
             "h}",
             "webhook.service needs webhook.port: without it the port is another one at each start, \
              and no Service can lead there",
+        ),
+        (
+            "webhook: {port: 8443, service: {namespace: a, name: h}}",
+            "h}",
+            "webhook.service needs another webhook.address: `127.0.0.1` is loopback, and no Service \
+             can lead there; set it to 0.0.0.0",
+        ),
+        (
+            "webhook: {address: '::1', port: 8443, service: {namespace: a, name: h}}",
+            "'::1'",
+            "webhook.service needs another webhook.address: `::1` is loopback, and no Service can \
+             lead there; set it to 0.0.0.0",
         ),
         (
             "webhook: {address: 0.0.0.0}",
@@ -391,7 +404,8 @@ fn a_fault_that_there_is_not_is_refused_with_its_place() {
 fn an_address_may_come_from_an_environment_variable() {
     let text = BASE.replace(
         "# end",
-        "kubelet: {address: $(POD_IP)}\nwebhook: {address: $(POD_IP)}",
+        "kubelet: {address: $(POD_IP)}\n\
+         webhook: {address: $(POD_IP), port: 8443, service: {namespace: a, name: h}}",
     );
     let config = accepted(&text);
     let address: IpAddr = "10.1.2.3".parse().unwrap();

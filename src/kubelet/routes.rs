@@ -123,7 +123,8 @@ pub(super) fn router(endpoint: Endpoint) -> Router {
         .route("/metrics/", get(all_metrics))
         .route("/metrics/resource", get(resource_metrics))
         .route("/metrics/cadvisor", get(cadvisor_metrics))
-        .route("/metrics/probes", get(probe_metrics));
+        .route("/metrics/probes", get(no_metrics))
+        .route("/metrics/slis", get(no_metrics));
     let paths = if endpoint.nodes.shared {
         Router::new().nest("/nodes/{node}", node)
     } else {
@@ -331,9 +332,9 @@ async fn cadvisor_metrics(
     told(&endpoint, &node, tell).await
 }
 
-/// No container is probed, and so there is nothing to count; but a path that is not there makes
-/// Prometheus call the node down.
-async fn probe_metrics() -> Response {
+/// No container is probed and no part of a node has a health of its own, and so there is nothing to
+/// count; but a path that is not there makes Prometheus call the node down.
+async fn no_metrics() -> Response {
     exposition(String::new())
 }
 

@@ -156,7 +156,9 @@ async fn a_repair_needs_three_sightings_and_nobody_who_runs_and_keeps_the_addres
     assert_eq!(answer(&dry)[0]["sightings"], 3);
     assert_eq!(bytes(&scene.ledger()), before, "a dry run");
 
-    let done = check(&scene, &["--repair", file, "--yes"]).await;
+    let ledger = scene.ledger();
+    let ledger = ledger.to_str().unwrap();
+    let done = check(&scene, &["--ledger", ledger, "--repair", file, "--yes"]).await;
     assert_eq!(done.status.code(), Some(0), "{}", errors(&done));
     assert_eq!(answer(&done)[0]["outcome"], "done");
     let again = check(&scene, &["--repair", file, "--yes"]).await;
@@ -179,6 +181,36 @@ async fn a_repair_needs_three_sightings_and_nobody_who_runs_and_keeps_the_addres
     );
     let clean = check(&scene, &[]).await;
     assert_eq!(clean.status.code(), Some(0), "{:?}", found(&clean));
+}
+
+#[tokio::test]
+async fn a_repair_of_a_ledger_by_its_file_needs_its_configuration_by_name() {
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (ledger, config) = (path("holdfast.db"), path("holdfast.yaml"));
+    std::fs::write(&config, two_zones("")).unwrap();
+    let report = path("report");
+    let args = [
+        "check",
+        "--ledger",
+        &ledger,
+        "--kubeconfig",
+        "/nonexistent",
+        "--repair",
+        &report,
+        "--yes",
+    ];
+    let refused = holdfast(&args).await;
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert_eq!(
+        errors(&refused),
+        "holdfast: --yes with --ledger needs the configuration too, with -c: the hour of its \
+         retention decides when a repaired claim ends\n"
+    );
+    let named = holdfast(&[&args[..], &["-c", &config]].concat()).await;
+    assert_eq!(named.status.code(), Some(1), "there is no ledger");
+    let sentence = format!("holdfast: could not open the ledger {ledger}");
+    assert!(errors(&named).starts_with(&sentence), "{}", errors(&named));
 }
 
 #[tokio::test]

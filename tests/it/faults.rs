@@ -16,10 +16,14 @@ async fn says(scene: &Scene, args: &[&str]) -> String {
 async fn a_fault_set_in_a_running_holdfast_holds_a_pod_up_until_it_is_cleared() {
     let extra = "profile: fast\nwebhook: {enabled: false}";
     let scene = Scene::start(&two_zones(extra)).await;
-    let wrong = scene
-        .command(&["faults", "set", "fail/attach", "every=0"])
-        .await;
-    assert_eq!(wrong.status.code(), Some(2), "{}", errors(&wrong));
+    for (name, value) in [
+        ("fail/attach", "every=0"),
+        ("fail/attach", "code=a-b"),
+        ("slow/detach", "latency=48h"),
+    ] {
+        let wrong = scene.command(&["faults", "set", name, value]).await;
+        assert_eq!(wrong.status.code(), Some(2), "{}", errors(&wrong));
+    }
     let said = says(
         &scene,
         &["faults", "set", "fail/attach", "code=Operation.Conflict"],

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::support::*;
 
-const PATHS: [&str; 15] = [
+const PATHS: [&str; 16] = [
     "/healthz",
     "/pods",
     "/runningpods/",
@@ -21,6 +21,7 @@ const PATHS: [&str; 15] = [
     "/metrics/resource",
     "/metrics/cadvisor",
     "/metrics/probes",
+    "/metrics/slis",
     "/containerLogs/default/pod/c",
     "/exec/default/pod/c?command=id&output=1",
     "/attach/default/pod/c?output=1",
@@ -383,6 +384,7 @@ async fn pods_stats_metrics_and_logs_tell_of_the_nodes_own_pods() {
     );
     assert!(metrics.contains(&series), "{metrics}");
     assert_eq!(read("/metrics/probes").await, "");
+    assert_eq!(read("/metrics/slis").await, "");
 
     let logs = async |args: &[&str]| {
         let mut all = vec!["logs", "one", "-n", namespace];

@@ -99,7 +99,7 @@ fn apply(args: &Args, subject: &Subject, lines: &mut [Line]) -> anyhow::Result<(
         bail!("nothing is certain without a look at the cluster");
     };
     // How long an hour is, for the clocks that start.
-    let settings = Config::load(&args.query.config)?.settings(cluster.clone());
+    let settings = Config::load(args.query.config())?.settings(cluster.clone());
     let done =
         ledger::repair(path, settings, clock::wall(), &repairs).context("nothing was put right")?;
     for (line, done) in certain.into_iter().zip(done) {

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::{BASE, accepted};
 
+fn file(path: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
 fn example(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("examples")
-        .join(name);
-    std::fs::read_to_string(path).unwrap()
+    file(&format!("examples/{name}"))
 }
 
 #[test]
@@ -45,10 +48,47 @@ fn the_example_shows_the_defaults() {
     assert_eq!(shown.webhook, default.webhook);
 }
 
+/// Whether there is something at a path such as `nodes[].zone`.
+fn has(value: &Value, path: &str) -> bool {
+    let (key, rest) = path.split_once('.').unwrap_or((path, ""));
+    let below = |value: &Value| rest.is_empty() || has(value, rest);
+    match key.strip_suffix("[]") {
+        Some(list) => value[list]
+            .as_array()
+            .is_some_and(|all| all.iter().any(below)),
+        None => value.get(key).is_some_and(below),
+    }
+}
+
+#[test]
+fn the_example_has_every_key_of_the_reference() {
+    let mut text = example("holdfast.yaml");
+    // Those that are commented out are there as well.
+    for begin in ["cluster: ", "- {", "faults: ", "service: "] {
+        text = text.replace(&format!("# {begin}"), begin);
+    }
+    let whole: Value = serde_saphyr::from_str(&text).unwrap();
+    let readme = file("README.md");
+    let (_, reference) = readme.split_once("\n## Configuration\n").unwrap();
+    let (reference, _) = reference.split_once("\n## ").unwrap();
+    let mut parent = "";
+    let rows = reference.lines().filter(|line| line.starts_with("| `"));
+    let cells = rows.map(|row| row.split(" | ").next().unwrap());
+    for key in cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)) {
+        // `.port` stands for `webhook.port` behind `webhook.address`.
+        let path = key.strip_prefix('.').map(|last| format!("{parent}.{last}"));
+        let path = path.as_deref().unwrap_or(key);
+        assert!(has(&whole, path), "{path}");
+        if !key.starts_with('.') {
+            parent = key.rsplit_once('.').map_or("", |(parent, _)| parent);
+        }
+    }
+    assert_eq!(parent, "webhook", "the table was read to its end");
+}
+
 #[test]
 fn the_configuration_inside_the_in_cluster_example_fits_the_objects_around_it() {
-    let objects: Vec<serde_json::Value> =
-        serde_saphyr::from_multiple(&example("in-cluster.yaml")).unwrap();
+    let objects: Vec<Value> = serde_saphyr::from_multiple(&example("in-cluster.yaml")).unwrap();
     let object = |kind: &str| {
         let found = objects.iter().find(|object| object["kind"] == kind);
         found.unwrap_or_else(|| panic!("there is no {kind}"))
@@ -70,7 +110,7 @@ fn the_configuration_inside_the_in_cluster_example_fits_the_objects_around_it() 
     );
     let ports = container["ports"].as_array().unwrap();
     for node in &config.nodes {
-        let is_theirs = |port: &&serde_json::Value| port["containerPort"] == node.kubelet_port;
+        let is_theirs = |port: &&Value| port["containerPort"] == node.kubelet_port;
         assert!(ports.iter().any(|port| is_theirs(&port)), "{}", node.name);
     }
 

@@ -33,6 +33,9 @@ const CONCURRENT: usize = 16;
 /// What marks an object of holdfast's in a cluster that is not the tests' own.
 const MARK: &str = "holdfast.dev/";
 
+/// Name of holdfast's registration of its webhook, which carries no mark. One that nobody serves refuses pods.
+const REGISTRATION: &str = "holdfast";
+
 /// In this order, so that no webhook refuses and no controller replaces what goes next.
 fn kinds() -> Vec<ApiResource> {
     fn kind<K: Resource<DynamicType = ()>>() -> ApiResource {
@@ -103,7 +106,9 @@ impl Found {
             .labels()
             .keys()
             .chain(self.object.annotations().keys());
-        in_test_namespace || keys.into_iter().any(|key| key.starts_with(MARK))
+        let is_registration =
+            self.is("MutatingWebhookConfiguration") && self.object.name_any() == REGISTRATION;
+        in_test_namespace || is_registration || keys.into_iter().any(|key| key.starts_with(MARK))
     }
 }
 
@@ -205,4 +210,38 @@ fn describe(left: &[Found]) -> String {
     };
     let names: Vec<_> = left.iter().take(5).map(name).collect();
     format!("{} objects left: {}", left.len(), names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[track_caller]
+    fn check<K: Resource<DynamicType = ()>>(metadata: &Value, want: bool) {
+        let found = Found {
+            kind: ApiResource::erase::<K>(&()),
+            object: serde_json::from_value(json!({"metadata": metadata})).unwrap(),
+        };
+        let is_marked = found.is_marked(&["test-1".to_owned()]);
+        assert_eq!(is_marked, want, "{}", describe(&[found]));
+    }
+
+    #[test]
+    fn from_a_cluster_of_others_only_what_is_holdfasts_may_go() {
+        let ours = json!({"holdfast.dev/x": "y"});
+        check::<Node>(&json!({"name": "n", "labels": ours}), true);
+        check::<Node>(&json!({"name": "n", "annotations": ours}), true);
+        check::<Node>(&json!({"name": "holdfast"}), false);
+        check::<Pod>(&json!({"name": "p", "namespace": "test-1"}), true);
+        check::<Pod>(&json!({"name": "p", "namespace": "default"}), false);
+    }
+
+    #[test]
+    fn the_registration_of_the_webhook_is_known_by_its_name() {
+        check::<MutatingWebhookConfiguration>(&json!({"name": "holdfast"}), true);
+        check::<MutatingWebhookConfiguration>(&json!({"name": "holdfast-2"}), false);
+        check::<ValidatingWebhookConfiguration>(&json!({"name": "holdfast"}), false);
+    }
 }

@@ -23,7 +23,7 @@ usage: cargo demo [--keep]
 
 Builds holdfast, starts a Kubernetes control plane on this machine (or uses the cluster of KUBECONFIG), and shows pods
 that keep their address over a rolling upgrade, lose it between ACS and ECS nodes, and lose it when its retention has
-run out. Takes about a minute and a half once everything is built.
+run out. Takes about a minute once everything is built.
 
   --keep   leaves the cluster and holdfast running at the end, until Ctrl-C, to look around with kubectl";
 
