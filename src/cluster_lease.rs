@@ -225,6 +225,8 @@ pub struct ClusterLease {
     me: String,
     instance: String,
     lease: Lease,
+    /// Whether it was taken from somebody who lives.
+    displaced: bool,
     /// When the last renewal that succeeded was sent, since boot.
     renewed: watch::Sender<Duration>,
 }
@@ -274,15 +276,12 @@ impl ClusterLease {
             let sent = since_boot();
             match bounded(write(&leases, &wanted, exists)).await {
                 Ok(lease) => {
-                    if displaced {
-                        // The other one finds out when it next renews; until then it serves too.
-                        tokio::time::sleep(RENEW_INTERVAL + RETRY_INTERVAL).await;
-                    }
                     return Ok(Self {
                         leases,
                         me: me.to_owned(),
                         instance,
                         lease,
+                        displaced,
                         renewed: watch::Sender::new(sent),
                     });
                 }
@@ -290,6 +289,14 @@ impl ClusterLease {
                     if status.code == 409 || status.is_not_found() => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// To be waited for before the cluster is served: whom the Lease was taken from finds out when they next renew it,
+    /// and serves until then.
+    pub async fn is_alone(&self) {
+        if self.displaced {
+            tokio::time::sleep(RENEW_INTERVAL + RETRY_INTERVAL).await;
         }
     }
 

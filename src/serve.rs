@@ -60,24 +60,41 @@ pub async fn run(
     descriptors::raise_limit();
     let access = kube_client::access(kubeconfig.as_deref()).await?;
     let started = tokio::select! {
+        // A Lease that was taken is given back below.
+        biased;
         started = start(&access, &config, take_over) => started?,
+        () = signals.stop() => return stopped_early(),
+    };
+    let bound = tokio::select! {
+        bound = bind(&started.lease, &config) => bound,
         () = signals.stop() => {
-            tracing::info!("told to stop before the cluster was served");
-            return Ok(());
+            give_back(started.lease).await;
+            return stopped_early();
         }
     };
-    serve(&access, config, started, &source, &mut signals).await
+    let listeners = match bound {
+        Ok(listeners) => listeners,
+        Err(error) => {
+            give_back(started.lease).await;
+            return Err(error.into());
+        }
+    };
+    tracing::info!(ledger = %config.ledger.display(), nodes = config.nodes.len(), "serving the cluster");
+    serve(&access, config, started, listeners, &source, &mut signals).await
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "it is how a run ends")]
+fn stopped_early() -> anyhow::Result<()> {
+    tracing::info!("told to stop before the cluster was served");
+    Ok(())
 }
 
 /// What a start has made certain: nobody else serves this ledger or this cluster.
 struct Started {
     client: Client,
-    /// Nodes' leases have connections of their own, as the cluster's has: pods must not hold up renewals.
-    heartbeats: Client,
     settings: Settings,
     ledger: Ledger,
     lease: ClusterLease,
-    listeners: Listeners,
 }
 
 async fn start(
@@ -91,41 +108,36 @@ async fn start(
     let ledger = Ledger::open(&config.ledger, settings.clone(), clock::wall())?;
     // Before the Lease is taken, which nobody renews while this waits for an answer.
     node::names::check(client.clone(), config).await?;
-    let heartbeats = kube_client::client(access)?;
-    let lease = ClusterLease::acquire(kube_client::client(access)?, ledger.id(), take_over).await?;
-    // Before a node is written: none must be published with a port of somebody else.
-    let listeners = match Listeners::bind(config).await {
-        Ok(listeners) => listeners,
-        Err(error) => {
-            give_back(lease).await;
-            return Err(error.into());
-        }
-    };
-    tracing::info!(ledger = %config.ledger.display(), nodes = config.nodes.len(), "serving the cluster");
+    // The lease has connections of its own: pods must not hold up its renewal.
+    let lane = kube_client::client(access)?;
+    let lease = ClusterLease::acquire(lane, ledger.id(), take_over).await?;
     Ok(Started {
         client,
-        heartbeats,
         settings,
         ledger,
         lease,
-        listeners,
     })
+}
+
+/// Before a node is written: none must be published with a port of somebody else.
+async fn bind(lease: &ClusterLease, config: &Config) -> Result<Listeners, kubelet::Error> {
+    lease.is_alone().await;
+    Listeners::bind(config).await
 }
 
 async fn serve(
     access: &kube_client::Access,
     config: Config,
     started: Started,
+    listeners: Listeners,
     source: &Path,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
     let Started {
         client,
-        heartbeats,
         settings,
         ledger,
         mut lease,
-        listeners,
     } = started;
     let metrics = Metrics::new(access.requests());
     let shutdown = CancellationToken::new();
@@ -135,7 +147,7 @@ async fn serve(
     let (changes, changed) = watch::channel(settings.clone());
     let mut nodes = tokio::spawn(node::run(
         client.clone(),
-        heartbeats,
+        kube_client::client(access)?,
         Arc::clone(&config),
         table.clone(),
         metrics.watches.clone(),

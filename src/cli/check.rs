@@ -61,7 +61,7 @@ pub(super) struct Args {
 /// directory may be that of another ledger.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "--yes with --ledger needs the configuration too, with -c: the hour of its retention decides when a repaired claim ends"
+    "--yes with --ledger needs the configuration too, with -c: its `retention.hour` decides when a repaired claim ends"
 )]
 pub(super) struct Unconfigured;
 
@@ -134,10 +134,11 @@ impl Subject {
             Some(kubeconfig) => {
                 let access = kube_client::access(Some(kubeconfig)).await?;
                 let client = kube_client::client(&access)?;
-                let configured = match (&args.cluster, &args.query.ledger) {
-                    (Some(id), _) => Some(id.as_str().into()),
-                    (None, None) => Config::load(args.query.config())?.cluster,
-                    (None, Some(_)) => None,
+                let names_none = args.query.ledger.is_some() && args.query.config.is_none();
+                let configured = match &args.cluster {
+                    Some(id) => Some(id.as_str().into()),
+                    None if names_none => None,
+                    None => Config::load(args.query.config())?.cluster,
                 };
                 let id = serve::cluster_id(configured.as_ref(), &client).await?;
                 Some((client, id))

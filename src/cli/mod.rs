@@ -138,7 +138,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
             || cause.is::<sim::Invalid>()
             || cause.is::<check::Unconfigured>()
     });
-    // What is told in the words of its cause is itself no cause.
+    // A transparent error hides the one that it tells from the chain.
     let is_invalid = matches!(
         error.downcast_ref::<FaultError>(),
         Some(FaultError::Invalid(_))

@@ -34,6 +34,7 @@ mod view;
 
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -58,10 +59,13 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let leases = tokio::spawn(lease::run(heartbeats, table.clone(), shutdown.clone()));
-    agent::run(api, &config, table, watches, shutdown).await;
-    if let Err(error) = leases.await
-        && error.is_panic()
-    {
-        std::panic::resume_unwind(error.into_panic());
-    }
+    let leases = leases.map(|ended| {
+        // At once, and not when everything stops: nobody would renew them until then.
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    });
+    tokio::join!(leases, agent::run(api, &config, table, watches, shutdown));
 }

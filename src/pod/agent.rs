@@ -45,9 +45,11 @@ pub use face::{Action, ForeignNode, Input, ObjectKey, Refused, Settings, StatusW
 
 /// Pods that are kept whole at most; the status of others is written by a patch. Each takes some 3 kB.
 const BASES_MAX: usize = 512;
-/// How often a pod is told that its zone has closed. Longer than the same event is not sent again for, of which only so
-/// many are remembered.
+/// How often a pod is told that its zone has closed. Longer than the recorder keeps silent about what it has said, for of
+/// thousands of pods it does not remember all.
 const STRANDED_AGAIN: SignedDuration = SignedDuration::from_mins(6);
+/// How many are told of it at once: a part of the events that may wait to be sent.
+const STRANDED_MAX: usize = 256;
 
 /// See the module.
 pub struct Agent {
@@ -57,6 +59,10 @@ pub struct Agent {
     pods: HashMap<PodUid, Box<Pod>>,
     /// Fixed-IP pods that are not on our nodes: unscheduled, or with somebody else.
     others: HashMap<PodUid, Other>,
+    /// Pods that are being given our toleration.
+    tolerating: HashSet<PodUid>,
+    /// Keys of pods that were refused it, until they were looked at again.
+    untolerated: collections::HashSet<PodKey>,
     /// All of both by their keys.
     keys: Keys,
     /// Nodes that shut down, and since when.
@@ -100,6 +106,8 @@ impl Agent {
             engine,
             pods: HashMap::new(),
             others: HashMap::new(),
+            tolerating: HashSet::new(),
+            untolerated: collections::HashSet::new(),
             keys: Keys::default(),
             shutdowns: HashMap::new(),
             names: Names::default(),
@@ -126,10 +134,7 @@ impl Agent {
             Input::Deleted(view) => self.deleted(now, &view),
             Input::Wrote(uid, result) => self.answered(now, &uid, result.map(Some)),
             Input::DeleteSent(uid, result) => self.answered(now, &uid, result.map(|()| None)),
-            // Whatever made it old or took the pod away is told by the watch.
-            Input::Tolerated(_, Ok(()) | Err(Refused::Stale | Refused::Gone)) => {}
-            // Nothing else may ever be told of a pod that no node takes.
-            Input::Tolerated(key, Err(Refused::Later)) => self.look(key),
+            Input::Tolerated(uid, key, result) => self.tolerated(&uid, key, result),
             Input::Looked(key, result) => self.looked(now, key, result),
             Input::NodeLooked(name, result) => self.node_looked(now, &name, result),
             Input::ObjectLooked(key, found) => self.object_looked(now, &key, found),
@@ -162,7 +167,7 @@ impl Agent {
     }
 
     /// Fixed-IP pods that must be in a zone and for which the scheduler finds no node there, if the zone has none
-    /// that is open. Each is named once in [`STRANDED_AGAIN`].
+    /// that is open. Each is named once in [`STRANDED_AGAIN`], and [`STRANDED_MAX`] at a time.
     pub fn stranded(
         &mut self,
         now: Timestamp,
@@ -170,6 +175,9 @@ impl Agent {
     ) -> Vec<(PodUid, PodKey, Zone)> {
         let mut stranded = Vec::new();
         for (uid, other) in &mut self.others {
+            if stranded.len() >= STRANDED_MAX {
+                break;
+            }
             if let Some(zone) = other
                 .stranded_in
                 .as_ref()
@@ -338,7 +346,10 @@ impl Agent {
         let looking = self.looking.remove(&key).unwrap_or_default();
         let Ok(found) = result else {
             self.tell(now, Event::LookFailed(key.clone()));
-            if looking.again || self.of_key(&key).any(|uid| self.unseen.contains(uid)) {
+            if looking.again
+                || self.untolerated.contains(&key)
+                || self.of_key(&key).any(|uid| self.unseen.contains(uid))
+            {
                 self.look(key);
             }
             return;
@@ -352,6 +363,7 @@ impl Agent {
             self.look(key);
             return;
         }
+        self.untolerated.remove(&key);
         let others = self
             .of_key(&key)
             .filter(|known| Some(*known) != uid.as_ref());

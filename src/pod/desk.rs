@@ -1,7 +1,8 @@
 //! Where requests about pods are made, and their answers handed on.
 //!
-//! Owns how many are under way, and that none is written without the cluster's Lease. What is asked, and what its answer
-//! means, is in [`super::api`] and the agent.
+//! Owns how many questions are under way, and what keeps a write from being sent without the cluster's Lease
+//! ([`fenced`]). How many writes there are the agent counts; what is asked, and what its answer means, is in
+//! [`super::api`] and the agent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,15 +13,24 @@ use tokio::sync::{Semaphore, mpsc};
 use super::agent::{Input, Refused};
 use crate::cluster_lease::Tenure;
 
-/// Questions and tolerations under way at once: each takes a connection, and a list may lack thousands of pods.
+/// Questions of a lane under way at once: each takes a connection, and a list may lack thousands of pods.
 const ASKED_MAX: usize = 64;
+
+/// Questions that wait for each other.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lane {
+    /// Looks at pods.
+    Pods,
+    /// All others, such as what a pod needs to start.
+    Others,
+}
 
 /// Where requests are made, and their answers handed on.
 pub(super) struct Desk {
     pub(super) client: Client,
     answers: mpsc::UnboundedSender<Input>,
-    /// See [`ASKED_MAX`].
-    places: Arc<Semaphore>,
+    /// [`ASKED_MAX`] of each lane.
+    places: [Arc<Semaphore>; 2],
 }
 
 impl Desk {
@@ -28,7 +38,7 @@ impl Desk {
         Self {
             client,
             answers,
-            places: Arc::new(Semaphore::new(ASKED_MAX)),
+            places: std::array::from_fn(|_| Arc::new(Semaphore::new(ASKED_MAX))),
         }
     }
 
@@ -48,12 +58,12 @@ impl Desk {
 
     /// Makes a request when a place is free, and hands its answer on after the pause that it comes with. Thousands may
     /// wait for a place, so what waits is not a request yet.
-    pub(super) fn ask<F>(&self, request: impl FnOnce(Client) -> F + Send + 'static)
+    pub(super) fn ask<F>(&self, lane: Lane, request: impl FnOnce(Client) -> F + Send + 'static)
     where
         F: Future<Output = (Input, Duration)> + Send + 'static,
     {
         let (answers, client) = (self.answers.clone(), self.client.clone());
-        let places = Arc::clone(&self.places);
+        let places = Arc::clone(&self.places[lane as usize]);
         tokio::spawn(async move {
             let place = places.acquire().await;
             let (input, pause) = Box::pin(request(client)).await;
@@ -117,7 +127,7 @@ mod tests {
         let (gate, asked) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
         for n in 0..QUESTIONS {
             let (gate, asked) = (Arc::clone(&gate), Arc::clone(&asked));
-            desk.ask(move |_| async move {
+            desk.ask(Lane::Pods, move |_| async move {
                 asked.fetch_add(1, Ordering::Relaxed);
                 gate.acquire().await.unwrap().forget();
                 let key = PodKey::new("default", &format!("web-{n}"));

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::agent::{Action, Agent, Figures, ForeignNode, Input, ObjectKey, Refused};
 use super::api;
 use super::core::Topic;
-use super::desk::{Desk, after_failure, fenced};
+use super::desk::{Desk, Lane, after_failure, fenced};
 use super::events::Recorder;
 use super::list_watch;
 use super::record::ProcessExit;
@@ -291,8 +291,8 @@ impl Shell {
                 }
                 Some(question) = questions.recv() => self.reply(question),
                 Some(input) = pods.next() => {
-                    if matches!(input, Input::ListDone) {
-                        self.look_at_nodes(shutdown).await;
+                    if matches!(input, Input::ListBegan) && !self.look_at_nodes(shutdown).await {
+                        return Ok(());
                     }
                     self.feed(input);
                 }
@@ -407,17 +407,22 @@ impl Shell {
         }));
     }
 
-    /// Before pods are started on a node that shuts down.
-    async fn look_at_nodes(&mut self, shutdown: &CancellationToken) {
+    /// Before a pod is seen that is on a node which shuts down: it must come to nothing there. Answers whether to go
+    /// on. The first page of the list is on its way meanwhile.
+    async fn look_at_nodes(&mut self, shutdown: &CancellationToken) -> bool {
         let table = self.table.clone();
         let listed = tokio::time::timeout(NODES_WAIT, table.listed());
-        if let Some(Err(_)) = shutdown.run_until_cancelled(listed).await {
+        let Some(listed) = shutdown.run_until_cancelled(listed).await else {
+            return false;
+        };
+        if listed.is_err() {
             tracing::warn!(
                 "pods are served although the API server has not told of the nodes: whether one of them shuts down is \
                  not known"
             );
         }
         self.look_for_shutdowns();
+        true
     }
 
     fn look_for_shutdowns(&mut self) {
@@ -484,12 +489,14 @@ impl Shell {
                 let result = fenced(&tenure, api::delete(&client, &key, &uid)).await;
                 Input::DeleteSent(uid, result)
             }),
-            Action::Tolerate(uid, key, version, patch) => self.desk.ask(|client| async move {
-                let request = api::tolerate(&client, &key, &uid, &version, patch);
-                let result = fenced(&tenure, request).await;
-                let pause = after_failure(&result, TOLERATE_AGAIN);
-                (Input::Tolerated(key, result), pause)
-            }),
+            Action::Tolerate(uid, key, version, patch) => {
+                self.desk.ask(Lane::Others, |client| async move {
+                    let request = api::tolerate(&client, &key, &uid, &version, patch);
+                    let result = fenced(&tenure, request).await;
+                    let pause = after_failure(&result, TOLERATE_AGAIN);
+                    (Input::Tolerated(uid, key, result), pause)
+                });
+            }
             Action::Look(key) => self.look(key),
             Action::LookNode(name) => self.look_node(name),
             Action::LookObject(key) => self.look_object(key),
@@ -504,7 +511,7 @@ impl Shell {
 
     /// The agent asks once at a time.
     fn look(&self, key: PodKey) {
-        self.desk.ask(|client| async move {
+        self.desk.ask(Lane::Pods, |client| async move {
             let result = api::look(&client, &key).await;
             let pause = after_failure(&result, ASK_AGAIN);
             (Input::Looked(key, result), pause)
@@ -515,7 +522,7 @@ impl Shell {
         if !self.nodes.insert(name.clone()) {
             return;
         }
-        self.desk.ask(|client| async move {
+        self.desk.ask(Lane::Others, |client| async move {
             let result: Result<Option<ForeignNode>, Refused> = api::look_node(&client, &name).await;
             let pause = after_failure(&result, ASK_AGAIN);
             (Input::NodeLooked(name, result), pause)
@@ -524,7 +531,7 @@ impl Shell {
 
     /// The agent asks once at a time.
     fn look_object(&self, key: ObjectKey) {
-        self.desk.ask(|client| async move {
+        self.desk.ask(Lane::Others, |client| async move {
             let found = api::look_object(&client, &key).await;
             (Input::ObjectLooked(key, found), Duration::ZERO)
         });

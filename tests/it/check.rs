@@ -204,8 +204,8 @@ async fn a_repair_of_a_ledger_by_its_file_needs_its_configuration_by_name() {
     assert_eq!(refused.status.code(), Some(2), "{refused:?}");
     assert_eq!(
         errors(&refused),
-        "holdfast: --yes with --ledger needs the configuration too, with -c: the hour of its \
-         retention decides when a repaired claim ends\n"
+        "holdfast: --yes with --ledger needs the configuration too, with -c: its \
+         `retention.hour` decides when a repaired claim ends\n"
     );
     let named = holdfast(&[&args[..], &["-c", &config]].concat()).await;
     assert_eq!(named.status.code(), Some(1), "there is no ledger");

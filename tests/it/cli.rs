@@ -283,3 +283,28 @@ fn nobody_listens() -> std::net::SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
 }
+
+#[tokio::test]
+async fn a_start_that_gets_no_answer_from_the_api_server_says_so() {
+    let dir = TempDir::new().unwrap();
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "mute",
+        "contexts": [{"name": "mute", "context": {"cluster": "mute", "user": "nobody"}}],
+        "clusters": [{"name": "mute", "cluster": {
+            "server": format!("http://{}", mute.local_addr().unwrap()),
+        }}],
+        "users": [{"name": "nobody", "user": {}}],
+    });
+    let write = |name: &str, text: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let kubeconfig = write("kubeconfig", kubeconfig.to_string());
+    let config = write("holdfast.yaml", two_zones("ledger: mute.db"));
+    let output = holdfast(&["run", "-c", &config, "--kubeconfig", &kubeconfig]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let words = "holdfast: the API server takes connections and gives no answer within 30 s";
+    assert!(errors(&output).contains(words), "{}", errors(&output));
+}

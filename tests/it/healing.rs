@@ -9,7 +9,7 @@ use holdfast_testbed::{Options, Proxy, Skew, eventually, lease_with};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod};
-use kube::api::{Api, DeleteParams, PostParams};
+use kube::api::{Api, DeleteParams};
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -163,37 +163,6 @@ async fn pods_that_the_node_controller_called_unready_are_ready_again_when_holdf
     .await
     .unwrap();
     two_pods_live_on(&scene, &before).await;
-}
-
-#[tokio::test]
-async fn a_holdfast_that_stood_still_while_another_ledger_took_its_place_writes_to_no_pod_any_more()
-{
-    let mut scene = Scene::start(&two_zones(&format!("profile: fast\n{NO_WEBHOOK}"))).await;
-    scene.create(&TestPod::fixed("web-0").on_node(NODE_B)).await;
-    scene.running("web-0").await;
-    let before = scene.written();
-    scene.freeze_until_the_lease_is_over().await;
-    // One to be started, and one to be ended.
-    scene.create(&TestPod::fixed("web-1").on_node(NODE_B)).await;
-    let gently = DeleteParams::default();
-    scene.pods().delete("web-0", &gently).await.unwrap();
-    let mut lease = scene.cluster_lease().await.unwrap();
-    lease.spec.as_mut().unwrap().holder_identity = Some("another".to_owned());
-    let leases = scene.cluster_leases();
-    leases
-        .replace("holdfast", &PostParams::default(), &lease)
-        .await
-        .unwrap();
-
-    scene.thaw();
-    assert_eq!(scene.ended().await.code(), Some(1), "{}", scene.log());
-    let log = scene.log();
-    let last = log.lines().last().unwrap();
-    assert!(
-        last.contains("lost the Lease kube-system/holdfast to ledger another"),
-        "{last}"
-    );
-    assert_eq!(scene.written(), before, "{log}");
 }
 
 /// How long the API server is away.

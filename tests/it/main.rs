@@ -8,6 +8,7 @@
 mod check;
 mod churn;
 mod cli;
+mod cluster_lease;
 mod crossing;
 mod encoding;
 mod explain;

@@ -1,11 +1,9 @@
-//! Node objects, their leases, and which process may serve a cluster.
+//! Node objects and their leases.
 
 use std::fmt::Debug;
-use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
 
-use holdfast_testbed::{Holdfast, eventually};
+use holdfast_testbed::eventually;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -28,7 +26,6 @@ fn node_leases(scene: &Scene) -> Api<Lease> {
     Api::namespaced(scene.client.clone(), "kube-node-lease")
 }
 
-/// The Lease that holds the cluster.
 async fn has_webhook(scene: &Scene) -> bool {
     let all: Api<MutatingWebhookConfiguration> = Api::all(scene.client.clone());
     all.get_opt("holdfast").await.unwrap().is_some()
@@ -506,7 +503,7 @@ async fn uninstall_needs_no_ledger_and_waits_out_a_lease_that_nobody_renews() {
 }
 
 /// Runs a command that must end with exit code 1, and gives what it says.
-async fn refused(scene: &Scene, args: &[&str]) -> String {
+pub(crate) async fn refused(scene: &Scene, args: &[&str]) -> String {
     let run = tokio::process::Command::new(program())
         .args(args)
         .env("KUBECONFIG", scene.plane.kubeconfig())
@@ -517,70 +514,4 @@ async fn refused(scene: &Scene, args: &[&str]) -> String {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     said.lines().last().unwrap().to_owned()
-}
-
-#[tokio::test]
-async fn a_second_process_on_the_same_ledger_is_refused() {
-    let scene = Scene::start(&two_zones(NO_WEBHOOK)).await;
-    let config = scene.config();
-    let refusal = refused(&scene, &["run", "-c", config.to_str().unwrap()]).await;
-    let sentence = format!(
-        "holdfast: another holdfast runs on the ledger {}: stop it, or give this one a ledger of its own",
-        scene.ledger().display()
-    );
-    assert_eq!(refusal, sentence);
-}
-
-/// The configuration of the scene with another ledger.
-fn second_config(scene: &Scene) -> PathBuf {
-    let dir = scene.dir.path();
-    let text = std::fs::read_to_string(scene.config()).unwrap();
-    let text = text.replace("holdfast.db", "second.db");
-    let path = dir.join("second.yaml");
-    std::fs::write(&path, text).unwrap();
-    path
-}
-
-#[tokio::test]
-async fn a_second_ledger_is_refused_until_it_takes_over_and_then_the_first_one_ends() {
-    let mut scene = Scene::start(&two_zones(NO_WEBHOOK)).await;
-    scene.create(&TestPod::fixed("web-0").on_node(NODE_B)).await;
-    let had = identity(&scene.running("web-0").await);
-    let holder = |lease: Option<Lease>| lease.unwrap().spec.unwrap().holder_identity.unwrap();
-    let first = holder(scene.cluster_lease().await);
-    let config = second_config(&scene);
-    let config = config.to_str().unwrap();
-    let refusal = refused(&scene, &["run", "-c", config]).await;
-    for words in [
-        format!("holdfast: ledger {first} serves this cluster"),
-        "stop that holdfast, or take its place with `holdfast run --take-over`".to_owned(),
-    ] {
-        assert!(refusal.contains(&words), "{refusal}");
-    }
-    let refusal = refused(&scene, &["uninstall", "-c", config]).await;
-    let words = format!("holdfast: nothing was removed: ledger {first} serves this cluster");
-    assert!(refusal.contains(&words), "{refusal}");
-    assert!(nodes(&scene).get_opt(NODE_B).await.unwrap().is_some());
-
-    let log = scene.dir.path().join("second.log");
-    let env = [("KUBECONFIG", scene.plane.kubeconfig())];
-    let args = ["run", "-c", config, "--take-over"];
-    let mut second = Holdfast::spawn(program(), args, env, &log).await.unwrap();
-    assert_eq!(scene.ended().await.code(), Some(1), "{}", scene.log());
-    let last = scene.log();
-    let last = last.lines().last().unwrap();
-    let words = "holdfast: lost the Lease kube-system/holdfast to ledger ";
-    assert!(last.starts_with(words), "{last}");
-
-    scene.create(&TestPod::fixed("web-1").on_node(NODE_B)).await;
-    let next = identity(&scene.running("web-1").await);
-    assert_ne!(
-        next.address, had.address,
-        "what runs is known to the second"
-    );
-    let lease = scene.cluster_lease().await;
-    assert_ne!(holder(lease), first);
-    let limit = Duration::from_secs(20);
-    assert!(second.sigterm_and_wait(limit).await.unwrap().success());
-    assert_eq!(scene.cluster_lease().await, None);
 }

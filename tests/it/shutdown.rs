@@ -76,7 +76,7 @@ async fn a_node_that_shuts_down_ends_its_pods_and_gives_the_fixed_ones_their_add
         .find(|one| one.type_ == "DisruptionTarget");
     let target = target.unwrap();
     assert_eq!(target.reason.as_deref(), Some("TerminationByKubelet"));
-    // Its controller has made it anew, and the scheduler finds it no place: its address is here.
+    // Its controller has made it anew, and the scheduler finds it no place: it selects this zone.
     let waits = scene
         .pod_with("web-0", "waits", |pod| {
             pod.metadata.uid != old.metadata.uid && pod_phase(pod) == "Pending"
@@ -122,4 +122,33 @@ async fn a_pod_whose_zone_shuts_down_is_not_pinned_and_comes_up_elsewhere() {
     assert_eq!(has.zone, ZONE_C);
     assert_ne!(has.address, had.address);
     scene.event(&pod, "FixedIPNotReused").await;
+}
+
+#[tokio::test]
+async fn a_pod_that_comes_onto_a_node_which_shuts_down_while_holdfast_is_away_is_rejected_too() {
+    let mut scene = Scene::start(&two_zones("profile: fast\nwebhook: {enabled: false}")).await;
+    annotate(&scene, json!("graceful")).await;
+    node_is(
+        &scene,
+        ["False", "KubeletNotReady", "node is shutting down"],
+    )
+    .await;
+    scene.stop().await;
+    for (name, of_host) in [("late", false), ("host", true)] {
+        let pod = TestPod::ordinary(name).on_node(NODE_B);
+        scene
+            .create(&pod.with(&json!({"hostNetwork": of_host})))
+            .await;
+    }
+    scene.spawn(&[]).await;
+    for name in ["late", "host"] {
+        let pod = scene
+            .pod_with(name, "is rejected", |pod| {
+                reason(pod) == Some("NodeShutdown")
+            })
+            .await;
+        let status = pod.status.unwrap();
+        assert_eq!(status.start_time, None, "{name} was never started");
+    }
+    scene.has_counts(&[("in_use", 0), ("retained", 0)]).await;
 }

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 pub(crate) use holdfast_testbed::free_ports_in_a_row;
 use holdfast_testbed::{Holdfast, Leased, Options, eventually, lease, lease_alone, lease_with};
-use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -245,12 +243,7 @@ impl Scene {
 
     /// Sends SIGHUP: the configuration file is read again.
     pub(crate) async fn hang_up(&self) {
-        let pid = self.holdfast.as_ref().unwrap().pid().to_string();
-        let kill = tokio::process::Command::new("kill")
-            .args(["-HUP", &pid])
-            .status()
-            .await;
-        assert!(kill.unwrap().success());
+        hang_up(self.holdfast.as_ref().unwrap().pid()).await;
     }
 
     pub(crate) fn log(&self) -> String {
@@ -277,36 +270,6 @@ impl Scene {
             )
         });
         Some(words.collect())
-    }
-
-    /// The Lease that the cluster's one holdfast holds.
-    pub(crate) async fn cluster_lease(&self) -> Option<Lease> {
-        self.cluster_leases().get_opt("holdfast").await.unwrap()
-    }
-
-    pub(crate) fn cluster_leases(&self) -> Api<Lease> {
-        Api::namespaced(self.client.clone(), "kube-system")
-    }
-
-    /// holdfast stands still from now on, and this waits until its Lease has run out.
-    pub(crate) async fn freeze_until_the_lease_is_over(&mut self) {
-        self.holdfast.as_mut().unwrap().freeze().unwrap();
-        eventually("the end of the Lease", PATIENCE, async || {
-            let lease = self.cluster_lease().await.ok_or("it is not there")?;
-            let spec = lease.spec.ok_or("it is empty")?;
-            let renewed = spec.renew_time.ok_or("it was never renewed")?.0;
-            let lasts_s = spec.lease_duration_seconds.ok_or("it has no duration")?;
-            let over = renewed + SignedDuration::from_secs(i64::from(lasts_s) + 1);
-            (over < Timestamp::now())
-                .then_some(())
-                .ok_or_else(|| format!("it lasts until {over}"))
-        })
-        .await
-        .unwrap();
-    }
-
-    pub(crate) fn thaw(&mut self) {
-        self.holdfast.as_mut().unwrap().thaw().unwrap();
     }
 
     pub(crate) fn pods(&self) -> Api<Pod> {
@@ -567,6 +530,14 @@ impl Scene {
 }
 
 /// A number that whoever runs the tests gives by a variable.
+pub(crate) async fn hang_up(pid: u32) {
+    let kill = tokio::process::Command::new("kill")
+        .args(["-HUP", &pid.to_string()])
+        .status()
+        .await;
+    assert!(kill.unwrap().success());
+}
+
 pub(crate) fn number(variable: &str) -> Option<u64> {
     let text = std::env::var(variable).ok()?;
     let parsed = text.parse();

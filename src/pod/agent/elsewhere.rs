@@ -39,6 +39,7 @@ impl Agent {
             && view.status.phase == Phase::Pending
             && meta.deletion_timestamp.is_none()
             && let Some(patch) = webhook::toleration_patch(&view.spec.tolerations)
+            && self.tolerating.insert(uid.clone())
         {
             let version = meta.resource_version.clone().unwrap_or_default();
             self.actions
@@ -78,6 +79,18 @@ impl Agent {
         }
         self.keys.insert(&other.key, uid.clone());
         self.others.insert(uid.clone(), other);
+    }
+
+    /// A pod that no node takes may never be told of again, so it is looked at until it has the toleration or is gone.
+    pub(super) fn tolerated(&mut self, uid: &PodUid, key: PodKey, result: Result<(), Refused>) {
+        self.tolerating.remove(uid);
+        match result {
+            Ok(()) | Err(Refused::Gone) => {}
+            Err(Refused::Stale | Refused::Later) => {
+                self.untolerated.insert(key.clone());
+                self.look(key);
+            }
+        }
     }
 
     pub(super) fn node_looked(

@@ -49,7 +49,7 @@ pub enum Input {
     /// A DELETE was answered.
     DeleteSent(PodUid, Result<(), Refused>),
     /// The toleration was added, or not.
-    Tolerated(PodKey, Result<(), Refused>),
+    Tolerated(PodUid, PodKey, Result<(), Refused>),
     /// A GET was answered: the pod of that name, if there is one.
     Looked(PodKey, Result<Option<Box<PodView>>, Refused>),
     /// A node that is not ours was looked at.

@@ -210,10 +210,12 @@ fn a_status_for_a_version_that_is_no_more_is_put_on_the_next_one_or_patched_at_o
 #[test]
 fn a_toleration_that_was_refused_is_added_once_the_api_server_takes_it() {
     let mut world = World::fast();
-    world
-        .api
-        .troubles
-        .extend([Trouble::Code(500), Trouble::NoAnswer].map(|trouble| (Verb::Tolerate, trouble)));
+    world.api.troubles.extend([
+        (Verb::Tolerate, Trouble::Code(500)),
+        (Verb::Get, Trouble::Code(500)),
+        (Verb::Get, Trouble::Unheard),
+        (Verb::Tolerate, Trouble::NoAnswer),
+    ]);
     let mut pod = unbound(fixed("web-0"));
     pod["spec"]["tolerations"] = json!([]);
     world.create(pod);

@@ -25,6 +25,8 @@ pub(super) const SECOND: SignedDuration = SignedDuration::from_secs(1);
 pub(super) const HOUR: SignedDuration = SignedDuration::from_hours(1);
 /// What the shell waits before it hands on that a question got no answer.
 const ASK_AGAIN: SignedDuration = SECOND;
+/// The same of a toleration that was refused.
+const TOLERATE_AGAIN: SignedDuration = SignedDuration::from_secs(5);
 
 /// Work for the ledger's writer.
 enum Work {
@@ -407,7 +409,7 @@ impl World {
             }
             Action::Tolerate(uid, key, _, step) => {
                 let answer = api.tolerate(&key, &uid, step).map(drop);
-                (self.now, Input::Tolerated(key, answer))
+                (self.now, Input::Tolerated(uid, key, answer))
             }
             Action::Look(key) => {
                 let answer = api.get(&key).map(boxed);
@@ -427,11 +429,10 @@ impl World {
             self.befalls("answer late");
         }
         at += self.latency;
-        if let Input::Looked(_, Err(_))
-        | Input::NodeLooked(_, Err(_))
-        | Input::Tolerated(_, Err(_)) = &input
-        {
-            at += ASK_AGAIN;
+        match &input {
+            Input::Looked(_, Err(_)) | Input::NodeLooked(_, Err(_)) => at += ASK_AGAIN,
+            Input::Tolerated(_, _, Err(_)) => at += TOLERATE_AGAIN,
+            _ => {}
         }
         self.answers.push_back((at, input));
     }

@@ -112,14 +112,12 @@ async fn interruptible<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     }
 }
 
-/// Ctrl-C, the end of a terminal, or `timeout`: what was measured until then is told all the same.
+/// Ctrl-C, or SIGTERM as `timeout` sends it. Not the end of a terminal: who starts this with `nohup` wants it to go on.
 async fn asked_to_stop() -> Result<()> {
-    let on = |kind| signal(kind).context("cannot listen to signals");
-    let (mut terminated, mut hung_up) = (on(SignalKind::terminate())?, on(SignalKind::hangup())?);
+    let mut terminated = signal(SignalKind::terminate()).context("cannot listen to signals")?;
     tokio::select! {
         interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot listen to signals"),
         _ = terminated.recv() => Ok(()),
-        _ = hung_up.recv() => Ok(()),
     }
 }
 
