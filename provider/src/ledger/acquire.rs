@@ -382,6 +382,7 @@ impl Op<'_> {
             ),
         )?;
         self.explained.clear();
+        self.free.take(eni.vswitch);
         let allocated = Allocated {
             vswitch: self.vswitch(eni.vswitch).id.clone(),
             fixed: claim.is_some(),

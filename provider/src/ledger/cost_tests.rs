@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::fault_tests::{begin, facts, ordinary, settings};
 use super::*;
 use crate::engine::PodFacts;
+use crate::settings::VSwitch;
 
 const FEW: usize = 16;
 const MANY: usize = 1024;
@@ -22,9 +23,15 @@ struct Counted {
 }
 
 impl Counted {
-    fn new(cidr: &str) -> Self {
+    fn new(cidrs: &[&str]) -> Self {
         let mut settings = settings();
-        settings.vswitches[0].cidr = cidr.parse().unwrap();
+        let first = settings.vswitches.remove(0);
+        let vswitches = cidrs.iter().enumerate().map(|(number, cidr)| VSwitch {
+            id: format!("vsw-{number}").into(),
+            cidr: cidr.parse().unwrap(),
+            ..first.clone()
+        });
+        settings.vswitches.extend(vswitches);
         let mut ledger = Ledger::in_memory(settings, begin()).unwrap();
         let steps = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&steps);
@@ -71,8 +78,8 @@ fn life(facts: PodFacts, takes_time: bool) -> Vec<Job> {
 }
 
 /// Steps of each job of three more pods when so many others stand and as many are gone and retained.
-fn beside(pods: usize, cidr: &str) -> Vec<u64> {
-    let mut counted = Counted::new(cidr);
+fn beside(pods: usize, cidrs: &[&str]) -> Vec<u64> {
+    let mut counted = Counted::new(cidrs);
     for index in 0..pods {
         counted.steps(Job::Acquire(facts(index)));
         for job in life(facts(pods + index), true) {
@@ -90,16 +97,24 @@ fn beside(pods: usize, cidr: &str) -> Vec<u64> {
 
 #[test]
 fn the_jobs_of_a_pod_cost_the_same_however_many_others_stand_or_are_retained() {
-    let (few, many) = (beside(FEW, "10.0.0.0/26"), beside(MANY, "10.0.0.0/20"));
-    println!("{few:?} steps beside {FEW} pods, {many:?} beside {MANY}");
-    for (few, many) in few.into_iter().zip(many) {
-        assert!(many <= few + few / 4, "{few} steps have become {many}");
+    for (small, large) in [
+        (&["10.0.0.0/26"] as &[_], &["10.0.0.0/20"] as &[_]),
+        (
+            &["10.0.0.0/26", "10.1.0.0/26"],
+            &["10.0.0.0/20", "10.1.0.0/20"],
+        ),
+    ] {
+        let (few, many) = (beside(FEW, small), beside(MANY, large));
+        println!("{small:?}: {few:?} steps beside {FEW} pods, {many:?} beside {MANY}");
+        for (few, many) in few.into_iter().zip(many) {
+            assert!(many <= few + few / 4, "{few} steps have become {many}");
+        }
     }
 }
 
 /// Steps of each portion of a pass over the past of so many pods, all of it too old.
 fn portions(pods: usize) -> Vec<u64> {
-    let mut counted = Counted::new("10.0.0.0/26");
+    let mut counted = Counted::new(&["10.0.0.0/26"]);
     for index in 0..pods {
         for job in life(ordinary(index), false) {
             counted.steps(job);

@@ -293,6 +293,11 @@ impl Op<'_> {
         self.tx
             .execute("DELETE FROM eni WHERE id = ?1", [facts.row])?;
         self.explained.clear();
+        if self.free.knows(facts.vswitch)
+            && self.address_state(facts.vswitch, facts.address)?.as_deref() == Some("free")
+        {
+            self.free.give(facts.vswitch);
+        }
         self.out.freed.push(self.vswitch(facts.vswitch).id.clone());
         Ok(())
     }

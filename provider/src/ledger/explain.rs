@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use crate::engine::{Creation, Node, Reason};
 use crate::id::{ClusterId, EniId, NodeType, PodKey, PodUid, VSwitchId, Zone};
+use crate::ledger::free::Free;
 use crate::ledger::history;
 use crate::ledger::op::{self, PodRow, time};
 use crate::ledger::plan::{
@@ -190,11 +191,13 @@ impl Reader {
         self.read("read what decides about a pod", |tx| {
             let now = history::now(tx, wall)?;
             let vswitches = pool::active(tx)?;
+            let free = Free::default();
             let rows = Rows {
                 tx,
                 now,
                 cluster: cluster.as_str(),
                 vswitches: &vswitches,
+                free: &free,
             };
             let outlook = |place| outlook(&rows, subject, place);
             Ok(Explanation {

@@ -19,6 +19,7 @@ mod face;
 #[cfg(test)]
 pub(crate) mod fault_tests;
 pub mod faults;
+mod free;
 mod gathering;
 pub mod history;
 mod import;
@@ -52,6 +53,7 @@ use crate::cloud::sim::{self, Failure, Simulator};
 use crate::cloud::{self, Request, Response};
 use crate::id::EniId;
 use crate::ledger::checkpoint::Checkpointer;
+use crate::ledger::free::Free;
 use crate::ledger::integrity::Inspection;
 use crate::ledger::op::{Explained, Op};
 use crate::settings::Settings;
@@ -88,6 +90,7 @@ pub struct Ledger {
     conn: Connection,
     settings: Settings,
     vswitches: Vec<pool::VSwitchRef>,
+    free: Free,
     simulator: Simulator,
     id: String,
     data_version: i64,
@@ -156,6 +159,7 @@ impl Ledger {
         });
         if !matches!(committed, Ok(Some(_))) {
             self.stands_at = stands_at;
+            self.free.forget();
         }
         if !self.conn.is_autocommit() {
             // The first error is the one to report; a rollback that fails as well adds nothing, and
@@ -171,6 +175,7 @@ impl Ledger {
         jobs: &[Job],
         undo: Undo,
     ) -> Result<Option<Batch>, Error> {
+        self.free.is_at(open::data_version(&self.conn)?);
         let now = open::advance_time(&Tx::new(&self.conn), wall)?;
         self.note_standstill(now, wall)?;
         let tx = Tx::new(&self.conn);
@@ -185,7 +190,7 @@ impl Ledger {
                 &tx,
                 now,
                 &self.settings,
-                &self.vswitches,
+                (&self.vswitches, &self.free),
                 &mut self.simulator,
                 &mut explained,
             );
@@ -197,6 +202,7 @@ impl Ledger {
             };
             if result.is_err() {
                 explained.clear();
+                self.free.forget();
                 tx.execute("ROLLBACK TO job", [])
                     .map_err(Error::sql("undo a job"))?;
             }
@@ -279,7 +285,7 @@ impl Ledger {
             &tx,
             now,
             &self.settings,
-            &self.vswitches,
+            (&self.vswitches, &self.free),
             &mut self.simulator,
             &mut explained,
         );
@@ -355,6 +361,17 @@ impl Ledger {
     pub(crate) fn number(&self, sql: &str) -> i64 {
         let answer = self.conn.query_row(sql, [], |row| row.get(0));
         answer.expect("the query answers with a number")
+    }
+
+    /// vSwitches of which another number of free addresses is known than there is.
+    pub(crate) fn miscounted(&self) -> Vec<i64> {
+        self.free.is_at(open::data_version(&self.conn).unwrap());
+        let known = self.free.known().into_iter();
+        let sql = "SELECT count(*) FROM address WHERE state = 'free' AND vswitch =";
+        known
+            .filter(|(row, free)| self.number(&format!("{sql} {row}")).cast_unsigned() != *free)
+            .map(|(row, _)| row)
+            .collect()
     }
 
     /// Whether the history is being looked through.

@@ -14,6 +14,7 @@ use crate::cloud::EniState;
 use crate::cloud::sim::Simulator;
 use crate::engine::{Assignment, Network, PodFacts};
 use crate::id::{ClientToken, ClusterId, EniId, InstanceId, Mac, PodKey, PodUid, VSwitchId};
+use crate::ledger::free::Free;
 use crate::ledger::plan::Rows;
 use crate::ledger::pool::VSwitchRef;
 use crate::ledger::{Counted, Job, Loaded, LoadedPod, Outcome, PodState};
@@ -28,6 +29,7 @@ pub(crate) struct Op<'a> {
     pub(crate) now: Timestamp,
     pub(crate) settings: &'a Settings,
     pub(crate) vswitches: &'a [VSwitchRef],
+    pub(crate) free: &'a Free,
     pub(crate) simulator: &'a mut Simulator,
     pub(crate) explained: &'a mut Explained,
     pub(crate) out: Outcome,
@@ -128,7 +130,7 @@ impl<'a> Op<'a> {
         tx: &'a Tx<'a>,
         now: Timestamp,
         settings: &'a Settings,
-        vswitches: &'a [VSwitchRef],
+        (vswitches, free): (&'a [VSwitchRef], &'a Free),
         simulator: &'a mut Simulator,
         explained: &'a mut Explained,
     ) -> Self {
@@ -137,6 +139,7 @@ impl<'a> Op<'a> {
             now,
             settings,
             vswitches,
+            free,
             simulator,
             explained,
             out: Outcome::default(),
@@ -225,6 +228,7 @@ impl<'a> Op<'a> {
             now: self.now,
             cluster: self.cluster(),
             vswitches: self.vswitches,
+            free: self.free,
         }
     }
 

@@ -10,6 +10,7 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use uuid::Uuid;
 
 use crate::cloud::sim::Simulator;
+use crate::ledger::free::Free;
 use crate::ledger::integrity::{self, Inspection, Seen};
 use crate::ledger::{Error, Ledger, faults, journal, pool, schema};
 use crate::settings::Settings;
@@ -137,6 +138,7 @@ impl Ledger {
             conn,
             settings,
             vswitches,
+            free: Free::default(),
             simulator,
             id,
             data_version,
@@ -164,6 +166,7 @@ impl Ledger {
         sql::commit(&tx).map_err(Error::sql("commit"))?;
         drop(tx);
         self.vswitches = vswitches;
+        self.free.forget();
         self.settings = settings;
         let cloud = faults::added_to(&self.settings.cloud, &Tx::new(&self.conn))?;
         self.simulator.set_config(cloud);

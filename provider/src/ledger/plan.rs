@@ -11,6 +11,7 @@ use rusqlite::Result;
 use crate::engine::{Creation, Node};
 use crate::id::{NodeType, PodKey, PodUid, VSwitchId};
 use crate::ledger::carrier;
+use crate::ledger::free::Free;
 use crate::ledger::op::{self, PodRow, time};
 use crate::ledger::pool::VSwitchRef;
 use crate::policy::eni::{State, Target};
@@ -26,6 +27,7 @@ pub(crate) struct Rows<'a> {
     pub(crate) now: Timestamp,
     pub(crate) cluster: &'a str,
     pub(crate) vswitches: &'a [VSwitchRef],
+    pub(crate) free: &'a Free,
 }
 
 /// Whether anything is still to be decided about a pod.
@@ -126,7 +128,7 @@ impl<'a> Rows<'a> {
         let allowed = if asks.foreign {
             Ok(Vec::new())
         } else {
-            placement::allowed(zone, asks.vswitches, &self.candidates(zone)?)
+            placement::allowed(zone, asks.vswitches, &self.candidates(asks)?)
         };
         let mut claim = self.open_claim(asks.key)?;
         if let Some(claim) = &mut claim

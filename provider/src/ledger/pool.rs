@@ -12,7 +12,7 @@ use rusqlite::types::Type;
 use crate::id::{PodKey, VSwitchId, Zone};
 use crate::ledger::Error;
 use crate::ledger::op::{Op, time};
-use crate::ledger::plan::Rows;
+use crate::ledger::plan::{Asks, Rows};
 use crate::policy::placement::Candidate;
 use crate::policy::pool::{Counts, Exhausted, NextRelease};
 use crate::settings::{Settings, VSwitch};
@@ -256,18 +256,19 @@ pub(crate) fn next_release(tx: &Tx<'_>, row: i64) -> Result<Option<NextRelease>>
 
 impl Rows<'_> {
     /// The configured vSwitches as the placement policy wants them. Free addresses are counted
-    /// only where more than one vSwitch of the zone makes the count matter.
-    pub(super) fn candidates(&self, zone: &Zone) -> Result<Vec<Candidate>> {
-        let rivals = self
+    /// only where more than one vSwitch of the zone makes the count matter, and the pod names none.
+    pub(super) fn candidates(&self, asks: &Asks<'_>) -> Result<Vec<Candidate>> {
+        let zone = &asks.node.zone;
+        let in_zone = self
             .vswitches
             .iter()
             .filter(|vswitch| vswitch.zone == *zone)
-            .count()
-            > 1;
+            .count();
+        let matters = in_zone > 1 && asks.vswitches.is_empty();
         self.vswitches
             .iter()
             .map(|vswitch| {
-                let count = rivals && vswitch.zone == *zone;
+                let count = matters && vswitch.zone == *zone;
                 let free = if count { self.free(vswitch.row)? } else { 0 };
                 Ok(Candidate {
                     id: vswitch.id.clone(),
@@ -280,7 +281,8 @@ impl Rows<'_> {
 
     fn free(&self, row: i64) -> Result<u64> {
         let sql = "SELECT count(*) FROM address WHERE vswitch = ?1 AND state = 'free'";
-        Ok(self.tx.row(sql, [row], |row| row.get(0))?.unwrap_or(0))
+        let count = || Ok(self.tx.row(sql, [row], |row| row.get(0))?.unwrap_or(0));
+        self.free.of(row, count)
     }
 
     /// The least recently used free address of the first vSwitch that has one.

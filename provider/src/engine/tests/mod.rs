@@ -164,6 +164,7 @@ impl Drop for World {
         if !std::thread::panicking() {
             let found = self.ledger.check().unwrap();
             assert!(found.is_empty(), "{found:#?}");
+            assert_eq!(self.ledger.miscounted(), Vec::<i64>::new());
         }
     }
 }

@@ -449,10 +449,11 @@ impl Play {
         self.look_at_rows()?;
         self.judge_networks()?;
         let found = self.world.ledger.invariants().unwrap();
-        if found.is_empty() {
+        let miscounted = self.world.ledger.miscounted();
+        if found.is_empty() && miscounted.is_empty() {
             Ok(())
         } else {
-            Err(format!("{found:#?}"))
+            Err(format!("{found:#?}, miscounted: {miscounted:?}"))
         }
     }
 
