@@ -8,9 +8,10 @@ use rusqlite::Result;
 
 use crate::cloud::sim::{Adoption, Failure};
 use crate::engine::{PodFacts, Published, Reason};
+use crate::id::PodUid;
 use crate::ledger::Blocked;
 use crate::ledger::acquire::Accepted;
-use crate::ledger::op::Op;
+use crate::ledger::op::{EniFacts, Op};
 use crate::ledger::plan::{OpenClaim, accepted_hours};
 use crate::ledger::pool::VSwitchRef;
 use crate::policy::retained::Close;
@@ -61,7 +62,7 @@ impl Op<'_> {
             self.end(&claim, Close::Disproved, &pod.uid)?;
         }
         let state = self.address_state(vswitch.row, address)?;
-        if state.as_deref() == Some("free") {
+        if let Some("free" | "excluded") = state.as_deref() {
             return self.take_in(pod, published, &accepted, vswitch);
         }
         if self.is_given_up(vswitch.row, address)? {
@@ -79,19 +80,18 @@ impl Op<'_> {
         Ok(())
     }
 
-    /// Whether the address is free as soon as the cloud has detached and deleted its ENI.
+    /// Whether the address is nobody's as soon as the cloud has detached and deleted its ENI.
     fn is_given_up(&self, vswitch: i64, address: Ipv4Addr) -> Result<bool> {
         let given_up = self.tx.row(
             "SELECT 1 FROM address a LEFT JOIN pod p ON p.uid = a.pod WHERE a.vswitch = ?1 AND a.addr = ?2 \
-             AND a.barred = 0 AND a.claim IS NULL \
-             AND (a.state = 'detaching' OR (p.gone_ms IS NOT NULL AND p.cluster = ?3))",
+             AND a.claim IS NULL AND (a.state = 'detaching' OR (p.gone_ms IS NOT NULL AND p.cluster = ?3))",
             (vswitch, u32::from(address), self.cluster()),
             |_| Ok(()),
         )?;
         Ok(given_up.is_some())
     }
 
-    /// The free address that the pod shows becomes its own, with the ENI that the cloud has there.
+    /// The address that the pod shows and nobody has becomes its own, with the ENI that the cloud has there.
     fn take_in(
         &mut self,
         pod: &PodFacts,
@@ -105,7 +105,7 @@ impl Op<'_> {
         self.accept(pod, accepted, Some(eni.row))?;
         let hours = accepted.hours;
         let claim = hours.map(|hours| self.new_claim(pod, hours)).transpose()?;
-        self.bind_address(&eni, &pod.uid, claim, "imported")?;
+        self.bind_imported(&eni, &pod.uid, claim)?;
         let adoption = Adoption {
             token: eni.token.clone(),
             id: published.eni.clone(),
@@ -131,6 +131,25 @@ impl Op<'_> {
             }
         }
         self.report(&pod.uid)
+    }
+
+    /// Whoever excludes an address that is in use wants it to leave at its release, and not before.
+    fn bind_imported(&mut self, eni: &EniFacts, uid: &PodUid, claim: Option<i64>) -> Result<()> {
+        let why = "imported";
+        let address = (eni.vswitch, u32::from(eni.address));
+        let excluded = self.tx.execute(
+            "UPDATE OR FAIL address SET state = 'free', barred = 0, gen = gen + 1, since_ms = ?3, why = ?4 \
+             WHERE vswitch = ?1 AND addr = ?2 AND state = 'excluded'",
+            (address.0, address.1, self.now_ms(), why),
+        )?;
+        if excluded == 0 {
+            return self.bind_address(eni, uid, claim, why);
+        }
+        self.free.give(eni.vswitch);
+        self.bind_address(eni, uid, claim, why)?;
+        let sql = "UPDATE OR FAIL address SET barred = 1 WHERE vswitch = ?1 AND addr = ?2";
+        self.tx.execute(sql, address)?;
+        Ok(())
     }
 
     /// A claim that had run out by the clock of an older ledger, and that a pod has all the same:

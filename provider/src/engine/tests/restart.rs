@@ -212,6 +212,27 @@ fn running(world: &mut World, address: Ipv4Addr) -> PodUid {
 }
 
 #[test]
+fn a_running_pod_of_a_lost_ledger_keeps_an_address_that_is_excluded_by_now_until_it_lets_go() {
+    for cloud in [Config::default(), slow_cloud()] {
+        let mut settings = settings("192.168.1.0/24", cloud);
+        settings.vswitches[0].exclude = vec![([192, 168, 1, 9].into(), [192, 168, 1, 9].into())];
+        let mut world = World::with(settings);
+        assert_eq!(world.count("vsw-b", "excluded"), 1);
+        let pod = running(&mut world, [192, 168, 1, 9].into());
+        world.restart();
+        world.pass(SECOND * 5);
+        assert_eq!(world.refusals, Vec::<String>::new());
+        assert_eq!(world.address(&pod).to_string(), "192.168.1.9");
+        assert_eq!(world.count("vsw-b", "excluded"), 0);
+        world.delete(&pod);
+        world.pass(SECOND * 5);
+        assert_eq!(world.count("vsw-b", "retained"), 1);
+        world.pass(HOUR * 49);
+        assert_eq!(world.count("vsw-b", "excluded"), 1);
+    }
+}
+
+#[test]
 fn an_older_ledger_in_which_the_claim_ran_out_gives_the_running_pod_its_own_address() {
     let mut world = World::new();
     let old = world.create(&Wish {

@@ -121,6 +121,25 @@ fn a_pod_that_shows_the_address_of_one_that_has_gone_since_the_backup_keeps_it()
 }
 
 #[test]
+fn a_pod_that_shows_an_address_excluded_since_the_backup_keeps_it_until_it_lets_go() {
+    for cloud in [Config::default(), slow_cloud()] {
+        let restore = |world: &mut World, backup: &Backup| {
+            let mut excluding = world.ledger.settings().clone();
+            excluding.vswitches[0].exclude[0].0 = [192, 168, 1, 1].into();
+            world.ledger.reconfigure(excluding, world.now).unwrap();
+            backup.restore(world);
+        };
+        let (mut world, pod) = restored_to(cloud, restore);
+        world.pass(SECOND * 10);
+        assert_eq!(world.refusals, Vec::<String>::new());
+        assert_eq!(world.address(&pod).to_string(), "192.168.1.1");
+        world.delete(&pod);
+        world.pass(SECOND * 5);
+        assert_eq!(world.count("vsw-b", "excluded"), 4);
+    }
+}
+
+#[test]
 fn a_start_that_waits_for_an_address_asks_for_it_ever_more_seldom() {
     let cloud = Config {
         detach: SECOND * 90,
