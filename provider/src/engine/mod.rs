@@ -90,6 +90,9 @@ enum Stage {
     /// Running pods are to be imported, and the addresses that they show may be those of pods that the
     /// list lacks: these are looked for first, and those that are gone let go.
     Looking,
+    /// Claims of an older ledger may stand for addresses that other pods show: of so many running pods it is still
+    /// to be told that their own addresses disprove one.
+    Disproving(usize),
     /// So many running pods are still being imported.
     Importing(usize),
     /// Pods are served.

@@ -364,22 +364,30 @@ impl Engine {
 
     /// They come first; see [`Stage`].
     pub(super) fn start_imports(&mut self) {
+        self.import_all(Stage::Disproving);
+        self.go_on_when_imported();
+    }
+
+    fn import_all(&mut self, stage: impl FnOnce(usize) -> Stage) {
         let imports: Vec<(PodUid, PodFacts)> = self
             .imports()
             .map(|(uid, facts)| (uid.clone(), facts.clone()))
             .collect();
-        self.stage = Stage::Importing(imports.len());
+        self.stage = stage(imports.len());
         for (uid, facts) in imports {
             self.import(uid, facts);
         }
-        self.serve_when_imported();
     }
 
     fn import(&mut self, uid: PodUid, facts: PodFacts) {
         if let Some(pod) = self.pods.get_mut(&uid) {
             pod.busy = true;
         }
-        self.commit(Context::Import(uid), Job::Import(facts));
+        let job = match self.stage {
+            Stage::Disproving(_) => Job::Disprove,
+            _ => Job::Import,
+        };
+        self.commit(Context::Import(uid), job(facts));
     }
 
     pub(super) fn import_done(&mut self, now: Timestamp, uid: &PodUid) {
@@ -389,20 +397,26 @@ impl Engine {
             return;
         }
         self.rest(uid);
+        let is_imported = matches!(self.stage, Stage::Importing(_));
         if let Some(pod) = self.pods.get_mut(uid) {
             pod.attempts = 0;
-            pod.have.row = true;
-            pod.have.acquired = true;
-            pod.keep_wish();
-            pod.facts = None;
+            if is_imported {
+                pod.have.row = true;
+                pod.have.acquired = true;
+                pod.keep_wish();
+                pod.facts = None;
+            }
         }
-        if let Stage::Importing(left) = &mut self.stage {
+        if let Stage::Disproving(left) | Stage::Importing(left) = &mut self.stage {
             *left -= 1;
         }
-        self.serve_when_imported();
+        self.go_on_when_imported();
     }
 
-    fn serve_when_imported(&mut self) {
+    fn go_on_when_imported(&mut self) {
+        if self.stage == Stage::Disproving(0) {
+            self.import_all(Stage::Importing);
+        }
         if self.stage != Stage::Importing(0) {
             return;
         }

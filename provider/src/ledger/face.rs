@@ -17,7 +17,10 @@ pub enum Job {
     Acquire(PodFacts),
     /// The same, where others have waited longer for the free addresses of these vSwitches.
     AcquireBehind(PodFacts, Vec<VSwitchId>),
-    /// A running pod of ours shows an address that the ledger does not know.
+    /// A running pod of ours shows an address that the ledger does not know: the claim of its key ends unless it is of
+    /// that address. To be asked of all such pods before any of them is imported.
+    Disprove(PodFacts),
+    /// The pod gets the address that it shows.
     Import(PodFacts),
     /// A fixed-IP pod is bound to an ECS node that is not ours.
     SeenOnEcs(PodFacts),
@@ -74,6 +77,7 @@ impl Job {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Acquire(_) | Self::AcquireBehind(..) => "acquire",
+            Self::Disprove(_) => "disprove",
             Self::Import(_) => "import",
             Self::SeenOnEcs(_) => "seen_on_ecs",
             Self::Deleted(..) => "deleted",

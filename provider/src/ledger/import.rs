@@ -11,12 +11,37 @@ use crate::engine::{PodFacts, Published, Reason};
 use crate::id::PodUid;
 use crate::ledger::Blocked;
 use crate::ledger::acquire::Accepted;
-use crate::ledger::op::{EniFacts, Op};
-use crate::ledger::plan::{OpenClaim, accepted_hours};
+use crate::ledger::op::{EniFacts, Op, PodRow};
+use crate::ledger::plan::{OpenClaim, Standing, accepted_hours};
 use crate::ledger::pool::VSwitchRef;
 use crate::policy::retained::Close;
 
-impl Op<'_> {
+impl<'a> Op<'a> {
+    /// Ends the claim of the pod's key if the pod runs with another address: whoever shows the address of that claim
+    /// is to find it given up. Ends nothing while the ENI of an older pod of the key is not detached: to be asked again
+    /// then.
+    pub(super) fn disprove(&mut self, pod: &PodFacts) -> Result<()> {
+        let Some(published) = &pod.published else {
+            return Ok(());
+        };
+        let Standing::Asks(known) = self.rows().standing(&pod.uid, pod.created.at)? else {
+            return Ok(());
+        };
+        self.supersede(pod)?;
+        if kept_hours(pod, known.as_ref()).is_none() || self.around(published.address).is_none() {
+            return Ok(());
+        }
+        let claim = self.open_claim(&pod.key)?;
+        match claim.filter(|claim| claim.address != published.address) {
+            Some(claim) if claim.facts.holder.is_some() => {
+                self.wait_for_older(pod, &claim);
+                Ok(())
+            }
+            Some(claim) => self.end(&claim, Close::Disproved, &pod.uid),
+            None => Ok(()),
+        }
+    }
+
     /// Makes the rows of a pod that runs with an address of its own, or refuses to start. A pod that
     /// waits in an older ledger stays accepted as it was. Makes no rows while the ENI of an older pod of
     /// its key is not detached, or the cloud has not taken back the address from a pod that is gone: to be
@@ -31,19 +56,14 @@ impl Op<'_> {
         // Whoever had the name before is gone, and holds at most what is not detached yet.
         self.supersede(pod)?;
         let address = published.address;
-        let inside = self
-            .vswitches
-            .iter()
-            .find(|vswitch| vswitch.cidr.contains(&address));
-        let Some(vswitch) = inside else {
+        let Some(vswitch) = self.around(address) else {
             self.out.refusal = Some(format!(
                 "the running pod {} (uid {}) has {address}, which is in no configured vSwitch: configure its vSwitch, or delete the pod",
                 pod.key, pod.uid
             ));
             return Ok(());
         };
-        let hours = accepted_hours(&pod.opt_in, known.as_ref())
-            .filter(|_| pod.node.node_type.keeps_addresses());
+        let hours = kept_hours(pod, known.as_ref());
         let accepted = Accepted {
             is_known: known.is_some(),
             names: known.map_or_else(|| self.names(pod), |row| row.names),
@@ -51,8 +71,7 @@ impl Op<'_> {
         };
         if let Some(claim) = self.open_claim(&pod.key)?.filter(|_| hours.is_some()) {
             if claim.facts.holder.is_some() {
-                let note = format!("an older pod of the name still has {}", claim.address);
-                self.wait(&pod.uid, Reason::FixedIPWaiting, note, Blocked::Key);
+                self.wait_for_older(pod, &claim);
                 return Ok(());
             }
             if claim.address == address {
@@ -78,6 +97,17 @@ impl Op<'_> {
             state.as_deref().unwrap_or("reserved by the VPC")
         ));
         Ok(())
+    }
+
+    fn wait_for_older(&mut self, pod: &PodFacts, claim: &OpenClaim) {
+        let note = format!("an older pod of the name still has {}", claim.address);
+        self.wait(&pod.uid, Reason::FixedIPWaiting, note, Blocked::Key);
+    }
+
+    /// The vSwitch in which an address is.
+    fn around(&self, address: Ipv4Addr) -> Option<&'a VSwitchRef> {
+        let mut vswitches = self.vswitches.iter();
+        vswitches.find(|vswitch| vswitch.cidr.contains(&address))
     }
 
     /// Whether the address is nobody's as soon as the cloud has detached and deleted its ENI.
@@ -162,4 +192,9 @@ impl Op<'_> {
         )?;
         Ok(())
     }
+}
+
+/// The hours for which the pod's address is kept after it.
+fn kept_hours(pod: &PodFacts, known: Option<&PodRow>) -> Option<u32> {
+    accepted_hours(&pod.opt_in, known).filter(|_| pod.node.node_type.keeps_addresses())
 }

@@ -151,6 +151,7 @@ impl<'a> Op<'a> {
         match job {
             Job::Acquire(pod) => self.acquire(pod, &[]),
             Job::AcquireBehind(pod, awaited) => self.acquire(pod, awaited),
+            Job::Disprove(pod) => self.disprove(pod),
             Job::Import(pod) => self.import(pod),
             Job::SeenOnEcs(pod) => self.seen_on_ecs(pod),
             Job::Deleted(uid, at) => self.deleted(uid, *at),

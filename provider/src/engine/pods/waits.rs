@@ -54,7 +54,8 @@ impl Engine {
             self.rest(uid);
             let facts = self.pods.get(uid);
             let facts = facts.and_then(|pod| pod.facts.as_deref().cloned());
-            match facts.filter(|_| matches!(self.stage, Stage::Importing(_))) {
+            let is_import = matches!(self.stage, Stage::Disproving(_) | Stage::Importing(_));
+            match facts.filter(|_| is_import) {
                 Some(facts) => self.import(uid.clone(), facts),
                 None => self.wake(uid),
             }

@@ -88,6 +88,41 @@ fn a_pod_that_waited_for_the_old_one_of_its_name_when_the_backup_was_made_has_it
     assert_eq!(world.claims()[0].holder.as_ref(), Some(&pod));
 }
 
+#[test]
+fn pods_that_have_swapped_their_fixed_addresses_since_the_backup_keep_what_they_show() {
+    let cases =
+        [Config::default(), slow_cloud()].map(|cloud| [(cloud.clone(), true), (cloud, false)]);
+    for (cloud, run_in_backup) in cases.into_iter().flatten() {
+        let mut settings = settings("192.168.1.0/29", cloud);
+        settings.vswitches[0].exclude = vec![([192, 168, 1, 3].into(), [192, 168, 1, 4].into())];
+        let mut world = World::with(settings);
+        let short = |name| Wish {
+            hours: Some(1),
+            ..fixed(name)
+        };
+        let old = ["web-0", "web-1"].map(|name| world.create(&short(name)));
+        world.pass(SECOND * 5);
+        let had = old.each_ref().map(|pod| world.address(pod));
+        let mut backup = Backup::of(&world);
+        for pod in &old {
+            world.delete(pod);
+        }
+        world.pass(SECOND * 5);
+        if !run_in_backup {
+            backup = Backup::of(&world);
+        }
+        world.pass(HOUR * 2);
+        let new = ["web-1", "web-0"].map(|name| world.create(&short(name)));
+        world.pass(SECOND * 5);
+        assert_eq!(new.each_ref().map(|pod| world.address(pod)), had);
+
+        backup.restore(&mut world);
+        world.pass(SECOND * 20);
+        assert_eq!(world.refusals, Vec::<String>::new());
+        assert_eq!(new.each_ref().map(|pod| world.address(pod)), had);
+    }
+}
+
 /// A pool of one, whose address the backup has as that of a pod that has gone since. Another pod has
 /// it now, and the backup is restored.
 fn restored_to(cloud: Config, restore: impl FnOnce(&mut World, &Backup)) -> (World, PodUid) {
