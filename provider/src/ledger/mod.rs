@@ -188,7 +188,7 @@ impl Ledger {
             }
             let op = Op::new(
                 &tx,
-                now,
+                (now, wall),
                 &self.settings,
                 (&self.vswitches, &self.free),
                 &mut self.simulator,
@@ -283,7 +283,7 @@ impl Ledger {
         let mut explained = Explained::new();
         let op = Op::new(
             &tx,
-            now,
+            (now, wall),
             &self.settings,
             (&self.vswitches, &self.free),
             &mut self.simulator,

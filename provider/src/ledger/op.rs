@@ -27,6 +27,8 @@ use crate::sql::Tx;
 pub(crate) struct Op<'a> {
     pub(crate) tx: &'a Tx<'a>,
     pub(crate) now: Timestamp,
+    /// The wall clock, which ledger time is ahead of after a clock that was wrong.
+    pub(crate) wall: Timestamp,
     pub(crate) settings: &'a Settings,
     pub(crate) vswitches: &'a [VSwitchRef],
     pub(crate) free: &'a Free,
@@ -128,7 +130,7 @@ impl EniFacts {
 impl<'a> Op<'a> {
     pub(crate) fn new(
         tx: &'a Tx<'a>,
-        now: Timestamp,
+        (now, wall): (Timestamp, Timestamp),
         settings: &'a Settings,
         (vswitches, free): (&'a [VSwitchRef], &'a Free),
         simulator: &'a mut Simulator,
@@ -137,6 +139,7 @@ impl<'a> Op<'a> {
         Self {
             tx,
             now,
+            wall,
             settings,
             vswitches,
             free,

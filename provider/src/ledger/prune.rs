@@ -93,7 +93,8 @@ impl Op<'_> {
     /// Forgets a portion, and tells where the next one begins unless the pass is through.
     pub(super) fn prune(&mut self, portion: &Portion) -> Result<()> {
         let days = i64::from(self.settings.history_days);
-        let before_ms = self.now_ms() - days * 24 * 3_600_000;
+        let now = self.now.min(self.wall);
+        let before_ms = now.as_millisecond() - days * 24 * 3_600_000;
         // Before anything is missing.
         let sql = "UPDATE ledger SET history_from_ms = ?1 WHERE history_from_ms < ?1";
         self.tx.execute(sql, [before_ms])?;

@@ -8,6 +8,7 @@ use crate::id::{ClusterId, PodKey, PodUid};
 use crate::ledger::eni::Exists;
 use crate::ledger::op::{EniFacts, Op, PodRow, time};
 use crate::ledger::{ClaimRef, Due};
+use crate::policy::clock::JUMP;
 use crate::policy::eni::Target;
 use crate::policy::retained::Close;
 use crate::policy::retention;
@@ -107,6 +108,20 @@ impl Op<'_> {
             ),
         )?;
         Ok(())
+    }
+
+    /// From when on a pod counts as deleted whose deletion nobody saw: from now, also where ledger time is ahead of that.
+    /// A wall clock that is behind the newest pod is wrong itself, and its time would end a retention too early.
+    fn absent_at(&self) -> Result<Timestamp> {
+        if self.now <= self.wall {
+            return Ok(self.now);
+        }
+        let sql = "SELECT max(created_ms) FROM pod_log";
+        let newest: Option<Option<i64>> = self.tx.row(sql, [], |row| row.get(0))?;
+        let is_behind = newest
+            .flatten()
+            .is_some_and(|ms| time(ms) > self.wall + JUMP);
+        Ok(if is_behind { self.now } else { self.wall })
     }
 
     /// The pod's containers have ended: its ENI may be detached. Ends the attempts to make one.
@@ -242,7 +257,7 @@ impl Op<'_> {
                 Some((claim, is_unseen)) => {
                     if is_unseen {
                         // The clock starts now that the absence is known.
-                        self.start_clock(pod, self.now)?;
+                        self.start_clock(pod, self.absent_at()?)?;
                     }
                     self.retain(pod, &facts, claim)?;
                 }
@@ -252,7 +267,7 @@ impl Op<'_> {
             }
         } else if pod.hours.is_some() && !pod.deleted {
             // It waited, was accepted, and vanished unseen: its end is now.
-            self.start_clock(pod, self.now)?;
+            self.start_clock(pod, self.absent_at()?)?;
         }
         self.out.released.push(pod.key.clone());
         Ok(())

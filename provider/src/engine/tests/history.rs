@@ -188,6 +188,18 @@ fn nothing_is_forgotten_while_the_clock_cannot_be_relied_on() {
 }
 
 #[test]
+fn ledger_time_that_is_far_ahead_of_the_clock_forgets_nothing() {
+    let mut desk = Desk::new(Config::default());
+    let begin = desk.world.now;
+    let pod = desk.world.create(&ordinary("job"));
+    let address = desk.world.address(&pod);
+    let ahead = begin + HOUR * 24 * 60;
+    desk.world.ledger.commit(ahead, &[]).unwrap();
+    desk.world.pass(SECOND * 120);
+    assert_eq!(had(&desk, address, begin).1, pod);
+}
+
+#[test]
 fn the_kept_history_begins_where_pruning_has_cut_it() {
     let mut desk = Desk::new(Config::default());
     let pod = desk.world.create(&ordinary("job"));

@@ -42,6 +42,42 @@ fn a_deletion_that_nobody_saw_starts_the_clock_when_the_absence_is_confirmed() {
 }
 
 #[test]
+fn a_deletion_that_nobody_saw_counts_by_the_clock_also_where_ledger_time_is_far_ahead() {
+    for cloud in [Config::default(), slow_cloud()] {
+        let mut world = World::with(settings("192.168.1.0/24", cloud));
+        let pod = world.create(&fixed("web-0"));
+        world.pass(SECOND * 5);
+        world.vanish_unseen(&pod);
+        let ahead = world.now + HOUR * 24 * 60;
+        world.ledger.commit(ahead, &[]).unwrap();
+        world.restart();
+        world.pass(HOUR * 48 - SECOND);
+        assert_eq!(world.count("vsw-b", "retained"), 1);
+        world.pass(SECOND * 10);
+        assert_eq!(world.count("vsw-b", "free"), 252);
+    }
+}
+
+/// As before it is set by NTP.
+#[test]
+fn a_clock_that_is_behind_the_newest_pod_shortens_no_retention_of_a_deletion_that_nobody_saw() {
+    let mut world = World::new();
+    let pod = world.create(&fixed("web-0"));
+    world.pass(HOUR);
+    world.vanish_unseen(&pod);
+    let now = world.now;
+    world.now = now - HOUR * 24 * 365;
+    world.restart();
+    world.pass(SECOND * 5);
+    assert_eq!(world.count("vsw-b", "retained"), 1);
+    world.now = now;
+    world.pass(HOUR * 46);
+    assert_eq!(world.count("vsw-b", "retained"), 1);
+    world.pass(HOUR * 2);
+    assert_eq!(world.count("vsw-b", "retained"), 0);
+}
+
+#[test]
 fn stale_pod_list_frees_nothing() {
     let mut world = World::new();
     let pod = world.create(&fixed("web-0"));

@@ -10,6 +10,7 @@ use super::pool::{addresses, configured, zones};
 use super::state::{Held, Model, Outcomes, Seen};
 use super::*;
 use crate::ledger::operator::{Error, Operator, Release};
+use crate::policy::clock::JUMP;
 use crate::policy::retention;
 
 /// How often the shell looks at the wall clock.
@@ -192,7 +193,8 @@ impl Play {
         if !is_told || object.ended {
             return;
         }
-        self.model.bound(&object.uid, facts, self.time());
+        let (time, absent) = (self.time(), self.absent());
+        self.model.bound(&object.uid, facts, time, absent);
         let pod = object.pod_facts();
         self.world.tell(match facts.place {
             Place::Foreign => Event::OnForeignEcs(pod),
@@ -279,7 +281,8 @@ impl Play {
 
     fn tell_gone(&mut self, object: &Object) {
         self.last.insert(object.facts.name, object.clone());
-        self.model.gone(&object.uid, self.time());
+        let (time, absent) = (self.time(), self.absent());
+        self.model.gone(&object.uid, time, absent);
         self.world.tell(Event::Gone(object.uid.clone()));
     }
 
@@ -307,7 +310,8 @@ impl Play {
     fn found_missing(&mut self, names: &[usize]) {
         for name in names {
             for object in self.unseen.remove(name).unwrap_or_default() {
-                self.model.gone(&object.uid, self.time());
+                let (time, absent) = (self.time(), self.absent());
+                self.model.gone(&object.uid, time, absent);
                 self.last.insert(*name, object);
             }
         }
@@ -440,6 +444,17 @@ impl Play {
         self.world.now.max(self.last_commit())
     }
 
+    /// From when on a pod counts as deleted whose deletion nobody saw: by the wall clock, unless that is plainly behind.
+    fn absent(&self) -> Timestamp {
+        let newest = "SELECT ifnull(max(created_ms), 0) FROM pod_log";
+        let newest = Timestamp::from_millisecond(self.world.ledger.number(newest)).unwrap();
+        if newest > self.world.now + JUMP {
+            self.time()
+        } else {
+            self.world.now
+        }
+    }
+
     fn last_commit(&self) -> Timestamp {
         let ms = self.world.ledger.number("SELECT last_ms FROM ledger");
         Timestamp::from_millisecond(ms).unwrap()
@@ -460,7 +475,7 @@ impl Play {
     /// The look at a deadline also shows that a pod that waited or was being deleted is gone, which
     /// nobody had said. It is gone in truth, so it may let go from then on.
     fn find_out(&mut self) {
-        let time = self.time();
+        let (time, absent) = (self.time(), self.absent());
         for object in self.unseen.values().flatten() {
             let network = self.world.engine.network(&object.uid);
             let known = self.model.pods.get(&object.uid);
@@ -470,7 +485,7 @@ impl Play {
                 Some(network) => *network == Network::Detached && pod.deleted,
             });
             if has_let_go {
-                self.model.gone(&object.uid, time);
+                self.model.gone(&object.uid, time, absent);
             }
         }
     }
@@ -488,6 +503,7 @@ impl Play {
         let seen = Seen {
             now: self.world.now,
             time: self.last_commit(),
+            absent: self.absent(),
             may_expire: self.clock.may_expire,
             is_skewed: self.clock.skew != SignedDuration::ZERO,
             calm: self.clock.truth >= self.clock.disturbed_until,

@@ -22,7 +22,7 @@ fn hours(hours: u32) -> SignedDuration {
 
 impl Model {
     /// A pod is bound: every older pod of its name is gone.
-    pub(super) fn bound(&mut self, uid: &PodUid, pod: &Facts, time: Timestamp) {
+    pub(super) fn bound(&mut self, uid: &PodUid, pod: &Facts, time: Timestamp, absent: Timestamp) {
         if self.pods.contains_key(uid) {
             return;
         }
@@ -50,7 +50,7 @@ impl Model {
         };
         self.pods.insert(uid.clone(), new);
         for old in gone {
-            self.gone(&old, time);
+            self.gone(&old, time, absent);
         }
     }
 
@@ -100,7 +100,7 @@ impl Model {
     }
 
     /// Gone from the API: one that waited and whose deletion nobody saw starts the clock now.
-    pub(super) fn gone(&mut self, uid: &PodUid, time: Timestamp) {
+    pub(super) fn gone(&mut self, uid: &PodUid, time: Timestamp, absent: Timestamp) {
         self.stopped(uid, time);
         let Some(pod) = self.pods.get_mut(uid) else {
             return;
@@ -110,7 +110,7 @@ impl Model {
         if pod.address.is_none() {
             let pod = pod.clone();
             if !pod.deleted {
-                self.start_clock(uid, &pod, time);
+                self.start_clock(uid, &pod, absent);
             }
             self.pods.remove(uid);
         }
@@ -237,7 +237,7 @@ impl Model {
             }
             if claimed {
                 if self.claims[&pod.name].deleted.is_none() {
-                    self.start_clock(&uid, &pod, seen.time);
+                    self.start_clock(&uid, &pod, seen.absent);
                 }
                 let claim = self.claims.get_mut(&pod.name).expect("it is claimed");
                 claim.holder = None;

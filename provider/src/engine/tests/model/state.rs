@@ -57,6 +57,8 @@ pub(super) struct Seen {
     pub(super) now: Timestamp,
     /// By the ledger's.
     pub(super) time: Timestamp,
+    /// From when on a pod counts as deleted whose deletion nobody saw.
+    pub(super) absent: Timestamp,
     pub(super) may_expire: bool,
     /// The wall clock is not the API server's.
     pub(super) is_skewed: bool,
