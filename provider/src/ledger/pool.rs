@@ -238,12 +238,19 @@ pub(crate) fn counts(tx: &Tx<'_>, row: i64) -> Result<Counts> {
     Ok(counts)
 }
 
-/// The retained address of one vSwitch that comes free first.
-pub(crate) fn next_release(tx: &Tx<'_>, row: i64) -> Result<Option<NextRelease>> {
+/// The retained address of one vSwitch that comes free first by itself. One whose time is over waits for something else,
+/// and one of another cluster than `cluster` for a process of that.
+pub(crate) fn next_release(
+    tx: &Tx<'_>,
+    row: i64,
+    now: Timestamp,
+    cluster: Option<&str>,
+) -> Result<Option<NextRelease>> {
     tx.row(
         "SELECT a.addr, c.namespace, c.name, c.expires_ms FROM address a JOIN claim c ON c.id = a.claim \
-         WHERE a.vswitch = ?1 AND a.state = 'retained' ORDER BY c.expires_ms, a.addr LIMIT 1",
-        [row],
+         WHERE a.vswitch = ?1 AND a.state = 'retained' AND c.expires_ms > ?2 AND (?3 IS NULL OR c.cluster = ?3) \
+         ORDER BY c.expires_ms, a.addr LIMIT 1",
+        (row, now.as_millisecond(), cluster),
         |row| {
             Ok(NextRelease {
                 address: Ipv4Addr::from(row.get::<_, u32>(0)?),
@@ -311,7 +318,7 @@ impl Rows<'_> {
                     zone: vswitch.zone.clone(),
                     cidr: vswitch.cidr,
                     counts: counts(self.tx, vswitch.row)?,
-                    next_release: next_release(self.tx, vswitch.row)?,
+                    next_release: next_release(self.tx, vswitch.row, self.now, Some(self.cluster))?,
                     now: self.now,
                 })
             })

@@ -15,7 +15,7 @@ use crate::check::{self, Violation};
 use crate::id::{ClusterId, EniId, NodeName, PodKey, PodUid, SecurityGroupId, VSwitchId, Zone};
 use crate::ledger::faults::{self, FaultRow};
 use crate::ledger::op::{self, time};
-use crate::ledger::{Error, open, pool};
+use crate::ledger::{Error, history, open, pool};
 use crate::policy::pool::{Counts, NextRelease};
 use crate::policy::retention;
 use crate::sql::Tx;
@@ -170,12 +170,14 @@ impl Reader {
         self.read("read faults", faults::rows)
     }
 
-    /// All configured vSwitches, in configuration order.
+    /// All configured vSwitches, in configuration order, by the time of the last commit.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn vswitches(&self) -> std::result::Result<Vec<VSwitchRow>, Error> {
-        self.read("list vSwitches", vswitches)
+        self.read("list vSwitches", |tx| {
+            vswitches(tx, history::now(tx, Timestamp::MIN)?)
+        })
     }
 
     /// The addresses that somebody has or had, or with `all` the free ones too.
@@ -250,7 +252,7 @@ impl Reader {
     }
 }
 
-pub(super) fn vswitches(tx: &Tx<'_>) -> Result<Vec<VSwitchRow>> {
+pub(super) fn vswitches(tx: &Tx<'_>, now: Timestamp) -> Result<Vec<VSwitchRow>> {
     let rows = tx.rows(
         "SELECT id, name, zone, cidr FROM vswitch WHERE active ORDER BY position",
         [],
@@ -268,7 +270,7 @@ pub(super) fn vswitches(tx: &Tx<'_>) -> Result<Vec<VSwitchRow>> {
                 cidr,
                 usable: counts.usable(),
                 counts,
-                next_release: pool::next_release(tx, row)?,
+                next_release: pool::next_release(tx, row, now, None)?,
             })
         })
         .collect()

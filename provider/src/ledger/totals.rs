@@ -34,7 +34,7 @@ impl Reader {
     pub fn totals(&self, now: Timestamp) -> std::result::Result<Totals, Error> {
         self.read("count what the ledger holds", |tx| {
             Ok(Totals {
-                vswitches: query::vswitches(tx)?,
+                vswitches: query::vswitches(tx, now)?,
                 claims: claims(tx, now)?,
                 enis: enis(tx)?,
             })

@@ -43,6 +43,39 @@ fn retained_addresses_are_not_taken_and_the_longest_waiting_pod_is_next() {
 }
 
 #[test]
+fn the_next_release_is_none_that_is_held_off_and_none_of_another_cluster() {
+    let mut world = small();
+    let [held, later, ..] = NAMES.map(|name| world.create(&fixed(name)));
+    world.delete(&held);
+    let in_time = world.facts(&fixed("web-0"));
+    world.appear(&in_time);
+    world.pass(HOUR * 48);
+    let note = |world: &mut World, name| {
+        let pod = world.create(&ordinary(name));
+        world.is_waiting(&pod, Reason::IPPoolExhausted)
+    };
+    let all_in_use = note(&mut world, "a");
+    assert!(
+        all_in_use.ends_with("1 retained + 0 detaching"),
+        "{all_in_use}"
+    );
+    world.delete(&later);
+    let one_ends = note(&mut world, "b");
+    assert!(one_ends.contains("(default/web-1) in 47h"), "{one_ends}");
+
+    let renamed = Settings {
+        cluster: "renamed".into(),
+        ..world.ledger.settings().clone()
+    };
+    world.ledger.reconfigure(renamed, world.now).unwrap();
+    let of_others = note(&mut world, "c");
+    assert!(
+        of_others.ends_with("2 retained + 0 detaching"),
+        "{of_others}"
+    );
+}
+
+#[test]
 fn a_key_with_a_retained_address_is_not_affected_by_a_full_vswitch() {
     let mut world = small();
     let pods = NAMES.map(|name| world.create(&fixed(name)));

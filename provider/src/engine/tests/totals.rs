@@ -46,6 +46,26 @@ fn totals_tell_every_address_claim_and_eni_once_and_states_without_any() {
     // Its time is over, and nobody has looked yet.
     let later = desk.reader().totals(now + HOUR * 49).unwrap();
     assert_eq!(later.claims[&ClaimState::Over], 1);
+    assert_eq!(later.vswitches[0].next_release, None);
+}
+
+#[test]
+fn an_address_that_is_held_off_is_not_the_next_to_come_free() {
+    let mut desk = Desk::new(Config::default());
+    let [held, later] = ["web-0", "web-1"].map(|name| desk.world.create(&fixed(name)));
+    desk.world.delete(&held);
+    let in_time = desk.world.facts(&fixed("web-0"));
+    desk.world.appear(&in_time);
+    desk.world.pass(HOUR * 49);
+    let next = |desk: &Desk| {
+        let listed = desk.reader().vswitches().unwrap().remove(0);
+        let counted = desk.reader().totals(desk.world.now).unwrap();
+        assert_eq!(listed.next_release, counted.vswitches[0].next_release);
+        listed.next_release.map(|next| next.key)
+    };
+    assert_eq!(next(&desk), None);
+    desk.world.delete(&later);
+    assert_eq!(next(&desk), Some(PodKey::new("default", "web-1")));
 }
 
 #[test]
