@@ -7,9 +7,12 @@ use std::path::Path;
 use rusqlite::types::Value;
 use uuid::Uuid;
 
+use super::tests::{migrate, migrate_with};
 use super::*;
 use crate::check;
 use crate::failpoint::{self, Died};
+use crate::ledger::fault_tests::{begin, settings};
+use crate::ledger::{self, Ledger};
 use crate::sql::Tx;
 
 /// Name-based UUIDs of the texts. A released migration is never edited: write another one.
@@ -163,6 +166,40 @@ fn a_death_in_a_migration_leaves_the_old_or_the_new_version_and_the_next_start_g
         }
         println!("from version {at}: {points} crash points");
         assert!(points >= 4, "from version {at}: only {points} points");
+    }
+}
+
+#[test]
+fn a_start_that_is_refused_leaves_a_file_of_every_older_version_as_it_is() {
+    for at in 1..migrations().len() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("old.db");
+        let conn = old(&path, at);
+        let queries = queries(&conn);
+        let before = all(&conn, &queries);
+        drop(conn);
+        let mut settings = settings();
+        settings.vswitches[0].id = "vsw-other".into();
+        let refused = Ledger::open(&path, settings, begin()).err().unwrap();
+        assert!(matches!(refused, ledger::Error::VSwitches(_)), "{refused}");
+        let conn = open(&path);
+        assert_eq!(version(&conn), at);
+        assert_eq!(all(&conn, &queries), before, "of version {at}");
+    }
+}
+
+#[test]
+fn a_start_brings_a_file_of_every_older_version_to_this_one_and_lets_its_vswitch_grow() {
+    for at in 1..migrations().len() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("old.db");
+        drop(old(&path, at));
+        let ledger = Ledger::open(&path, settings(), begin()).unwrap();
+        assert_eq!(ledger.addresses(true).unwrap().len(), 252);
+        drop(ledger);
+        let conn = open(&path);
+        assert_eq!(version(&conn), migrations().len());
+        is_whole(&conn);
     }
 }
 

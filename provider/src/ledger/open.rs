@@ -106,10 +106,11 @@ impl Ledger {
         new_id: Uuid,
     ) -> Result<Self, Error> {
         configure(&conn)?;
-        schema::migrate(&mut conn).map_err(not_this_schema(conn.path().unwrap_or_default()))?;
+        // One for all: vSwitches that do not fit leave an older file to the binary that wrote it.
         let tx = conn
-            .unchecked_transaction()
+            .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(Error::sql("begin a transaction"))?;
+        schema::migrate(&tx).map_err(not_this_schema(tx.path().unwrap_or_default()))?;
         let handle = Tx::new(&tx);
         let id = identity(&handle, wall, new_id)?;
         let now = advance_time(&handle, wall)?;

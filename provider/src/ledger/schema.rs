@@ -6,7 +6,7 @@
 use std::cmp::Ordering;
 
 use include_dir::{Dir, include_dir};
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, Transaction};
 
 use crate::ledger::Cause;
 use crate::sql;
@@ -50,15 +50,12 @@ pub enum Error {
     Version(#[source] Cause),
 }
 
-/// Applies every migration that the file lacks, all of them in one transaction.
-pub(crate) fn migrate(conn: &mut Connection) -> Result<(), Error> {
-    migrate_with(conn, &migrations())
+/// Applies every migration that the file lacks, all of them in the transaction that is open.
+pub(crate) fn migrate(tx: &Transaction<'_>) -> Result<(), Error> {
+    apply(tx, &migrations())
 }
 
-fn migrate_with(conn: &mut Connection, migrations: &[(&str, &str)]) -> Result<(), Error> {
-    let tx = conn
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(|cause| Error::Version(cause.into()))?;
+fn apply(tx: &Transaction<'_>, migrations: &[(&str, &str)]) -> Result<(), Error> {
     let found: usize = tx
         .query_row("PRAGMA user_version", [], |row| row.get(0))
         .map_err(|cause| Error::Version(cause.into()))?;
@@ -69,7 +66,7 @@ fn migrate_with(conn: &mut Connection, migrations: &[(&str, &str)]) -> Result<()
         });
     }
     for (name, text) in &migrations[found..] {
-        sql::script(&tx, text).map_err(|source| Error::Apply {
+        sql::script(tx, text).map_err(|source| Error::Apply {
             name: (*name).to_owned(),
             source: source.into(),
         })?;
@@ -78,7 +75,7 @@ fn migrate_with(conn: &mut Connection, migrations: &[(&str, &str)]) -> Result<()
         tx.pragma_update(None, "user_version", migrations.len())
             .map_err(|cause| Error::Version(cause.into()))?;
     }
-    sql::commit(&tx).map_err(|cause| Error::Version(cause.into()))
+    Ok(())
 }
 
 /// Refuses a file that a newer binary has written; changes nothing in any.
@@ -134,6 +131,21 @@ mod migration_tests;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In a transaction of their own.
+    pub(super) fn migrate_with(
+        conn: &mut Connection,
+        migrations: &[(&str, &str)],
+    ) -> Result<(), Error> {
+        let tx = conn.transaction().unwrap();
+        apply(&tx, migrations)?;
+        sql::commit(&tx).unwrap();
+        Ok(())
+    }
+
+    pub(super) fn migrate(conn: &mut Connection) -> Result<(), Error> {
+        migrate_with(conn, &migrations())
+    }
 
     #[test]
     fn migrations_are_numbered_without_gaps() {
