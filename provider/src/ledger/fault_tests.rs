@@ -292,8 +292,8 @@ fn a_file_that_stays_busy_is_told_and_nothing_is_lost() {
     assert_eq!(entries(&ledger), 1);
 }
 
-#[test]
-fn the_writer_outlives_another_process_that_holds_the_file_for_longer_than_sqlite_waits() {
+/// What comes first of work for a file that another process holds for longer than SQLite waits.
+fn done_after_another(work: Work) -> Done {
     let (_dir, path) = closed();
     let ledger = open(&path).unwrap();
     let wait = Duration::from_millis(20);
@@ -303,13 +303,26 @@ fn the_writer_outlives_another_process_that_holds_the_file_for_longer_than_sqlit
     let (sender, done) = std::sync::mpsc::channel();
     let tell = move |done| sender.send(done).unwrap();
     let writer = Writer::start(ledger, begin, tell).unwrap();
-    let job = Work::Job(1, Job::Note(begin(), Note::Stopped));
-    assert!(writer.submit(job).unwrap().is_none());
-    assert!(done.recv_timeout(wait * 10).is_err(), "the file is held");
+    assert!(writer.submit(work).unwrap().is_none());
+    let early = done.recv_timeout(wait * 10);
+    assert!(early.is_err(), "the file is held: {early:?}");
     other.execute_batch("COMMIT").unwrap();
     let first = done.recv_timeout(Duration::from_mins(1)).unwrap();
-    assert!(matches!(first, Done::Job(1, Ok(_))), "{first:?}");
     writer.stop();
+    first
+}
+
+#[test]
+fn the_writer_outlives_another_process_that_holds_the_file_for_longer_than_sqlite_waits() {
+    let job = Work::Job(1, Job::Note(begin(), Note::Stopped));
+    let first = done_after_another(job);
+    assert!(matches!(first, Done::Job(1, Ok(_))), "{first:?}");
+}
+
+#[test]
+fn changed_settings_wait_for_another_process_and_are_not_called_refused() {
+    let first = done_after_another(Work::Reconfigure(Box::new(settings())));
+    assert!(matches!(first, Done::Reconfigured(Ok(_))), "{first:?}");
 }
 
 #[test]

@@ -159,7 +159,7 @@ impl Ledger {
     pub fn reconfigure(&mut self, settings: Settings, wall: Timestamp) -> Result<(), Error> {
         let tx = self
             .conn
-            .unchecked_transaction()
+            .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(Error::sql("begin a transaction"))?;
         let handle = Tx::new(&tx);
         let now = advance_time(&handle, wall)?;

@@ -240,7 +240,8 @@ fn serve(
             }
             Work::Look => look = true,
             Work::Reconfigure(settings) => {
-                let taken = ledger.reconfigure(Settings::clone(&settings), clock());
+                let take = || ledger.reconfigure(Settings::clone(&settings), clock());
+                let taken = patiently(take);
                 let in_force = taken.map(|()| Settings {
                     cloud: ledger.cloud().clone(),
                     ..*settings
