@@ -1,6 +1,7 @@
 //! Opening a ledger: lock, pragmas, schema, identity, time.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -178,17 +179,14 @@ impl Ledger {
 /// The lock file beside the ledger. SQLite's own locks are per transaction, and commands may
 /// write between them; this one says that a process is running.
 fn lock(path: &Path) -> Result<File, Error> {
-    let name = lock_name(path);
-    let open = |source: std::io::Error| Error::Open {
-        path: name.display().to_string(),
-        source: source.into(),
-    };
+    let name = lock_name(path).map_err(not_opened(path))?;
+    let open = not_opened(&name);
     let file = File::options()
         .create(true)
         .truncate(false)
         .write(true)
         .open(&name)
-        .map_err(open)?;
+        .map_err(&open)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked {
@@ -203,8 +201,32 @@ fn not_this_schema(path: &str) -> impl FnOnce(schema::Error) -> Error {
     move |source| Error::Schema { path, source }
 }
 
-fn lock_name(path: &Path) -> PathBuf {
-    PathBuf::from(format!("{}.lock", path.display()))
+fn not_opened(path: &Path) -> impl Fn(io::Error) -> Error {
+    let path = path.display().to_string();
+    move |source| Error::Open {
+        path: path.clone(),
+        source: source.into(),
+    }
+}
+
+fn lock_name(path: &Path) -> io::Result<PathBuf> {
+    let file = file_of(path)?;
+    Ok(PathBuf::from(format!("{}.lock", file.display())))
+}
+
+/// The file that a path leads to, as SQLite follows it, also where it is not made yet: one file has one lock.
+fn file_of(path: &Path) -> io::Result<PathBuf> {
+    match path.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        found => return found,
+    }
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    let folder = parent.unwrap_or(Path::new("."));
+    if let Ok(target) = path.read_link() {
+        return file_of(&folder.join(target));
+    }
+    let name = path.file_name().ok_or(io::ErrorKind::NotFound)?;
+    Ok(folder.canonicalize()?.join(name))
 }
 
 /// Whether a process has the ledger at `path` open by [`Ledger::open`]. Makes no file.
@@ -212,15 +234,15 @@ fn lock_name(path: &Path) -> PathBuf {
 /// # Errors
 /// When the lock beside the ledger cannot be looked at.
 pub fn is_running(path: &Path) -> Result<bool, Error> {
-    let name = lock_name(path);
-    let open = |source: std::io::Error| Error::Open {
-        path: name.display().to_string(),
-        source: source.into(),
+    let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let name = match lock_name(path) {
+        Err(error) if is_missing(&error) => return Ok(false),
+        name => name.map_err(not_opened(path))?,
     };
+    let open = not_opened(&name);
     let file = match File::open(&name) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(open(error)),
+        Err(error) if is_missing(&error) => return Ok(false),
+        file => file.map_err(&open)?,
     };
     match file.try_lock_shared() {
         Ok(()) => Ok(false),
@@ -347,18 +369,14 @@ fn seed(id: &str, now: Timestamp) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
     use crate::cloud::sim;
     use crate::settings::Retention;
 
-    #[test]
-    fn a_ledger_is_running_exactly_while_it_is_open_and_asking_makes_no_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("holdfast.db");
-        assert!(!is_running(&path).unwrap());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-
-        let settings = Settings {
+    fn settings() -> Settings {
+        Settings {
             cluster: "cluster".into(),
             region: "region".into(),
             vpc: "vpc".into(),
@@ -369,13 +387,49 @@ mod tests {
             },
             cloud: sim::Config::default(),
             history_days: 30,
-        };
-        let ledger = Ledger::open(&path, settings.clone(), Timestamp::UNIX_EPOCH).unwrap();
+        }
+    }
+
+    fn open(path: &Path) -> Result<Ledger, Error> {
+        Ledger::open(path, settings(), Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn a_ledger_is_running_exactly_while_it_is_open_and_asking_makes_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("holdfast.db");
+        assert!(!is_running(&path).unwrap());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let ledger = open(&path).unwrap();
         assert!(is_running(&path).unwrap());
-        let second = Ledger::open(&path, settings, Timestamp::UNIX_EPOCH);
-        assert!(matches!(second, Err(Error::Locked { .. })));
+        assert!(matches!(open(&path), Err(Error::Locked { .. })));
 
         drop(ledger);
         assert!(!is_running(&path).unwrap());
+    }
+
+    #[test]
+    fn a_ledger_has_one_lock_by_whatever_name_it_is_opened_also_before_it_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("folder");
+        std::fs::create_dir(&folder).unwrap();
+        let path = folder.join("holdfast.db");
+        let (link, folder_link) = (dir.path().join("link.db"), dir.path().join("elsewhere"));
+        symlink("folder/holdfast.db", &link).unwrap();
+        symlink(&folder, &folder_link).unwrap();
+        let names = [path, link, folder_link.join("holdfast.db")];
+        for first in &names {
+            assert!(!is_running(first).unwrap());
+            let ledger = open(first).unwrap();
+            for second in &names {
+                assert!(is_running(second).unwrap(), "{first:?} {second:?}");
+                assert!(matches!(open(second), Err(Error::Locked { .. })));
+            }
+            drop(ledger);
+            for file in std::fs::read_dir(&folder).unwrap() {
+                std::fs::remove_file(file.unwrap().path()).unwrap();
+            }
+        }
     }
 }
