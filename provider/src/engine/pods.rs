@@ -81,7 +81,7 @@ impl Pod {
                 acquired,
                 deleted: pod.deleted,
                 stopped: pod.stopped,
-                ended: pod.stopped,
+                ended: pod.ended,
             },
             fixed: Some(pod.fixed),
             busy: false,

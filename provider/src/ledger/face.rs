@@ -259,6 +259,8 @@ pub struct LoadedPod {
     pub deleted: bool,
     /// Whether the end of its containers, or its own, was recorded.
     pub stopped: bool,
+    /// Whether it was recorded as ended.
+    pub ended: bool,
     /// Whether it was recorded as gone (and only its ENI is not detached yet).
     pub gone: bool,
 }

@@ -197,6 +197,7 @@ impl<'a> Op<'a> {
                 fixed: pod.hours.is_some(),
                 deleted: pod.deleted,
                 stopped: pod.stopped || pod.ended,
+                ended: pod.ended,
                 gone: pod.gone,
             });
         }

@@ -307,6 +307,16 @@ fn an_ended_pod_detaches_at_once_and_a_fixed_one_keeps_its_claim() {
 }
 
 #[test]
+fn a_pod_that_stopped_before_a_restart_and_ends_after_it_gives_its_address_back() {
+    let mut world = World::new();
+    let plain = world.create(&ordinary("job-1"));
+    world.tell(Event::Stopped(plain.clone()));
+    world.restart();
+    world.tell(Event::Ended(plain));
+    assert_eq!(world.count("vsw-b", "free"), 252);
+}
+
+#[test]
 fn duplicate_create_is_idempotent() {
     let mut world = World::new();
     let pod = world.create(&fixed("web-0"));

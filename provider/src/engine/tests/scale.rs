@@ -33,6 +33,7 @@ impl Scale {
             fixed: true,
             deleted: true,
             stopped: false,
+            ended: false,
             gone: false,
         });
         let loaded = Loaded {
