@@ -166,12 +166,11 @@ impl Agent {
         !self.queue.is_empty() && self.engine.waiting_since().is_none()
     }
 
-    /// Fixed-IP pods that must be in a zone and for which the scheduler finds no node there, if the zone has none
-    /// that is open. Each is named once in [`STRANDED_AGAIN`], and [`STRANDED_MAX`] at a time.
+    /// Fixed-IP pods that must be in one of these zones, which are closed, and for which the scheduler finds no node. Each is named once in [`STRANDED_AGAIN`], and [`STRANDED_MAX`] at a time.
     pub fn stranded(
         &mut self,
         now: Timestamp,
-        open: &BTreeSet<Zone>,
+        closed: &BTreeSet<Zone>,
     ) -> Vec<(PodUid, PodKey, Zone)> {
         let mut stranded = Vec::new();
         for (uid, other) in &mut self.others {
@@ -181,7 +180,7 @@ impl Agent {
             if let Some(zone) = other
                 .stranded_in
                 .as_ref()
-                .filter(|zone| !open.contains(*zone))
+                .filter(|zone| closed.contains(*zone))
                 && other
                     .told_at
                     .is_none_or(|at| now.duration_since(at) >= STRANDED_AGAIN)
@@ -374,11 +373,13 @@ impl Agent {
         if let Some(uid) = &uid {
             self.unseen.remove(uid);
         }
+        let is_others = |uid: &PodUid| self.others.get(uid).is_some_and(|other| other.is_others);
         let summary = found.as_deref().zip(uid).map(|(view, uid)| Found {
-            uid,
             fixed_ip: !view.spec.host_network
+                && !is_others(&uid)
                 && matches!(self.read_opt_in(view).0.fixed_ip, FixedIp::On { .. }),
             created_at: created(view).at,
+            uid,
         });
         if let Some(view) = &found {
             self.seen(now, view);

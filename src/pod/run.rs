@@ -30,7 +30,7 @@ use crate::clock::Clock;
 use crate::cluster_lease::Tenure;
 use crate::kube_client;
 use crate::metrics::{Metrics, WatchMetrics};
-use crate::node::{NodeState, NodeTable};
+use crate::node::NodeTable;
 
 /// How often the wall clock and the ledger file are looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -442,19 +442,19 @@ impl Shell {
     /// Affinity cannot be changed on a Pending pod, so one that is pinned to a zone which has
     /// closed since can only be made again.
     fn tell_stranded(&mut self) {
-        let nodes = self.table.all();
-        let takes_pods = |node: &&Arc<NodeState>| {
-            node.spec.node_type.keeps_addresses() && node.is_up() && !node.unschedulable
-        };
-        let open: BTreeSet<Zone> = nodes
-            .iter()
-            .filter(takes_pods)
-            .map(|node| node.spec.zone.clone())
-            .collect();
-        for (uid, key, zone) in self.agent.stranded(self.clock.now(), &open) {
+        let mut nodes = self.table.all();
+        nodes.retain(|node| node.spec.node_type.keeps_addresses());
+        let mut closed: BTreeSet<Zone> = nodes.iter().map(|node| node.spec.zone.clone()).collect();
+        for node in nodes {
+            if node.is_up() && !node.unschedulable {
+                closed.remove(&node.spec.zone);
+            }
+        }
+        for (uid, key, zone) in self.agent.stranded(self.clock.now(), &closed) {
             let note = format!(
-                "the pod is pinned to zone {zone}, where its address is kept, and no virtual node there takes pods: \
-                 open the zone again, or delete the pod to let it start elsewhere with a new address"
+                "the pod must be in zone {zone}, by itself or for the address that is kept for it there, and no virtual \
+                 node of the zone takes pods: open it again, or delete the pod, which is pinned to no closed zone when it \
+                 is made again"
             );
             self.say(Arc::new(uid), key, Reason::FixedIPZoneClosed.into(), note);
         }

@@ -239,7 +239,7 @@ pub(crate) fn counts(tx: &Tx<'_>, row: i64) -> Result<Counts> {
 }
 
 /// The retained address of one vSwitch that comes free first by itself. One whose time is over waits for something else,
-/// and one of another cluster than `cluster` for a process of that.
+/// one of another cluster than `cluster` for a process of that, and one that is excluded leaves.
 pub(crate) fn next_release(
     tx: &Tx<'_>,
     row: i64,
@@ -248,7 +248,7 @@ pub(crate) fn next_release(
 ) -> Result<Option<NextRelease>> {
     tx.row(
         "SELECT a.addr, c.namespace, c.name, c.expires_ms FROM address a JOIN claim c ON c.id = a.claim \
-         WHERE a.vswitch = ?1 AND a.state = 'retained' AND c.expires_ms > ?2 AND (?3 IS NULL OR c.cluster = ?3) \
+         WHERE a.vswitch = ?1 AND a.state = 'retained' AND a.barred = 0 AND c.expires_ms > ?2 AND (?3 IS NULL OR c.cluster = ?3) \
          ORDER BY c.expires_ms, a.addr LIMIT 1",
         (row, now.as_millisecond(), cluster),
         |row| {

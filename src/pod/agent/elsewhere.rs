@@ -20,6 +20,8 @@ pub(super) struct Other {
     pub(super) stranded_in: Option<Zone>,
     /// When that was last said.
     pub(super) told_at: Option<Timestamp>,
+    /// Whether it is on a virtual node of another provider, where it is nothing to any claim.
+    pub(super) is_others: bool,
 }
 
 impl Agent {
@@ -61,6 +63,7 @@ impl Agent {
             facts: None,
             stranded_in: stranded_in(view),
             told_at: None,
+            is_others: false,
         };
         if let Some(node) = view.spec.node_name.as_deref().map(NodeName::from) {
             self.actions.push(Action::LookNode(node.clone()));
@@ -103,7 +106,15 @@ impl Agent {
             Err(_) => self.actions.push(Action::LookNode(name.clone())),
             // A node that is gone tells nothing of its type; the pod on it is about to go too.
             Ok(None) => {}
-            Ok(Some(node)) if node.is_virtual => {}
+            Ok(Some(node)) if node.is_virtual => {
+                let is_on_it = |other: &&mut Other| {
+                    let facts = other.facts.as_ref();
+                    facts.is_some_and(|facts| facts.node.name == *name)
+                };
+                for other in self.others.values_mut().filter(is_on_it) {
+                    other.is_others = true;
+                }
+            }
             Ok(Some(node)) => {
                 let found: Vec<PodFacts> = self
                     .others

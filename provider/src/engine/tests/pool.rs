@@ -62,6 +62,18 @@ fn the_next_release_is_none_that_is_held_off_and_none_of_another_cluster() {
     world.delete(&later);
     let one_ends = note(&mut world, "b");
     assert!(one_ends.contains("(default/web-1) in 47h"), "{one_ends}");
+    let of_later = *[1, 2, 3, 4]
+        .map(|last| std::net::Ipv4Addr::new(192, 168, 1, last))
+        .iter()
+        .find(|address| one_ends.contains(&format!("next release {address} ")))
+        .unwrap();
+    let mut without = world.ledger.settings().clone();
+    without.vswitches[0].exclude.push((of_later, of_later));
+    let with = world.ledger.settings().clone();
+    world.ledger.reconfigure(without, world.now).unwrap();
+    let it_leaves = note(&mut world, "x");
+    assert!(!it_leaves.contains("next release"), "{it_leaves}");
+    world.ledger.reconfigure(with, world.now).unwrap();
 
     let renamed = Settings {
         cluster: "renamed".into(),
