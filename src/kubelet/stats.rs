@@ -1,16 +1,16 @@
 //! Simulated CPU and memory use, as `/stats/summary`, `/metrics/resource` and `/metrics/cadvisor`
 //! tell it.
 //!
-//! Owns the figures and the texts. A container's counter is computed from its start time, so it
-//! rises at any pace of scrapes and goes on after a restart. A node's counter adds up while this
-//! process runs, since pods come and go below it; it begins anew with the process, as a real
-//! node's does with its boot.
+//! Owns the figures and the texts. A counter adds up from sample to sample, since what is used may
+//! change at any time. A container's begins with what its whole life would have used at the pace of
+//! its first sample, and so goes on after a restart of this process. A node's begins anew with the
+//! process, as a real node's does with its boot.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 
-use holdfast_provider::id::NodeName;
+use holdfast_provider::id::{NodeName, PodUid};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -99,11 +99,11 @@ struct PodSample {
     containers: Vec<Used>,
 }
 
-/// The counters of the nodes.
+/// The counters of the nodes, and of the pods that were in their last samples.
 #[derive(Debug)]
 pub(super) struct Counters {
     since: Timestamp,
-    nodes: Mutex<HashMap<NodeName, (Timestamp, u64)>>,
+    nodes: Mutex<HashMap<NodeName, NodeCounter>>,
 }
 
 impl Default for Counters {
@@ -115,56 +115,90 @@ impl Default for Counters {
     }
 }
 
+/// In core-nanoseconds, as all counters.
+#[derive(Debug)]
+struct NodeCounter {
+    /// When it was sampled last, and all that is below it.
+    at: Timestamp,
+    cpu: u64,
+    pods: HashMap<PodUid, PodCounter>,
+}
+
+#[derive(Debug, Default)]
+struct PodCounter {
+    /// Of containers that ran in an earlier sample, and of earlier runs: the pod has used it still.
+    ended: u64,
+    /// By name and start.
+    running: HashMap<(String, Timestamp), u64>,
+}
+
 impl Counters {
     /// What `node` and its running `pods` have used by `now`.
     pub(super) fn sample(&self, node: &NodeName, pods: Vec<RunningPod>, now: Timestamp) -> Sample {
-        let pods: Vec<_> = pods
-            .into_iter()
-            .map(|pod| PodSample::new(pod, now))
-            .collect();
-        let usage = pods.iter().fold(NODE, |sum, pod| sum + pod.total.now);
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, counter) = nodes.entry(node.clone()).or_insert((self.since, 0));
+        let counter = nodes.entry(node.clone()).or_insert_with(|| NodeCounter {
+            at: self.since,
+            cpu: 0,
+            pods: HashMap::new(),
+        });
         // Two scrapes may end in another order than they began.
-        let now = now.max(*at);
-        *counter = counter.saturating_add(used(usage, *at, now));
-        *at = now;
+        let (before, now) = (counter.at, now.max(counter.at));
+        let mut old = std::mem::take(&mut counter.pods);
+        let mut samples = Vec::with_capacity(pods.len());
+        for pod in pods {
+            let old = old.remove(&pod.uid).unwrap_or_default();
+            let (next, sample) = old.sample(pod, before, now);
+            counter.pods.insert(sample.pod.uid.clone(), next);
+            samples.push(sample);
+        }
+        let usage = samples.iter().fold(NODE, |sum, pod| sum + pod.total.now);
+        counter.cpu = counter.cpu.saturating_add(used(usage, before, now));
+        counter.at = now;
         Sample {
             at: now,
             since: self.since,
             node: Used {
-                cpu_core_nanoseconds: *counter,
+                cpu_core_nanoseconds: counter.cpu,
                 now: usage,
             },
-            pods,
+            pods: samples,
         }
     }
 }
 
-impl PodSample {
-    fn new(pod: RunningPod, now: Timestamp) -> Self {
-        let containers: Vec<_> = pod
-            .containers
-            .iter()
-            .map(|container| {
-                let usage = usage(container);
-                Used {
-                    cpu_core_nanoseconds: used(usage, container.started_at, now),
-                    now: usage,
-                }
-            })
-            .collect();
-        let total = containers.iter().fold(Used::default(), |sum, one| Used {
-            cpu_core_nanoseconds: sum
-                .cpu_core_nanoseconds
-                .saturating_add(one.cpu_core_nanoseconds),
-            now: sum.now + one.now,
-        });
-        Self {
+impl PodCounter {
+    /// The counter and the sample of its pod at `now`. `before`: when it was sampled last.
+    fn sample(mut self, pod: RunningPod, before: Timestamp, now: Timestamp) -> (Self, PodSample) {
+        let mut next = Self::default();
+        let mut total = Used::default();
+        let mut containers = Vec::with_capacity(pod.containers.len());
+        for container in &pod.containers {
+            let usage = usage(container);
+            let run = (container.name.clone(), container.started_at);
+            let cpu = match self.running.remove(&run) {
+                Some(cpu) => cpu.saturating_add(used(usage, before, now)),
+                None => used(usage, container.started_at, now),
+            };
+            next.running.insert(run, cpu);
+            total.cpu_core_nanoseconds = total.cpu_core_nanoseconds.saturating_add(cpu);
+            total.now = total.now + usage;
+            containers.push(Used {
+                cpu_core_nanoseconds: cpu,
+                now: usage,
+            });
+        }
+        next.ended = self
+            .running
+            .values()
+            .copied()
+            .fold(self.ended, u64::saturating_add);
+        total.cpu_core_nanoseconds = total.cpu_core_nanoseconds.saturating_add(next.ended);
+        let sample = PodSample {
             pod,
             total,
             containers,
-        }
+        };
+        (next, sample)
     }
 }
 

@@ -91,6 +91,54 @@ fn counters_rise_strictly_also_when_pods_go_and_a_restart_only_resets_the_nodes(
     assert!(one(&ours) > 0);
 }
 
+/// A pod whose annotations say what its container uses.
+fn using(cpu_milli: u64) -> RunningPod {
+    let mut pod = pod(0);
+    pod.containers[0].cpu_milli = Some(cpu_milli);
+    pod
+}
+
+#[test]
+fn a_counter_rises_by_what_is_used_since_the_sample_before_whatever_was_used_then() {
+    let counters = counters();
+    let counter = |second, cpu_milli| {
+        let sample = counters.sample(&"n".into(), vec![using(cpu_milli)], at(second));
+        let container = sample.pods[0].containers[0].cpu_core_nanoseconds;
+        assert_eq!(sample.pods[0].total.cpu_core_nanoseconds, container);
+        container
+    };
+    let millis = [(0, 100), (3600, 100), (3615, 500), (3630, 50), (3620, 50)];
+    let millis = millis.map(|(second, cpu_milli)| counter(second, cpu_milli) / 1_000_000);
+    assert_eq!(millis, [0, 360_000, 367_500, 368_250, 368_250]);
+}
+
+#[test]
+fn a_pods_counter_keeps_what_its_ended_containers_and_earlier_runs_have_used() {
+    let counters = counters();
+    let seconds = |second, pod: &RunningPod| {
+        let sample = counters.sample(&"n".into(), vec![pod.clone()], at(second));
+        sample.pods[0].total.cpu_core_nanoseconds / 1_000_000_000
+    };
+    let mut pod = using(1000);
+    let mut other = pod.containers[0].clone();
+    other.name = "d".to_owned();
+    pod.containers.push(other);
+    assert_eq!(seconds(10, &pod), 20);
+    pod.containers[1].started_at = at(15);
+    assert_eq!(seconds(20, &pod), 35, "one was started again");
+    pod.containers.pop();
+    assert_eq!(seconds(30, &pod), 45, "one has ended");
+}
+
+#[test]
+fn only_what_is_in_the_last_sample_of_a_node_is_remembered() {
+    let counters = counters();
+    counters.sample(&"n".into(), vec![using(1)], at(1));
+    counters.sample(&"n".into(), vec![], at(2));
+    let nodes = counters.nodes.lock().unwrap();
+    assert!(nodes.values().all(|node| node.pods.is_empty()));
+}
+
 #[test]
 fn no_figure_is_zero_and_none_overflows() {
     for milli in [0, 1, u64::MAX] {
