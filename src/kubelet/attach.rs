@@ -85,7 +85,7 @@ async fn begin(
         }))
     } else {
         let lines = life::log_lines(&pod, container, false, Timestamp::now())?;
-        Process::Lines(Follow::after(&lines, endpoint, &pod, container))
+        Process::Lines(Follow::after(&lines, endpoint, pod, container))
     };
     Ok((process, options, place))
 }

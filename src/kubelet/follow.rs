@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::time::sleep;
 
+use super::gone::Gone;
 use super::life::{self, LogLine};
 use super::logs::read;
 use super::routes::Endpoint;
@@ -19,31 +20,25 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// A log that is written on.
 pub(super) struct Follow {
     endpoint: Endpoint,
-    namespace: String,
-    pod: String,
-    uid: Option<String>,
     container: String,
     restarts: i32,
+    /// The pod as it was read last, and when.
+    pod: Box<Pod>,
+    seen_at: Timestamp,
     known: Known,
     ended: bool,
 }
 
 impl Follow {
     /// What comes after the lines that are there now.
-    pub(super) fn after(
-        lines: &[LogLine],
-        endpoint: &Endpoint,
-        pod: &Pod,
-        container: &str,
-    ) -> Self {
-        let run = Run::of(pod, container);
+    pub(super) fn after(lines: &[LogLine], endpoint: &Endpoint, pod: Pod, container: &str) -> Self {
+        let run = Run::of(&pod, container);
         Self {
             endpoint: endpoint.clone(),
-            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-            pod: pod.metadata.name.clone().unwrap_or_default(),
-            uid: pod.metadata.uid.clone(),
             container: container.to_owned(),
             restarts: run.restarts,
+            pod: without_fields(pod),
+            seen_at: Timestamp::now(),
             known: Known::all(lines),
             ended: run.has_ended,
         }
@@ -58,15 +53,17 @@ impl Follow {
                 self.endpoint.shared.limits.look().await;
             };
             shutdown.run_until_cancelled(turn).await?;
-            let pod = match read(&self.endpoint, &self.namespace, &self.pod).await {
-                Ok(pod) => pod?,
+            let meta = &self.pod.metadata;
+            let namespace = meta.namespace.as_deref().unwrap_or_default();
+            let name = meta.name.as_deref().unwrap_or_default();
+            let lines = match read(&self.endpoint, namespace, name).await {
+                Ok(Some(pod)) if pod.metadata.uid == meta.uid => {
+                    self.look(pod, Timestamp::now())?
+                }
+                Ok(_) => self.rest(Timestamp::now())?,
                 // The API server is away: the log is there again when it comes back.
                 Err(_) => continue,
             };
-            if pod.metadata.uid != self.uid {
-                return None;
-            }
-            let lines = self.look(&pod, Timestamp::now())?;
             if !lines.is_empty() {
                 return Some(lines);
             }
@@ -75,21 +72,47 @@ impl Follow {
     }
 
     /// The lines that the pod has more than it had, or `None` when its container has been started again more than once.
-    fn look(&mut self, pod: &Pod, now: Timestamp) -> Option<Vec<LogLine>> {
-        let run = Run::of(pod, &self.container);
+    fn look(&mut self, pod: Pod, now: Timestamp) -> Option<Vec<LogLine>> {
+        let run = Run::of(&pod, &self.container);
         let is_over = run.restarts != self.restarts;
         if is_over && run.restarts != self.restarts + 1 {
             return None;
         }
-        let mut lines = life::log_lines(pod, &self.container, is_over, now).ok()?;
+        let lines = life::log_lines(&pod, &self.container, is_over, now).ok()?;
         self.ended = is_over || run.has_ended;
+        (self.pod, self.seen_at) = (without_fields(pod), now);
+        Some(self.unknown(lines))
+    }
+
+    /// The last lines of a pod that is no longer there: it may have gone before its status told of its end.
+    fn rest(&mut self, now: Timestamp) -> Option<Vec<LogLine>> {
+        self.ended = true;
+        let gone = Gone {
+            seen_at: self.seen_at,
+            stop: self.endpoint.shared.stop,
+            told_at: self.known.0.map_or(Timestamp::MIN, |(at, _)| at),
+            now,
+        };
+        let pod = gone.ended(*self.pod.clone());
+        let lines = life::log_lines(&pod, &self.container, false, now).ok()?;
+        Some(self.unknown(lines))
+    }
+
+    /// Those of the lines that were not given yet.
+    fn unknown(&mut self, mut lines: Vec<LogLine>) -> Vec<LogLine> {
         let known = self.known.of(&lines);
         if !lines.is_empty() {
             self.known = Known::all(&lines);
         }
         lines.drain(..known);
-        Some(lines)
+        lines
     }
+}
+
+/// A followed log keeps its pod. Who wrote which of its fields is the longest part of it, and no line tells of it.
+fn without_fields(mut pod: Pod) -> Box<Pod> {
+    pod.metadata.managed_fields = None;
+    Box::new(pod)
 }
 
 /// Which run of a container its present log is of.
@@ -146,8 +169,127 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
+    use serde_json::{Value, json};
+
     use super::super::life::Stream;
+    use super::super::routes::testing::{answering, endpoint};
     use super::*;
+
+    fn pod(started_at: Timestamp, metadata: &Value) -> Pod {
+        let mut pod = json!({
+            "metadata": {
+                "name": "web-0", "namespace": "shop", "uid": "u1",
+                "annotations": {"holdfast.dev/log-lines": "line", "holdfast.dev/log-every": "1s"},
+            },
+            "spec": {"nodeName": "vk-b", "containers": [{"name": "app"}]},
+            "status": {"phase": "Running", "containerStatuses": [{
+                "name": "app", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                "state": {"running": {"startedAt": started_at}},
+            }]},
+        });
+        for (name, value) in metadata.as_object().unwrap() {
+            pod["metadata"][name] = value.clone();
+        }
+        serde_json::from_value(pod).unwrap()
+    }
+
+    /// What is given of a log of which `told` lines are known when its pod is no longer there.
+    fn rest(
+        pod: Pod,
+        told: &[LogLine],
+        stop_s: i64,
+        seen_at: Timestamp,
+        now: Timestamp,
+    ) -> Vec<String> {
+        let mut endpoint = endpoint(answering(|| unreachable!()));
+        let shared = std::sync::Arc::get_mut(&mut endpoint.shared).unwrap();
+        shared.stop = SignedDuration::from_secs(stop_s);
+        let mut follow = Follow::after(told, &endpoint, pod, "app");
+        follow.seen_at = seen_at;
+        let lines = follow.rest(now).unwrap();
+        assert!(follow.ended);
+        let start = Timestamp::from_second(1_800_000_000).unwrap();
+        let text =
+            |line: &LogLine| format!("{} {}", line.at.duration_since(start).as_secs(), line.text);
+        lines.iter().map(text).collect()
+    }
+
+    #[tokio::test]
+    async fn the_log_of_a_pod_that_is_gone_is_given_to_the_end_of_its_container() {
+        let at = |seconds: i64| Timestamp::from_second(1_800_000_000 + seconds).unwrap();
+        let signal = "holdfast: the pod is being deleted, stop signal received";
+        let end = "holdfast: container app ended with exit code 0 (Completed)";
+        let deletion = json!({"deletionTimestamp": at(35), "deletionGracePeriodSeconds": 30});
+        for (metadata, stop_s, want) in [
+            // Its deletion was not seen: it came after the last look at the pod.
+            (
+                &json!({}),
+                0,
+                [
+                    "4 line",
+                    "5 line",
+                    "6 line",
+                    &format!("6 {signal}"),
+                    &format!("6 {end}"),
+                ],
+            ),
+            (
+                &json!({}),
+                9,
+                [
+                    "4 line",
+                    "5 line",
+                    &format!("5 {signal}"),
+                    "6 line",
+                    &format!("6 {end}"),
+                ],
+            ),
+            (
+                &deletion,
+                0,
+                [
+                    "4 line",
+                    "5 line",
+                    &format!("5 {signal}"),
+                    &format!("5 {end}"),
+                    "",
+                ],
+            ),
+            (
+                &deletion,
+                9,
+                [
+                    "4 line",
+                    "5 line",
+                    &format!("5 {signal}"),
+                    "6 line",
+                    &format!("6 {end}"),
+                ],
+            ),
+        ] {
+            let pod = pod(at(0), metadata);
+            let told = life::log_lines(&pod, "app", false, at(5)).unwrap();
+            let mut lines = rest(pod, &told, stop_s, at(5), at(6));
+            lines.resize(5, String::new());
+            assert_eq!(lines, want, "{metadata} {stop_s}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_given_before_does_not_hide_the_end_of_a_container_that_ended_earlier() {
+        let at = |seconds: i64| Timestamp::from_second(1_800_000_000 + seconds).unwrap();
+        let pod = pod(
+            at(0),
+            &json!({"deletionTimestamp": at(1), "deletionGracePeriodSeconds": 0}),
+        );
+        let told = life::log_lines(&pod, "app", false, at(9)).unwrap();
+        let lines = rest(pod, &told, 0, at(9), at(10));
+        assert_eq!(
+            lines,
+            ["7 holdfast: container app ended with exit code 0 (Completed)"]
+        );
+    }
 
     fn lines(seconds: &[i64]) -> Vec<LogLine> {
         let line = |(number, &at): (usize, &i64)| LogLine {

@@ -198,7 +198,7 @@ pub(super) async fn open(
     let lines = life::log_lines(&pod, container, options.previous, now)?;
     let goes_on = options.follow && !options.previous;
     let sending = Sending {
-        follow: goes_on.then(|| Follow::after(&lines, endpoint, &pod, container)),
+        follow: goes_on.then(|| Follow::after(&lines, endpoint, pod, container)),
         lines: options.select(lines, now).into_iter(),
         left_bytes: options.limit_bytes.unwrap_or(usize::MAX),
         options,

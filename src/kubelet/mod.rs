@@ -13,6 +13,7 @@ pub mod container;
 pub mod environment;
 pub mod fields;
 mod follow;
+mod gone;
 pub mod hosts;
 pub mod life;
 mod limits;

@@ -69,6 +69,8 @@ pub(super) struct Shared {
     pub(super) counters: stats::Counters,
     pub(super) sessions: Sessions,
     pub(super) limits: Limits,
+    /// How long containers take to stop.
+    pub(super) stop: jiff::SignedDuration,
     pub(super) shutdown: CancellationToken,
     auth: Arc<Auth>,
     anonymous: Vec<String>,
@@ -94,6 +96,7 @@ impl Shared {
             counters: stats::Counters::default(),
             sessions: Sessions::new(config, sources.scratch),
             limits: Limits::default(),
+            stop: config.delays.stop,
             shutdown,
             auth,
             anonymous: config.kubelet.anonymous.clone(),

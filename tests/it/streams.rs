@@ -239,6 +239,44 @@ async fn attach_shows_what_is_written_and_ends_with_the_container_over_spdy() {
     attach_shows_lines(&SPDY).await;
 }
 
+#[tokio::test]
+async fn a_followed_log_tells_how_its_deleted_pod_ended() {
+    let scene = scene().await;
+    let mut command = scene.plane.kubectl_command().await.unwrap();
+    let logs = ["logs", "-f", "web-0", "-c", "main"];
+    let mut followed = command
+        .args(["-n", &scene.namespace])
+        .args(logs)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(followed.stdout.take().unwrap()).lines();
+    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await;
+    let line = line.expect("a line comes").unwrap();
+    assert!(line.is_some_and(|line| line.ends_with("started")));
+    scene.delete("web-0").await;
+    let rest = async {
+        let mut rest = Vec::new();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            rest.push(line);
+        }
+        rest
+    };
+    let rest = tokio::time::timeout(PATIENCE, rest).await;
+    let rest = rest.expect("the log ends with the pod");
+    let last = rest
+        .last_chunk()
+        .map(|last: &[String; 2]| last.each_ref().map(String::as_str));
+    let want = [
+        "holdfast: the pod is being deleted, stop signal received",
+        "holdfast: container main ended with exit code 0 (Completed)",
+    ];
+    assert_eq!(last, Some(want), "{rest:?}");
+    assert!(followed.wait().await.unwrap().success());
+}
+
 /// A port-forward. kubectl dies of a line that nobody reads, so its output stays open.
 struct Forward {
     address: String,
