@@ -27,7 +27,7 @@ pub struct NodeFacts {
     pub allocatable: Allocatable,
 }
 
-/// Why a container cannot be put together.
+/// Why a container that runs cannot be put together.
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {
     /// The pod has no such container.
@@ -198,5 +198,52 @@ mod tests {
         let clock: Clock = Arc::new(|| Timestamp::UNIX_EPOCH);
         let missing = world(pod, "db", &memory, &node, &store, None, clock).await;
         assert!(matches!(missing, Err(ContainerError::NotFound(name)) if name == "db"));
+    }
+
+    #[tokio::test]
+    async fn a_running_container_outlives_the_objects_that_it_names_but_not_that_they_cannot_be_read()
+     {
+        use super::super::objects::ApiObjects;
+        use super::super::routes::testing::answering;
+
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "web-0", "namespace": "shop", "uid": "u1"},
+            "spec": {
+                "volumes": [{"name": "v", "secret": {"secretName": "no"}}],
+                "containers": [{
+                    "name": "app",
+                    "env": [{"name": "X", "valueFrom": {"configMapKeyRef": {"name": "no", "key": "k"}}}],
+                    "envFrom": [{"secretRef": {"name": "no"}}],
+                    "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+                }],
+            },
+        }))
+        .unwrap();
+        let pod = Arc::new(pod);
+        let (store, node) = (ScratchStore::default(), NodeFacts::default());
+        let clock: Clock = Arc::new(|| Timestamp::UNIX_EPOCH);
+        let memory = Memory::default();
+        let seen = world(
+            Arc::clone(&pod),
+            "app",
+            &memory,
+            &node,
+            &store,
+            None,
+            Arc::clone(&clock),
+        );
+        let seen = seen.await.unwrap();
+        assert!(seen.environment.iter().all(|(name, _)| name != "X"));
+        let files = seen.files.within(&TreePath::from("/v")).count();
+        assert_eq!(files, 1, "the directory that the volume is");
+
+        let refusal =
+            json!({"kind": "Status", "status": "Failure", "code": 403, "reason": "Forbidden"});
+        let objects = ApiObjects(answering(move || (403, refusal.clone())));
+        let refused = world(pod, "app", &objects, &node, &store, None, clock).await;
+        assert!(matches!(
+            refused,
+            Err(ContainerError::Environment(EnvironmentError::Unreadable(_)))
+        ));
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Owns the kubelet's rules for `env`, `envFrom` and the variables of Services
 //! (kubernetes/kubernetes, pkg/kubelet/kubelet_pods.go, `makeEnvironmentVariables`, and
-//! pkg/kubelet/envvars). What an image or a runtime adds is not known here.
+//! pkg/kubelet/envvars). What an image or a runtime adds is not known here, nor whether a container may start
+//! ([`crate::pod`]): one that runs has started, and may well outlive what it names. What is not there any more sets
+//! nothing.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -17,42 +19,9 @@ const STRING_BYTES_MAX: usize = 128 << 10;
 /// Most of all of them: a quarter of the usual stack.
 const BYTES_MAX: usize = 2 << 20;
 
-/// Why a container cannot be configured, in the kubelet's words: the message of
-/// `CreateContainerConfigError`.
+/// Why there is no environment, in the kubelet's words: the message of `CreateContainerConfigError`.
 #[derive(Debug, thiserror::Error)]
 pub enum EnvironmentError {
-    /// A ConfigMap that must be there is not.
-    #[error("configmap {name:?} not found")]
-    ConfigMapNotFound {
-        /// Its name.
-        name: String,
-    },
-    /// A Secret that must be there is not.
-    #[error("secret {name:?} not found")]
-    SecretNotFound {
-        /// Its name.
-        name: String,
-    },
-    /// A ConfigMap lacks a key.
-    #[error("couldn't find key {key} in ConfigMap {namespace}/{name}")]
-    ConfigMapKeyNotFound {
-        /// The key.
-        key: String,
-        /// Namespace of the ConfigMap.
-        namespace: String,
-        /// Name of the ConfigMap.
-        name: String,
-    },
-    /// A Secret lacks a key.
-    #[error("couldn't find key {key} in Secret {namespace}/{name}")]
-    SecretKeyNotFound {
-        /// The key.
-        key: String,
-        /// Namespace of the Secret.
-        namespace: String,
-        /// Name of the Secret.
-        name: String,
-    },
     /// A field that the downward API does not have.
     #[error("unsupported fieldPath: {path}")]
     UnsupportedField {
@@ -140,7 +109,6 @@ pub(super) async fn resolve<O: Objects>(
             Some(value) => Some(expanded(value, known)?),
             None => from_field(pod, &container.name, variable, objects, node).await?,
         };
-        // An optional reference to nothing sets nothing.
         if let Some(value) = value {
             environment.set(variable.name.clone(), value)?;
         }
@@ -168,30 +136,14 @@ async fn from_source<O: Objects>(
         Ok(())
     };
     if let Some(reference) = &source.config_map_ref {
-        match objects.config_map(&reference.name).await? {
-            Some(map) => {
-                for (key, value) in map.data.unwrap_or_default() {
-                    add(&key, value)?;
-                }
-            }
-            None if reference.optional == Some(true) => {}
-            None => {
-                let name = reference.name.clone();
-                return Err(EnvironmentError::ConfigMapNotFound { name });
-            }
+        let map = objects.config_map(&reference.name).await?;
+        for (key, value) in map.and_then(|map| map.data).unwrap_or_default() {
+            add(&key, value)?;
         }
     } else if let Some(reference) = &source.secret_ref {
-        match objects.secret(&reference.name).await? {
-            Some(secret) => {
-                for (key, value) in secret.data.unwrap_or_default() {
-                    add(&key, String::from_utf8_lossy(&value.0).into_owned())?;
-                }
-            }
-            None if reference.optional == Some(true) => {}
-            None => {
-                let name = reference.name.clone();
-                return Err(EnvironmentError::SecretNotFound { name });
-            }
+        let secret = objects.secret(&reference.name).await?;
+        for (key, value) in secret.and_then(|secret| secret.data).unwrap_or_default() {
+            add(&key, String::from_utf8_lossy(&value.0).into_owned())?;
         }
     }
     Ok(())
@@ -205,7 +157,7 @@ fn is_name(name: &str) -> bool {
             .all(|byte| (b' '..=b'~').contains(&byte) && byte != b'=')
 }
 
-/// The value of a variable with `valueFrom`, `None` where an optional reference leads to nothing.
+/// The value of a variable with `valueFrom`, `None` where it leads to nothing.
 async fn from_field<O: Objects>(
     pod: &Pod,
     container: &str,
@@ -231,40 +183,16 @@ async fn from_field<O: Objects>(
                 resource: selector.resource.clone(),
             });
     }
-    let namespace = objects.namespace().to_owned();
     if let Some(reference) = &source.config_map_key_ref {
-        let optional = reference.optional == Some(true);
-        let (name, key) = (reference.name.clone(), reference.key.clone());
-        let Some(map) = objects.config_map(&name).await? else {
-            let missing = EnvironmentError::ConfigMapNotFound { name };
-            return if optional { Ok(None) } else { Err(missing) };
-        };
-        return match map.data.unwrap_or_default().remove(&key) {
-            Some(value) => Ok(Some(value)),
-            None if optional => Ok(None),
-            None => Err(EnvironmentError::ConfigMapKeyNotFound {
-                key,
-                namespace,
-                name,
-            }),
-        };
+        let map = objects.config_map(&reference.name).await?;
+        let mut data = map.and_then(|map| map.data).unwrap_or_default();
+        return Ok(data.remove(&reference.key));
     }
     if let Some(reference) = &source.secret_key_ref {
-        let optional = reference.optional == Some(true);
-        let (name, key) = (reference.name.clone(), reference.key.clone());
-        let Some(secret) = objects.secret(&name).await? else {
-            let missing = EnvironmentError::SecretNotFound { name };
-            return if optional { Ok(None) } else { Err(missing) };
-        };
-        return match secret.data.unwrap_or_default().remove(&key) {
-            Some(value) => Ok(Some(String::from_utf8_lossy(&value.0).into_owned())),
-            None if optional => Ok(None),
-            None => Err(EnvironmentError::SecretKeyNotFound {
-                key,
-                namespace,
-                name,
-            }),
-        };
+        let secret = objects.secret(&reference.name).await?;
+        let mut data = secret.and_then(|secret| secret.data).unwrap_or_default();
+        let value = data.remove(&reference.key);
+        return Ok(value.map(|value| String::from_utf8_lossy(&value.0).into_owned()));
     }
     Ok(Some(String::new()))
 }

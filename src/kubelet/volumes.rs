@@ -2,7 +2,8 @@
 //!
 //! Owns ConfigMaps, Secrets, the downward API and projections of them, with the kubelet's rules
 //! (kubernetes/kubernetes, pkg/volume). Volumes of other kinds are empty directories: nothing of a
-//! host or of a storage system is behind them, and containers of a pod do not share them.
+//! host or of a storage system is behind them, and containers of a pod do not share them. A container that runs has
+//! started, and may well outlive what it names: what is not there any more has no files.
 
 use std::collections::BTreeMap;
 
@@ -33,30 +34,6 @@ pub struct MountError {
 /// What was wrong with a volume.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// A ConfigMap that must be there is not.
-    #[error("configmap {name:?} not found")]
-    ConfigMapNotFound {
-        /// Its name.
-        name: String,
-    },
-    /// A Secret that must be there is not.
-    #[error("secret {name:?} not found")]
-    SecretNotFound {
-        /// Its name.
-        name: String,
-    },
-    /// A ConfigMap lacks a key that is asked for.
-    #[error("configmap references non-existent config key: {key}")]
-    NoConfigKey {
-        /// The key.
-        key: String,
-    },
-    /// A Secret lacks a key that is asked for.
-    #[error("references non-existent secret key: {key}")]
-    NoSecretKey {
-        /// The key.
-        key: String,
-    },
     /// A field or resource that the downward API does not have.
     #[error("unsupported downward API field: {field}")]
     UnsupportedField {
@@ -166,16 +143,14 @@ impl<O: Objects> Source<'_, O> {
         let mut files = Files::new();
         if let Some(source) = &volume.config_map {
             let items = source.items.as_deref();
-            let optional = source.optional == Some(true);
             let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-            self.config_map(&source.name, items, optional, mode, &mut files)
+            self.config_map(&source.name, items, mode, &mut files)
                 .await?;
         } else if let Some(source) = &volume.secret {
             let name = source.secret_name.as_deref().unwrap_or_default();
             let items = source.items.as_deref();
-            let optional = source.optional == Some(true);
             let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
-            self.secret(name, items, optional, mode, &mut files).await?;
+            self.secret(name, items, mode, &mut files).await?;
         } else if let Some(source) = &volume.downward_api {
             let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
             self.downward(source.items.as_deref(), mode, &mut files)?;
@@ -197,14 +172,12 @@ impl<O: Objects> Source<'_, O> {
         files: &mut Files,
     ) -> Result<(), SourceError> {
         if let Some(source) = &projection.config_map {
-            let (items, optional) = (source.items.as_deref(), source.optional == Some(true));
-            self.config_map(&source.name, items, optional, mode, files)
-                .await?;
+            let items = source.items.as_deref();
+            self.config_map(&source.name, items, mode, files).await?;
         }
         if let Some(source) = &projection.secret {
-            let (items, optional) = (source.items.as_deref(), source.optional == Some(true));
-            self.secret(&source.name, items, optional, mode, files)
-                .await?;
+            let items = source.items.as_deref();
+            self.secret(&source.name, items, mode, files).await?;
         }
         if let Some(source) = &projection.downward_api {
             self.downward(source.items.as_deref(), mode, files)?;
@@ -227,49 +200,37 @@ impl<O: Objects> Source<'_, O> {
         &self,
         name: &str,
         items: Option<&[KeyToPath]>,
-        optional: bool,
         mode: i32,
         files: &mut Files,
     ) -> Result<(), SourceError> {
         let Some(map) = self.objects.config_map(name).await? else {
-            let name = name.to_owned();
-            return if optional {
-                Ok(())
-            } else {
-                Err(SourceError::ConfigMapNotFound { name })
-            };
+            return Ok(());
         };
         let texts = map.data.unwrap_or_default().into_iter();
         let texts = texts.map(|(key, text)| (key, Bytes::from(text)));
         let binaries = map.binary_data.unwrap_or_default().into_iter();
         let binaries = binaries.map(|(key, value)| (key, Bytes::from(value.0)));
         let data = texts.chain(binaries).collect();
-        let missing = |key| SourceError::NoConfigKey { key };
-        chosen(&data, items, optional, mode, missing, files)
+        chosen(&data, items, mode, files);
+        Ok(())
     }
 
     async fn secret(
         &self,
         name: &str,
         items: Option<&[KeyToPath]>,
-        optional: bool,
         mode: i32,
         files: &mut Files,
     ) -> Result<(), SourceError> {
         let Some(secret) = self.objects.secret(name).await? else {
-            let name = name.to_owned();
-            return if optional {
-                Ok(())
-            } else {
-                Err(SourceError::SecretNotFound { name })
-            };
+            return Ok(());
         };
         let data = secret.data.unwrap_or_default().into_iter();
         let data = data
             .map(|(key, value)| (key, Bytes::from(value.0)))
             .collect();
-        let missing = |key| SourceError::NoSecretKey { key };
-        chosen(&data, items, optional, mode, missing, files)
+        chosen(&data, items, mode, files);
+        Ok(())
     }
 
     fn downward(
@@ -301,11 +262,9 @@ impl<O: Objects> Source<'_, O> {
 fn chosen(
     data: &BTreeMap<String, Bytes>,
     items: Option<&[KeyToPath]>,
-    optional: bool,
     mode: i32,
-    missing: impl Fn(String) -> SourceError,
     files: &mut Files,
-) -> Result<(), SourceError> {
+) {
     let items = items.unwrap_or_default();
     if items.is_empty() {
         let all = data
@@ -314,16 +273,11 @@ fn chosen(
         files.extend(all);
     }
     for item in items {
-        match data.get(&item.key) {
-            Some(value) => {
-                let mode = item.mode.unwrap_or(mode);
-                files.insert(item.path.clone(), (value.clone(), mode));
-            }
-            None if optional => {}
-            None => return Err(missing(item.key.clone())),
+        if let Some(value) = data.get(&item.key) {
+            let mode = item.mode.unwrap_or(mode);
+            files.insert(item.path.clone(), (value.clone(), mode));
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -449,32 +403,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_missing_is_named_in_the_kubelets_words() {
+    async fn what_is_not_there_any_more_has_no_files() {
         let item = json!([{"key": "z", "path": "z"}]);
-        for (volume, want) in [
-            (
-                json!({"configMap": {"name": "no"}}),
-                "configmap \"no\" not found",
-            ),
-            (
-                json!({"secret": {"secretName": "no"}}),
-                "secret \"no\" not found",
-            ),
-            (
-                json!({"projected": {"sources": [{"secret": {"name": "no"}}]}}),
-                "secret \"no\" not found",
-            ),
-            (
-                json!({"configMap": {"name": "cm", "items": item}}),
-                "configmap references non-existent config key: z",
-            ),
-            (
-                json!({"secret": {"secretName": "sec", "items": item}}),
-                "references non-existent secret key: z",
-            ),
+        for volume in [
+            json!({"configMap": {"name": "no"}}),
+            json!({"secret": {"secretName": "no"}}),
+            json!({"projected": {"sources": [{"secret": {"name": "no"}}]}}),
+            json!({"configMap": {"name": "cm", "items": item}}),
+            json!({"secret": {"secretName": "sec", "items": item}}),
         ] {
-            let want = format!("MountVolume.SetUp failed for volume \"v\" : {want}");
-            assert_eq!(mounted(volume, json!({})).await.unwrap_err(), want);
+            let got = mounted(volume.clone(), json!({})).await.unwrap();
+            assert_eq!(got, (vec!["/m/".to_owned()], 1), "{volume}");
         }
     }
 }
