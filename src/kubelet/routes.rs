@@ -226,7 +226,7 @@ async fn admit(State(endpoint): State<Endpoint>, mut request: Request, next: Nex
                     "Authorization error (user={}, verb={verb}, resource=nodes, subresource={subresource})",
                     user.name
                 );
-                return text(StatusCode::INTERNAL_SERVER_ERROR, message);
+                return turned_away(StatusCode::INTERNAL_SERVER_ERROR, message);
             }
         }
     }
@@ -235,13 +235,17 @@ async fn admit(State(endpoint): State<Endpoint>, mut request: Request, next: Nex
         user.name,
         asked.join(" ")
     );
-    text(StatusCode::FORBIDDEN, message)
+    turned_away(StatusCode::FORBIDDEN, message)
 }
 
-/// Closes the connection: a stranger must not hold a place among those that are let in.
 fn unauthorized() -> Response {
+    turned_away(StatusCode::UNAUTHORIZED, "Unauthorized".to_owned())
+}
+
+/// Closes the connection: who is not let in must not hold a place among those that are.
+fn turned_away(status: StatusCode, message: String) -> Response {
     let close = [(header::CONNECTION, "close")];
-    (StatusCode::UNAUTHORIZED, close, "Unauthorized").into_response()
+    (status, close, message).into_response()
 }
 
 /// The node that a request is about, once its caller may ask.

@@ -80,6 +80,14 @@ async fn knows_certificates(scene: &Scene) {
     .unwrap();
 }
 
+/// The body of an answer that closes its connection.
+fn closing(answer: &str) -> &str {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let closes = |line: &str| line.eq_ignore_ascii_case("connection: close");
+    assert!(head.lines().any(closes), "{head}");
+    body
+}
+
 #[tokio::test]
 async fn every_path_is_refused_without_identity_and_without_the_right() {
     let scene = Scene::start(&config()).await;
@@ -92,11 +100,12 @@ async fn every_path_is_refused_without_identity_and_without_the_right() {
         .unwrap();
     let token = format!("Authorization: Bearer {}", created.trim());
     for path in PATHS {
-        let (code, body) = ask(&scene, path, &[]).await;
-        assert_eq!((code, &*body), (401, "Unauthorized"), "{path}");
+        let (code, answer) = ask(&scene, path, &["-i"]).await;
+        assert_eq!((code, closing(&answer)), (401, "Unauthorized"), "{path}");
         let wrong = ["-H", "Authorization: Bearer wrong"];
         assert_eq!(ask(&scene, path, &wrong).await.0, 401, "{path}");
-        let (code, body) = ask(&scene, path, &["-H", &token]).await;
+        let (code, answer) = ask(&scene, path, &["-i", "-H", &token]).await;
+        let body = closing(&answer);
         assert_eq!(code, 403, "{path}: {body}");
         let user = format!("Forbidden (user=system:serviceaccount:{namespace}:default, verb=get");
         assert!(body.starts_with(&user), "{path}: {body}");
