@@ -19,6 +19,7 @@ use super::follow::Follow;
 use super::life::{self, LogLine, NoLogs, Stream};
 use super::limits::{Full, Place};
 use super::routes::Endpoint;
+use crate::pod::is_object_name;
 
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A log goes out in portions of about this size: nobody needs a second copy of it as one text.
@@ -262,6 +263,10 @@ pub(super) async fn read(
     namespace: &str,
     name: &str,
 ) -> Result<Option<Pod>, Error> {
+    // They are part of the path of a request, which any other text could make one for another object.
+    if ![namespace, name].into_iter().all(is_object_name) {
+        return Ok(None);
+    }
     let api: Api<Pod> = Api::namespaced(endpoint.shared.client.clone(), namespace);
     let pod = || name.to_owned();
     let answer = timeout(REQUEST_TIMEOUT, api.get_opt(name)).await;
@@ -286,6 +291,24 @@ mod tests {
     use super::super::routes::testing::{answering, endpoint};
     use super::*;
     use crate::chain::chain;
+
+    #[tokio::test]
+    async fn a_name_that_no_object_can_have_is_no_pods_and_makes_no_request() {
+        let endpoint = endpoint(answering(|| panic!("nothing is asked")));
+        for (namespace, name) in [
+            ("shop", "../secrets/key"),
+            ("shop", "web-0/status"),
+            ("shop", "web-0?watch=1"),
+            ("shop", ".."),
+            ("shop", ""),
+            ("..", "web-0"),
+            ("shop/pods/web-0?x=", "web-0"),
+            ("", "web-0"),
+        ] {
+            let error = read_here(&endpoint, namespace, name).await.unwrap_err();
+            assert_eq!(error.status(), 404, "{namespace} {name}: {error}");
+        }
+    }
 
     #[tokio::test]
     async fn a_pod_that_cannot_be_read_is_told_with_what_the_api_server_said() {

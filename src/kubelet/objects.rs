@@ -12,6 +12,8 @@ use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
 use tokio::sync::Mutex;
 
+use crate::pod::is_object_name;
+
 /// The API server could not be asked.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} could not be read")]
@@ -53,7 +55,8 @@ pub trait Objects: Send + Sync {
     ) -> impl Future<Output = Result<Option<String>, Unreadable>> + Send;
 }
 
-/// The objects of an API server.
+/// The objects of an API server. A pod may name what no object can be called: it is not asked for, for a name is part
+/// of the path of a request.
 #[derive(Clone)]
 pub struct ApiObjects(pub Client);
 
@@ -70,12 +73,18 @@ impl Objects for ApiObjects {
         namespace: &str,
         name: &str,
     ) -> Result<Option<ConfigMap>, Unreadable> {
+        if !is_object_name(name) {
+            return Ok(None);
+        }
         let api: Api<ConfigMap> = Api::namespaced(self.0.clone(), namespace);
         let found = api.get_opt(name).await;
         found.map_err(unreadable(format!("ConfigMap {namespace}/{name}")))
     }
 
     async fn secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, Unreadable> {
+        if !is_object_name(name) {
+            return Ok(None);
+        }
         let api: Api<Secret> = Api::namespaced(self.0.clone(), namespace);
         let found = api.get_opt(name).await;
         found.map_err(unreadable(format!("Secret {namespace}/{name}")))

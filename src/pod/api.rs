@@ -149,7 +149,7 @@ pub(super) async fn look_object(client: &Client, key: &ObjectKey) -> Found {
 }
 
 /// Whether an object can have this name: a DNS subdomain (RFC 1123).
-fn is_object_name(name: &str) -> bool {
+pub(crate) fn is_object_name(name: &str) -> bool {
     let inner = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     name.len() <= 253
         && name.split('.').all(|label| {

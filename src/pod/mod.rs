@@ -39,3 +39,5 @@ mod stop;
 #[cfg(test)]
 mod testing;
 pub mod view;
+
+pub(crate) use self::api::is_object_name;
