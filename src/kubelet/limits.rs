@@ -1,6 +1,6 @@
 //! What all sessions together may cost: how many there are, and what they ask of the API server.
 //!
-//! A session is an `exec`, `attach`, `port-forward` or followed log: it lasts as long as its client likes.
+//! A session is an `exec`, `attach`, `port-forward` or log: it lasts as long as its client likes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,7 +20,7 @@ const LOOK_GAP: Duration = Duration::from_millis(20);
 /// No session begins, for there are too many.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{max} sessions (exec, attach, port-forward, logs -f) are open here, and no more are served: end some and try again"
+    "{max} sessions (exec, attach, port-forward, logs) are open here, and no more are served: end some and try again"
 )]
 pub(super) struct Full {
     max: usize,
@@ -45,7 +45,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    fn new(max: usize) -> Self {
+    pub(super) fn new(max: usize) -> Self {
         Self {
             max,
             places: Arc::new(Semaphore::new(max)),

@@ -180,7 +180,7 @@ struct Sending {
     follow: Option<Follow>,
     options: Options,
     left_bytes: usize,
-    _place: Option<Place>,
+    _place: Place,
 }
 
 /// The log as the body of an answer.
@@ -192,8 +192,8 @@ pub(super) async fn open(
     query: &str,
 ) -> Result<Body, Error> {
     let options = Options::parse(query)?;
-    let limits = &endpoint.shared.limits;
-    let place = options.follow.then(|| limits.place()).transpose()?;
+    // Also what is not followed lasts as long as its reader likes.
+    let place = endpoint.shared.limits.place()?;
     let pod = read_here(endpoint, namespace, name).await?;
     let now = Timestamp::now();
     let lines = life::log_lines(&pod, container, options.previous, now)?;
@@ -288,6 +288,7 @@ fn is_here(endpoint: &Endpoint, pod: &Pod) -> bool {
 mod tests {
     use serde_json::json;
 
+    use super::super::limits::Limits;
     use super::super::routes::testing::{answering, endpoint};
     use super::*;
     use crate::chain::chain;
@@ -308,6 +309,30 @@ mod tests {
             let error = read_here(&endpoint, namespace, name).await.unwrap_err();
             assert_eq!(error.status(), 404, "{namespace} {name}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_log_takes_a_place_until_it_was_sent_also_when_it_is_not_followed() {
+        let pod = json!({
+            "metadata": {"name": "web-0", "namespace": "shop", "uid": "u1"},
+            "spec": {"nodeName": "vk-b", "containers": [{"name": "app"}]},
+            "status": {"containerStatuses": [{
+                "name": "app", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                "state": {"running": {"startedAt": "2026-11-28T10:00:00Z"}},
+            }]},
+        });
+        let mut endpoint = endpoint(answering(move || (200, pod.clone())));
+        let shared = std::sync::Arc::get_mut(&mut endpoint.shared).unwrap();
+        shared.limits = Limits::new(1);
+        let unread = open(&endpoint, "shop", "web-0", "app", "").await.unwrap();
+        let refused = open(&endpoint, "shop", "web-0", "app", "")
+            .await
+            .unwrap_err();
+        assert_eq!(refused.status(), 503, "{refused}");
+        let read = axum::body::to_bytes(unread, usize::MAX).await.unwrap();
+        assert!(read.starts_with(b"holdfast: container app"));
+        let next = open(&endpoint, "shop", "web-0", "app", "").await;
+        assert!(next.is_ok());
     }
 
     #[tokio::test]
@@ -351,7 +376,7 @@ mod tests {
             follow: None,
             left_bytes: options.limit_bytes.unwrap_or(usize::MAX),
             options,
-            _place: None,
+            _place: Limits::new(1).place().unwrap(),
         }
     }
 

@@ -55,7 +55,7 @@ use crate::node::NodeTable;
 use crate::pod::run::Asker;
 
 /// Connections of all listeners together, without those that became a session by an upgrade; more
-/// wait in the backlog. Above the number of followed logs, which hold one as long as they last.
+/// wait in the backlog. Above the number of logs, which hold one as long as they last.
 const CONNECTIONS_MAX: usize = 2048;
 
 /// Shorter than the cluster's Lease, which nobody renews meanwhile.
