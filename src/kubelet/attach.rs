@@ -43,14 +43,14 @@ pub(super) async fn attach(
     match begin(&endpoint, &parts, &query.unwrap_or_default()).await {
         Ok((process, options, place)) => {
             let tty = options.tty;
+            // The session may outlast the process, and a shell that reads to the end the session.
+            let place = Arc::new(place);
+            let of_process = Arc::clone(&place);
             let run = async move |streams| match process {
-                Process::Shell(shell) => shell.serve(tty, streams, place).await,
-                Process::Lines(follow) => {
-                    let _place = place;
-                    show(follow, tty, streams).await
-                }
+                Process::Shell(shell) => shell.serve(tty, streams, of_process).await,
+                Process::Lines(follow) => show(follow, tty, streams).await,
             };
-            serve_attach(request, options, run).await
+            serve_attach(request, options, place, run).await
         }
         Err(error) => error.into_response(),
     }
@@ -128,7 +128,7 @@ struct Attached {
 
 impl Attached {
     /// Attaching went well however the shell ends: its exit code is the container's. So says the kubelet.
-    async fn serve(self, tty: bool, streams: Streams, place: Place) -> ExitStatus {
+    async fn serve(self, tty: bool, streams: Streams, place: Arc<Place>) -> ExitStatus {
         if !self.ends_with_stdin {
             self.run(tty, streams, place).await;
             return ExitStatus::SUCCESS;
@@ -144,7 +144,7 @@ impl Attached {
     }
 
     /// Runs the shell, and ends the container with it.
-    async fn run(self, tty: bool, mut streams: Streams, _place: Place) {
+    async fn run(self, tty: bool, mut streams: Streams, _place: Arc<Place>) {
         let is_read = Arc::new(AtomicBool::new(false));
         streams.stdin = streams.stdin.map(|inner| {
             let is_read = Arc::clone(&is_read);

@@ -166,7 +166,6 @@ pub(super) async fn exec(
         Ok((world, restarts, options, place)) => {
             let (command, tty) = (options.command.clone(), options.tty);
             let run = async move |streams| {
-                let _place = place;
                 tokio::select! {
                     code = run(&world, &command, tty, streams) => ExitStatus::Exited(code),
                     () = ended(&endpoint, &world.pod, &world.container, restarts) => {
@@ -174,7 +173,7 @@ pub(super) async fn exec(
                     }
                 }
             };
-            serve_exec(request, options, run).await
+            serve_exec(request, options, place, run).await
         }
         Err(error) => error.into_response(),
     }

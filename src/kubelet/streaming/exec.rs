@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
@@ -109,32 +110,47 @@ const SPDY_STREAMS: usize = 16;
 
 /// Runs a command with the streams that the client asked for and tells the client how it ended.
 ///
-/// `run` begins when the client has opened its streams; it is dropped when the client leaves. The answer is 101,
-/// or what the kubelet answers when client and server have no protocol in common.
-pub async fn serve_exec<F, R>(request: Request, options: ExecOptions, run: F) -> Response
-where
-    F: FnOnce(Streams) -> R + Send + 'static,
-    R: Future<Output = ExitStatus> + Send + 'static,
-{
-    serve(request, &options, TIMEOUTS, run)
-}
-
-/// As [`serve_exec`], with the container's own process in place of a command.
-pub async fn serve_attach<F, R>(request: Request, options: ExecOptions, run: F) -> Response
-where
-    F: FnOnce(Streams) -> R + Send + 'static,
-    R: Future<Output = ExitStatus> + Send + 'static,
-{
-    serve_exec(request, options, run).await
-}
-
-pub(super) fn serve<F, R>(
-    mut request: Request,
-    options: &ExecOptions,
-    timeouts: Timeouts,
+/// `run` begins when the client has opened its streams; it is dropped when the client leaves. `held` is dropped when
+/// the connection ends, which outlasts the command. The answer is 101, or what the kubelet answers when client and
+/// server have no protocol in common.
+pub async fn serve_exec<H, F, R>(
+    request: Request,
+    options: ExecOptions,
+    held: H,
     run: F,
 ) -> Response
 where
+    H: Send + 'static,
+    F: FnOnce(Streams) -> R + Send + 'static,
+    R: Future<Output = ExitStatus> + Send + 'static,
+{
+    serve(request, &options, TIMEOUTS, held, run)
+}
+
+/// As [`serve_exec`], with the container's own process in place of a command.
+pub async fn serve_attach<H, F, R>(
+    request: Request,
+    options: ExecOptions,
+    held: H,
+    run: F,
+) -> Response
+where
+    H: Send + 'static,
+    F: FnOnce(Streams) -> R + Send + 'static,
+    R: Future<Output = ExitStatus> + Send + 'static,
+{
+    serve_exec(request, options, held, run).await
+}
+
+pub(super) fn serve<H, F, R>(
+    mut request: Request,
+    options: &ExecOptions,
+    timeouts: Timeouts,
+    held: H,
+    run: F,
+) -> Response
+where
+    H: Send + 'static,
     F: FnOnce(Streams) -> R + Send + 'static,
     R: Future<Output = ExitStatus> + Send + 'static,
 {
@@ -144,8 +160,9 @@ where
             Ok(agreed) => agreed,
             Err(refused) => return refused.into_response(),
         };
-        upgrade(&mut request, move |io| {
-            over_websocket(io, wanted, protocol, timeouts, run)
+        upgrade(&mut request, move |io| async move {
+            let _held = held;
+            over_websocket(io, wanted, protocol, timeouts, run).await;
         });
         return answer;
     }
@@ -153,8 +170,9 @@ where
         Ok(agreed) => agreed,
         Err(refused) => return refused.into_response(),
     };
-    upgrade(&mut request, move |io| {
-        over_spdy(io, wanted, protocol, timeouts, run)
+    upgrade(&mut request, move |io| async move {
+        let _held = held;
+        over_spdy(io, wanted, protocol, timeouts, run).await;
     });
     answer
 }
@@ -235,10 +253,10 @@ pub(super) async fn over_websocket<S, F, R>(
     let socket = websocket::accept(io).await;
     let driver = websocket::drive(socket, shared.clone(), timeouts.idle);
     tokio::pin!(driver);
-    let work = execute(&shared, &ends, version.json_status, run);
+    let work = execute(&shared, &ends, version.json_status, timeouts.stall, run);
     tokio::select! {
         () = &mut driver => debug!("the client left before its command ended"),
-        () = work => shared.close(driver, timeouts.linger).await,
+        () = work => shared.close(driver, timeouts).await,
     }
 }
 
@@ -267,7 +285,7 @@ pub(super) async fn over_spdy<S, F, R>(
     let work = async {
         match timeout(timeouts.creation, collect(&shared, opened, wanted)).await {
             Ok(Some(ends)) => {
-                execute(&shared, &ends, version.json_status, run).await;
+                execute(&shared, &ends, version.json_status, timeouts.stall, run).await;
                 let silent = [ends.stdin, ends.resize];
                 for id in silent.into_iter().flatten() {
                     shared.with(|session| session.finish(id));
@@ -280,7 +298,7 @@ pub(super) async fn over_spdy<S, F, R>(
     };
     tokio::select! {
         ended = &mut driver => debug!(?ended, "the client left before its command ended"),
-        () = work => shared.close(driver, timeouts.linger).await,
+        () = work => shared.close(driver, timeouts).await,
     }
 }
 
@@ -327,8 +345,13 @@ async fn collect(
 }
 
 /// Runs the command and says how it ended after all of its output.
-async fn execute<M, F, R>(shared: &Arc<Shared<M>>, ends: &Ends<M::Id>, json_status: bool, run: F)
-where
+async fn execute<M, F, R>(
+    shared: &Arc<Shared<M>>,
+    ends: &Ends<M::Id>,
+    json_status: bool,
+    stall: Duration,
+    run: F,
+) where
     M: Multiplexer,
     F: FnOnce(Streams) -> R,
     R: Future<Output = ExitStatus>,
@@ -361,11 +384,14 @@ where
         status.to_text().into_bytes()
     };
     let mut error = shared.writer(ends.error);
-    if let Err(error) = error.write_all(&text).await {
-        debug!(
-            error = &error as &dyn std::error::Error,
-            "the client does not want to know how its command ended"
-        );
+    tokio::select! {
+        told = error.write_all(&text) => if let Err(error) = told {
+            debug!(
+                error = &error as &dyn std::error::Error,
+                "the client does not want to know how its command ended"
+            );
+        },
+        () = shared.stalled(stall) => debug!("the client does not take what its command wrote"),
     }
 }
 

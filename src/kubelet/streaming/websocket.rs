@@ -119,6 +119,7 @@ async fn next_message(shared: &Shared<Channels>) -> Option<Message> {
         inner.set_driver(cx);
         match inner.mux.message() {
             Some((message, room)) => {
+                inner.took();
                 if room {
                     inner.wake_writers();
                 }

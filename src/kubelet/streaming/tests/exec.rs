@@ -90,7 +90,7 @@ async fn server(timeouts: Timeouts) -> (SocketAddr, Arc<Notify>) {
             let query = request.uri().query().unwrap_or_default();
             let options = ExecOptions::from_query(query, "app").unwrap();
             let run = options.clone();
-            exec::serve(request, &options, timeouts, |streams| {
+            exec::serve(request, &options, timeouts, (), |streams| {
                 command(run, streams, gone)
             })
         }

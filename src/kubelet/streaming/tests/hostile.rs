@@ -1,11 +1,18 @@
 //! Clients that mean harm, over a pipe. What a connection has taken of them when it ends, whether it has ended it
 //! at once or has stopped to listen until nothing was said for too long, is all that it can have held.
 
+use std::sync::{Arc, Mutex};
+
+use axum::extract::Request;
 use holdfast_spdy::{Encoder, Frame, Headers, StreamId};
-use tokio::io::{AsyncWriteExt, DuplexStream};
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::{Notify, Semaphore};
 
 use super::super::exec::{self, WEBSOCKET, Wanted};
-use super::super::{ExecOptions, ExitStatus, TIMEOUTS, Timeouts, port_forward};
+use super::super::{ExecOptions, ExitStatus, Streams, TIMEOUTS, Timeouts, port_forward};
 use super::client::SpdyClient;
 use super::{SHORT, soon};
 
@@ -175,4 +182,60 @@ async fn of_a_thousand_idle_streams_most_are_refused() {
         server.await.unwrap();
     })
     .await;
+}
+
+/// Asks over a short pipe for a command that ends before anything of what it wrote was read.
+async fn unread(protocol: &str, held: impl Send + 'static) -> DuplexStream {
+    let (mut near, far) = tokio::io::duplex(PIPE_LEN);
+    let ended = Arc::new(Notify::new());
+    let (held, end) = (Arc::new(Mutex::new(Some(held))), ended.clone());
+    let router = axum::Router::new().fallback(move |request: Request| {
+        let (held, end) = (held.lock().unwrap().take().unwrap(), end.clone());
+        let options = ExecOptions::from_query("output=1", "app").unwrap();
+        let timeouts = Timeouts {
+            idle: TIMEOUTS.idle,
+            ..SHORT
+        };
+        let answer = exec::serve(
+            request,
+            &options,
+            timeouts,
+            held,
+            async move |streams: Streams| {
+                let mut stdout = streams.stdout.unwrap();
+                stdout.write_all(&vec![0; 2 * PIPE_LEN]).await.unwrap();
+                end.notify_one();
+                ExitStatus::SUCCESS
+            },
+        );
+        std::future::ready(answer)
+    });
+    let service = TowerToHyperService::new(router);
+    let connection = http1::Builder::new()
+        .serve_connection(TokioIo::new(far), service)
+        .with_upgrades();
+    tokio::spawn(connection);
+    let head =
+        format!("GET /exec HTTP/1.1\r\nHost: it\r\nConnection: Upgrade\r\n{protocol}\r\n\r\n");
+    near.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(near.read_u8().await.unwrap());
+    }
+    soon(ended.notified()).await;
+    near
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_keeps_its_place_after_its_command_until_it_is_given_up() {
+    let places = Arc::new(Semaphore::new(1));
+    let place = places.clone().try_acquire_owned().unwrap();
+    let websocket = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                     Sec-WebSocket-Protocol: v5.channel.k8s.io";
+    let client = unread(websocket, place).await;
+    tokio::time::sleep(SHORT.stall / 3).await;
+    assert_eq!(places.available_permits(), 0, "it has not got everything");
+    let _free = soon(places.acquire()).await.unwrap();
+    drop(client);
 }

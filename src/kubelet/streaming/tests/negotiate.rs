@@ -68,11 +68,11 @@ async fn ask(path: &str, method: &str, lines: &[&str]) -> String {
     let address = serve(async |request| match request.uri().path() {
         "/exec" => {
             let options = ExecOptions::from_query("output=1", "app").unwrap();
-            serve_exec(request, options, async |_| ExitStatus::SUCCESS).await
+            serve_exec(request, options, (), async |_| ExitStatus::SUCCESS).await
         }
         "/attach" => {
             let options = ExecOptions::from_query("output=1", "app").unwrap();
-            serve_attach(request, options, async |_| ExitStatus::SUCCESS).await
+            serve_attach(request, options, (), async |_| ExitStatus::SUCCESS).await
         }
         _ => serve_port_forward(request, async |_| Ok(tokio::io::empty())).await,
     })
