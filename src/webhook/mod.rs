@@ -34,6 +34,7 @@ use tracing::{info, warn};
 use holdfast_provider::id::{PodKey, VSwitchId, Zone};
 
 mod certificate;
+mod intake;
 mod mutate;
 mod pin;
 mod probe;
@@ -44,8 +45,8 @@ mod surplus;
 
 pub use certificate::Error as CertificateError;
 pub use mutate::{
-    Affinity, ContainerForAdmission, PodForAdmission, PodSpec, mutate, opted_in, taint,
-    toleration_patch,
+    Affinity, ContainerForAdmission, MetadataForAdmission, OwnerForAdmission, PodForAdmission,
+    PodSpec, mutate, opted_in, taint, toleration_patch,
 };
 pub use register::{Error as RegisterError, NAME, WEBHOOK, unregister};
 
@@ -150,6 +151,7 @@ pub async fn run(
         claims,
         nodes,
         reached,
+        intake: intake::Intake::default(),
     };
     let router = review::router(Arc::new(reviewer));
     let registered = async {

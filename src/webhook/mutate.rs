@@ -11,7 +11,6 @@ use json_patch::{AddOperation, Patch, PatchOperation};
 use k8s_openapi::api::core::v1::{
     NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration,
 };
-use kube::core::{NotUsed, Object};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
@@ -33,8 +32,40 @@ const TAINT_VALUE: &str = "alibabacloud";
 const NO_SCHEDULE: &str = "NoSchedule";
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
 
-/// A pod as the webhook sees it: whole metadata, and of the spec what decides where it may run.
-pub type PodForAdmission = Object<PodSpec, NotUsed>;
+/// A pod as the webhook sees it. Anybody can send one, so nothing is kept that is not looked at: the managed fields of
+/// a real pod, decoded, take dozens of times their length.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct PodForAdmission {
+    /// Who it is and what it asks for by label and annotation.
+    #[serde(default)]
+    pub metadata: MetadataForAdmission,
+    /// What decides where it may run.
+    pub spec: PodSpec,
+}
+
+/// The metadata of a pod, as far as admission looks at it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MetadataForAdmission {
+    /// Absent while the API server has not made one of `generateName`.
+    pub name: Option<String>,
+    /// Its labels.
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Its annotations.
+    pub annotations: Option<BTreeMap<String, String>>,
+    /// Whose it is.
+    pub owner_references: Option<Vec<OwnerForAdmission>>,
+}
+
+/// An owner of a pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct OwnerForAdmission {
+    /// Of which kind it is.
+    #[serde(default)]
+    pub kind: String,
+    /// Whether it is the one that manages the pod.
+    pub controller: Option<bool>,
+}
 
 /// The part of a pod's spec that decides where it may run.
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -6,23 +6,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Json, State};
+use axum::extract::{DefaultBodyLimit, Json, Request, State};
+use axum::response::Response;
 use axum::routing::post;
 use jiff::Timestamp;
-use kube::core::DynamicObject;
-use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation};
+use kube::core::admission::{AdmissionResponse, AdmissionReview, Operation};
+use kube::core::response::Status;
+use kube::core::{DynamicObject, TypeMeta};
+use serde::Deserialize;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use holdfast_provider::id::PodKey;
 
+use super::intake::{BODY_BYTES_MAX, Intake};
 use super::mutate::{PodForAdmission, misfit, mutate};
 use super::{ClaimPlace, Claims, Nodes, PATH, pin};
 use crate::config::{FailurePolicy, WebhookConfig};
 
-/// The API server takes objects of up to 3 MiB; the review adds who asked and how.
-const BODY_BYTES_MAX: usize = 4 << 20;
 /// Below the 5 s that the API server waits, so that the caller learns the reason.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -33,6 +35,25 @@ pub(super) struct Reviewer {
     pub(super) nodes: Arc<dyn Nodes>,
     /// Set by the first review: the proof that the API server reaches this process.
     pub(super) reached: watch::Sender<bool>,
+    pub(super) intake: Intake,
+}
+
+/// An `AdmissionReview` that asks. Only what an answer needs is kept of it; kube's own type keeps the options and the
+/// managed fields as trees.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Review {
+    kind: String,
+    api_version: String,
+    request: Option<ReviewRequest>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReviewRequest {
+    uid: String,
+    namespace: Option<String>,
+    operation: Operation,
+    object: Option<PodForAdmission>,
 }
 
 /// The claim of a pod could not be read, so nobody knows which zone it belongs to.
@@ -56,19 +77,36 @@ pub(super) fn router(reviewer: Arc<Reviewer>) -> Router {
 
 async fn review(
     State(reviewer): State<Arc<Reviewer>>,
-    Json(review): Json<AdmissionReview<PodForAdmission>>,
-) -> Json<AdmissionReview<DynamicObject>> {
+    request: Request,
+) -> Result<Json<AdmissionReview<DynamicObject>>, Response> {
+    let taken = reviewer.intake.take(request).await?;
     reviewer.reached.send_replace(true);
-    let response = match review.try_into() {
-        Ok(request) => reviewer.answer(&request).await,
-        Err(error) => AdmissionResponse::invalid(error),
+    let response = match &taken.review.request {
+        Some(request) => {
+            let types = TypeMeta {
+                kind: taken.review.kind.clone(),
+                api_version: taken.review.api_version.clone(),
+            };
+            reviewer.answer(request, types).await
+        }
+        None => AdmissionResponse::invalid("the AdmissionReview has no request"),
     };
-    Json(response.into_review())
+    Ok(Json(response.into_review()))
+}
+
+/// The answer that lets the object in as it is.
+fn allowed(request: &ReviewRequest, types: TypeMeta) -> AdmissionResponse {
+    let mut response = AdmissionResponse::invalid("");
+    response.types = types;
+    response.uid.clone_from(&request.uid);
+    response.allowed = true;
+    response.result = Status::default();
+    response
 }
 
 impl Reviewer {
-    async fn answer(&self, request: &AdmissionRequest<PodForAdmission>) -> AdmissionResponse {
-        let mut response = AdmissionResponse::from(request);
+    async fn answer(&self, request: &ReviewRequest, types: TypeMeta) -> AdmissionResponse {
+        let mut response = allowed(request, types);
         let Some(pod) = &request.object else {
             return response;
         };
@@ -148,4 +186,32 @@ fn unavailable(response: AdmissionResponse, error: &ClaimError) -> AdmissionResp
     response.result.code = 500;
     "InternalError".clone_into(&mut response.result.reason);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_no_answer_needs_may_have_any_form_and_is_not_kept() {
+        let tree = vec![json!({ "a": {} }); 1000];
+        let review = json!({
+            "kind": "AdmissionReview", "apiVersion": "admission.k8s.io/v1", "more": tree,
+            "request": {
+                "uid": "1", "operation": "CREATE", "kind": tree, "resource": tree, "options": tree,
+                "userInfo": tree, "oldObject": tree, "dryRun": tree, "namespace": "default",
+                "object": {
+                    "kind": tree, "apiVersion": tree, "status": tree,
+                    "metadata": { "name": "web-0", "managedFields": tree, "finalizers": tree },
+                    "spec": { "volumes": tree, "affinity": { "podAffinity": tree } },
+                },
+            },
+        });
+        let review: Review = serde_json::from_value(review).unwrap();
+        let kept = format!("{review:?}");
+        assert!(kept.len() < 1000, "{kept}");
+        assert!(kept.contains("web-0"), "{kept}");
+    }
 }
