@@ -81,9 +81,8 @@ pub struct PodSpec {
     pub affinity: Option<Affinity>,
     /// Taints that the pod puts up with.
     pub tolerations: Option<Vec<Toleration>>,
-    /// What its containers request.
-    #[serde(default)]
-    pub containers: Vec<ContainerForAdmission>,
+    /// What its containers request. The API server writes `null` for none.
+    pub containers: Option<Vec<ContainerForAdmission>>,
     /// What the pod requests as a whole.
     pub resources: Option<IgnoredAny>,
 }
@@ -113,7 +112,7 @@ impl PodSpec {
     /// What each of its containers requests.
     pub(super) fn asks(&self) -> Vec<use_spec::Resources> {
         let numbers = |one: &ContainerForAdmission| one.resources.as_ref().map(Resources::numbers);
-        let all = self.containers.iter().map(numbers);
+        let all = self.containers.iter().flatten().map(numbers);
         all.map(Option::unwrap_or_default).collect()
     }
 

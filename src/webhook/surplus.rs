@@ -27,10 +27,18 @@ pub(super) fn steps(pod: &PodForAdmission) -> Vec<PatchOperation> {
     let class = labels.as_ref().and_then(|all| all.get(COMPUTE_CLASS));
     let selector = pod.spec.node_selector.as_ref();
     let is_ecs = selector.is_some_and(|all| all.get(NODE_TYPE_LABEL).is_some_and(|it| it == "ecs"));
-    let first = pod.spec.containers.first();
-    let (Some(first), false) = (first, is_ecs || pod.spec.resources.is_some()) else {
+    let all = pod.spec.containers.as_deref().unwrap_or_default();
+    let (Some(first), false) = (all.first(), is_ecs || pod.spec.resources.is_some()) else {
         return Vec::new();
     };
+    // For the API server to refuse, which it could not if the surplus were written over it.
+    if all
+        .iter()
+        .filter_map(|one| one.resources.as_ref())
+        .any(is_unreadable)
+    {
+        return Vec::new();
+    }
     let containers = pod.spec.asks();
     // One that does not fit is refused before.
     let Ok(size) = instance_size(labels.as_ref(), annotations.as_ref(), &containers) else {
@@ -64,6 +72,20 @@ pub(super) fn steps(pod: &PodForAdmission) -> Vec<PatchOperation> {
         None => add(["metadata", "annotations"], json!({ POD_USE_SPEC: size })),
     });
     steps
+}
+
+/// Whether it asks for something that is no quantity, or none that can be asked for.
+fn is_unreadable(resources: &Resources) -> bool {
+    let Resources { requests, limits } = resources;
+    let numbers = resources.numbers();
+    [
+        (requests, "cpu", numbers.cpu_request_milli),
+        (limits, "cpu", numbers.cpu_limit_milli),
+        (requests, "memory", numbers.memory_request_bytes),
+        (limits, "memory", numbers.memory_limit_bytes),
+    ]
+    .into_iter()
+    .any(|(list, name, number)| number.is_none() && list.contains_key(name))
 }
 
 /// The resources of the first container, in the making.

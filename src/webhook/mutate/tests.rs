@@ -478,3 +478,35 @@ fn the_toleration_of_a_pod_that_exists_is_one_step() {
     );
     assert_eq!(toleration_patch(&[toleration()]), None);
 }
+
+#[test]
+fn a_pod_without_containers_is_left_to_the_api_server_to_refuse() {
+    for containers in [Value::Null, json!([])] {
+        let pod = fixed(json!({"containers": containers}));
+        let surplus = WebhookConfig {
+            surplus: true,
+            ..settings()
+        };
+        let patched = apply(&pod, None, &[], &surplus);
+        assert_eq!(patched["spec"]["containers"], containers);
+        assert_eq!(patched["spec"]["tolerations"], json!([our_toleration()]));
+    }
+}
+
+#[test]
+fn no_surplus_is_written_over_what_the_api_server_has_to_refuse() {
+    let surplus = WebhookConfig {
+        surplus: true,
+        ..settings()
+    };
+    for resources in [
+        json!({"requests": {"cpu": "-1"}}),
+        json!({"limits": {"cpu": "much"}}),
+        json!({"requests": {"cpu": "1"}, "limits": {"cpu": ""}}),
+    ] {
+        let pod = fixed(json!({"containers": [{"name": "main", "resources": resources}]}));
+        let patched = apply(&pod, None, &[], &surplus);
+        let now = &patched["spec"]["containers"][0]["resources"];
+        assert_eq!(*now, resources);
+    }
+}
