@@ -2,7 +2,8 @@
 //!
 //! Knows nothing of what is served or who may ask; a [`Tls`] gives the certificate, a [`Router`]
 //! the answers. What a client can cost is bounded here: connections, the time of a handshake, the
-//! time and size of a request's head, and the time of its body.
+//! time and size of a request's head, and the time of its body. When all places are taken, a connection that
+//! waits for its client makes room: see [`Places`].
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use futures::{StreamExt, stream};
-use http::Request;
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -21,12 +23,16 @@ use jiff::Timestamp;
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
+
+mod places;
+
+pub(crate) use places::Places;
+use places::{Place, Served};
 
 /// What a listener shows in a TLS handshake.
 pub(crate) trait Tls: Send + Sync + 'static {
@@ -63,18 +69,18 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Serves `router` until `shutdown`; calls in flight are then answered first. A connection needs
-/// one of `permits`, which several listeners may share; more wait in the listener's backlog, but for
+/// one of `places`, which several listeners may share; more wait in the listener's backlog, but for
 /// the first of them.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Arc<dyn Tls>,
     router: Router,
-    permits: Arc<Semaphore>,
+    places: Arc<Places>,
     shutdown: CancellationToken,
 ) {
     let mut connections = JoinSet::new();
     // Kept while connections end: it may have a stream already.
-    let mut accepting = Box::pin(accept(&listener, &permits));
+    let mut accepting = Box::pin(accept(&listener, &places));
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -84,16 +90,16 @@ pub(crate) async fn serve(
             }
             accepted = &mut accepting => accepted,
         };
-        accepting.set(accept(&listener, &permits));
+        accepting.set(accept(&listener, &places));
         match accepted {
-            Ok((stream, permit)) => {
+            Ok((stream, place)) => {
                 let connection = Connection {
                     tls: Arc::clone(&tls),
                     router: router.clone(),
                     shutdown: shutdown.clone(),
-                    _permit: permit,
+                    place: Arc::new(place),
                 };
-                connections.spawn(connection.run(stream));
+                connections.spawn(connection.run_in_place(stream));
             }
             Err(error) => {
                 warn!(
@@ -125,24 +131,28 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+async fn accept(listener: &TcpListener, places: &Arc<Places>) -> io::Result<(TcpStream, Place)> {
     // Not before there is somebody: a listener on which nobody calls would hold a place.
     let (stream, _) = listener.accept().await?;
-    let permit = permits.clone().acquire_owned().await;
-    Ok((stream, permit.expect("the semaphore is never closed")))
+    Ok((stream, places.take().await))
 }
 
 struct Connection {
     tls: Arc<dyn Tls>,
     router: Router,
     shutdown: CancellationToken,
-    _permit: OwnedSemaphorePermit,
+    place: Arc<Place>,
 }
 
 impl Connection {
+    /// Ends when another connection needs the place more.
+    async fn run_in_place(self, stream: TcpStream) {
+        let place = Arc::clone(&self.place);
+        if place.until_withdrawn(self.run(stream)).await.is_none() {
+            debug!("a connection that waited for its client made room for another");
+        }
+    }
+
     /// Failures here are the caller's (a port scan, a wrong CA) and end this connection only.
     async fn run(self, stream: TcpStream) {
         let config = match self.tls.server_config(Timestamp::now()) {
@@ -174,12 +184,15 @@ impl Connection {
         let peer = PeerCertificates(shown.iter().map(|one| one.clone().into_owned()).collect());
         // Not a layer of the router: that would be a copy of all its routes for each connection.
         let router = TowerToHyperService::new(self.router);
+        let place = self.place;
         let asked = CancellationToken::new();
         let has_asked = asked.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             has_asked.cancel();
             request.extensions_mut().insert(peer.clone());
-            router.call(request.map(bounded))
+            let answer = router.call(request.map(|body| bounded(body, &place)));
+            let place = Arc::clone(&place);
+            async move { answer.await.map(|answer| finished(answer, place)) }
         });
         let http = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -213,65 +226,41 @@ impl Connection {
     }
 }
 
-/// A body that fails when it has not come to its end in time.
-fn bounded(body: Incoming) -> Body {
+/// Whoever was refused has no reason to stay, and may be nobody who should have come.
+fn finished(mut answer: Response<Body>, place: Arc<Place>) -> Response<Served> {
+    let status = answer.status();
+    if !status.is_success() && !status.is_informational() {
+        let close = HeaderValue::from_static("close");
+        answer.headers_mut().insert(CONNECTION, close);
+    }
+    answer.map(|body| Served::new(body, place))
+}
+
+/// A body that fails when it has not come to its end in time. Until then the client is waited for.
+fn bounded(body: Incoming, place: &Arc<Place>) -> Body {
     if body.is_end_stream() {
+        place.serve();
         return Body::empty();
     }
+    place.wait();
+    let place = Arc::clone(place);
     let deadline = Instant::now() + BODY_TIMEOUT;
     let pieces = Body::new(body).into_data_stream();
-    Body::from_stream(stream::unfold(Some(pieces), move |pieces| async move {
-        let mut pieces = pieces?;
-        match timeout_at(deadline, pieces.next()).await {
-            Ok(piece) => Some((piece?, Some(pieces))),
-            Err(late) => Some((Err(axum::Error::new(late)), None)),
+    Body::from_stream(stream::unfold(Some(pieces), move |pieces| {
+        let place = Arc::clone(&place);
+        async move {
+            let mut pieces = pieces?;
+            match timeout_at(deadline, pieces.next()).await {
+                Ok(Some(piece)) => Some((piece, Some(pieces))),
+                Ok(None) => {
+                    place.serve();
+                    None
+                }
+                Err(late) => Some((Err(axum::Error::new(late)), None)),
+            }
         }
     }))
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::io::AsyncReadExt as _;
-
-    use super::*;
-
-    /// Closes every connection.
-    struct NoCertificate;
-
-    impl Tls for NoCertificate {
-        fn server_config(
-            &self,
-            _now: Timestamp,
-        ) -> Result<Arc<ServerConfig>, Box<dyn std::error::Error + Send + Sync>> {
-            Err("there is none".into())
-        }
-    }
-
-    #[tokio::test]
-    async fn a_listener_on_which_nobody_calls_holds_no_place() {
-        let permits = Arc::new(Semaphore::new(1));
-        let shutdown = CancellationToken::new();
-        let mut addresses = Vec::new();
-        let mut served = JoinSet::new();
-        for _ in 0..3 {
-            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            addresses.push(listener.local_addr().unwrap());
-            served.spawn(serve(
-                listener,
-                Arc::new(NoCertificate),
-                Router::new(),
-                Arc::clone(&permits),
-                shutdown.clone(),
-            ));
-        }
-        for _ in 0..2 {
-            for address in &addresses {
-                let mut stream = TcpStream::connect(address).await.unwrap();
-                let answer = timeout(Duration::from_secs(10), stream.read(&mut [0; 1])).await;
-                assert_eq!(answer.expect("it is accepted").unwrap(), 0);
-            }
-        }
-        shutdown.cancel();
-        served.join_all().await;
-    }
-}
+mod tests;

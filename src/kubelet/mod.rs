@@ -41,7 +41,6 @@ use holdfast_provider::id::NodeName;
 use jiff::Timestamp;
 use kube::Client;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -170,7 +169,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
     let auth = Arc::new(auth::Auth::new(client.clone()));
-    let permits = Arc::new(Semaphore::new(descriptors::share(CONNECTIONS_MAX)));
+    let places = Arc::new(https::Places::new(descriptors::share(CONNECTIONS_MAX)));
     let shared = Arc::new(routes::Shared::new(
         client.clone(),
         Arc::clone(&auth),
@@ -212,7 +211,7 @@ pub async fn run(
             listener,
             identity,
             router,
-            Arc::clone(&permits),
+            Arc::clone(&places),
             shutdown.clone(),
         );
         tasks.spawn(async move {

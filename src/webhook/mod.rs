@@ -23,7 +23,7 @@ use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
 use k8s_openapi::api::core::v1::Taint;
 use kube::Client;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -168,8 +168,8 @@ pub async fn run(
         ended.unwrap_or(Ok(()))
     };
     let served = async {
-        let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        https::serve(listener, identity, router, permits, shutdown.clone()).await;
+        let places = Arc::new(https::Places::new(CONNECTIONS_MAX));
+        https::serve(listener, identity, router, places, shutdown.clone()).await;
         Ok(())
     };
     tokio::try_join!(served, registered).map(|_| ())
