@@ -20,6 +20,9 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use jiff::Timestamp;
+use rustix::net::sockopt::{
+    set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl,
+};
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
@@ -65,6 +68,11 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// As long as the API server waits for an answer.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Probes of a silent connection, as many and as often as Go's servers send them: whoever follows a log is known to be
+/// gone after two and a half minutes.
+const PROBE_IDLE: Duration = Duration::from_secs(15);
+const PROBE_INTERVAL: Duration = Duration::from_secs(15);
+const PROBES: u32 = 9;
 /// Pause after a failed accept, which means that the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -134,7 +142,24 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 async fn accept(listener: &TcpListener, places: &Arc<Places>) -> io::Result<(TcpStream, Place)> {
     // Not before there is somebody: a listener on which nobody calls would hold a place.
     let (stream, _) = listener.accept().await?;
+    if let Err(error) = probe(&stream) {
+        // It is served all the same: the client may have gone already.
+        debug!(
+            error = &error as &dyn std::error::Error,
+            "a connection is not probed"
+        );
+    }
     Ok((stream, places.take().await))
+}
+
+/// Has the system find out whether the client is still there, and send what is written at once.
+fn probe(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    set_tcp_keepidle(stream, PROBE_IDLE)?;
+    set_tcp_keepintvl(stream, PROBE_INTERVAL)?;
+    set_tcp_keepcnt(stream, PROBES)?;
+    set_socket_keepalive(stream, true)?;
+    Ok(())
 }
 
 struct Connection {

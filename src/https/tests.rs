@@ -1,4 +1,5 @@
 use axum::routing::{get, post};
+use rustix::net::sockopt;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -201,4 +202,18 @@ async fn who_is_refused_is_sent_away_and_who_is_answered_may_ask_again() {
         assert!(head.contains("content-length: 2"), "{head}");
         answered.write_all(echo.as_bytes()).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_client_that_dies_in_silence_is_noticed() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let _client = TcpStream::connect(listener.local_addr().unwrap())
+        .await
+        .unwrap();
+    let (stream, _place) = accept(&listener, &Arc::new(Places::new(1))).await.unwrap();
+    assert!(sockopt::socket_keepalive(&stream).unwrap());
+    assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), PROBE_IDLE);
+    assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), PROBE_INTERVAL);
+    assert_eq!(sockopt::tcp_keepcnt(&stream).unwrap(), PROBES);
+    assert!(stream.nodelay().unwrap());
 }
