@@ -180,7 +180,7 @@ fn dispatch(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Vswitches(query) => {
             let rows = reader(&query)?
-                .vswitches()
+                .vswitches(clock::wall())
                 .context("could not read the ledger")?;
             output::print(query.output, &rows)
         }

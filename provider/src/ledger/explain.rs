@@ -195,6 +195,7 @@ impl Reader {
             let rows = Rows {
                 tx,
                 now,
+                wall,
                 cluster: cluster.as_str(),
                 vswitches: &vswitches,
                 free: &free,

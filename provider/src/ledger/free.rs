@@ -50,10 +50,14 @@ impl Free {
         }
     }
 
-    /// A free one is taken.
+    /// A free one is taken. A count that says there is none is counted again.
     pub(super) fn take(&self, vswitch: i64) {
-        if let Some(free) = self.known.borrow_mut().get_mut(&vswitch) {
-            *free -= 1;
+        let mut known = self.known.borrow_mut();
+        if let Some(free) = known.get(&vswitch) {
+            match free.checked_sub(1) {
+                Some(left) => known.insert(vswitch, left),
+                None => known.remove(&vswitch),
+            };
         }
     }
 

@@ -13,6 +13,7 @@ use crate::check;
 use crate::failpoint::{self, Died};
 use crate::ledger::fault_tests::{begin, settings};
 use crate::ledger::{self, Ledger};
+use crate::settings::Settings;
 use crate::sql::Tx;
 
 /// Name-based UUIDs of the texts. A released migration is never edited: write another one.
@@ -138,31 +139,57 @@ fn rows_of_every_older_version_come_to_this_one_with_nothing_lost() {
     }
 }
 
+/// With a vSwitch that is somewhat larger than that of the fixtures.
+fn larger() -> Settings {
+    let mut settings = settings();
+    settings.vswitches[0].cidr = "10.0.0.0/28".parse().unwrap();
+    settings
+}
+
+fn start(path: &Path) -> Result<(), ledger::Error> {
+    Ledger::open(path, larger(), begin()).map(drop)
+}
+
 #[test]
 fn a_death_in_a_migration_leaves_the_old_or_the_new_version_and_the_next_start_goes_on() {
     for at in 0..migrations().len() {
-        let mut points = 0;
+        let dir = tempfile::tempdir().unwrap();
+        let original = dir.path().join("original.db");
+        let conn = old(&original, at);
+        let queries = queries(&conn);
+        let before = all(&conn, &queries);
+        drop(conn);
+        let of_copy = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::copy(&original, &path).unwrap();
+            path
+        };
+        let undisturbed = of_copy("undisturbed.db");
+        start(&undisturbed).unwrap();
+        let after = all(&open(&undisturbed), &queries);
+        // Most are the same from one version to the next: each takes another third of them.
+        let mut points = at % 3;
         loop {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("old.db");
-            let mut conn = old(&path, at);
-            let queries = queries(&conn);
-            let before = all(&conn, &queries);
+            let path = of_copy(&format!("{points}.db"));
             failpoint::arm(points, || {});
-            let result = catch_unwind(AssertUnwindSafe(|| migrate(&mut conn)));
+            let result = catch_unwind(AssertUnwindSafe(|| start(&path)));
             failpoint::disarm();
-            drop(conn);
-            let mut conn = open(&path);
+            let conn = open(&path);
             let is_new = version(&conn) == migrations().len();
             assert!(is_new || version(&conn) == at, "{}", version(&conn));
-            assert_eq!(all(&conn, &queries), before, "from {at}, point {points}");
-            migrate(&mut conn).unwrap();
+            // The vSwitches have grown with the new version or not at all.
+            let expected = if is_new { &after } else { &before };
+            assert_eq!(&all(&conn, &queries), expected, "from {at}, point {points}");
+            drop(conn);
+            start(&path).unwrap();
+            let conn = open(&path);
+            assert_eq!(all(&conn, &queries), after, "from {at}, point {points}");
             is_whole(&conn);
             match result {
                 Ok(done) => break done.unwrap(),
                 Err(death) => assert!(death.is::<Died>(), "a panic that is no death"),
             }
-            points += 1;
+            points += 3;
         }
         println!("from version {at}: {points} crash points");
         assert!(points >= 4, "from version {at}: only {points} points");

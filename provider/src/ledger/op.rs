@@ -231,6 +231,7 @@ impl<'a> Op<'a> {
         Rows {
             tx: self.tx,
             now: self.now,
+            wall: self.wall,
             cluster: self.cluster(),
             vswitches: self.vswitches,
             free: self.free,

@@ -25,6 +25,8 @@ use crate::sql::Tx;
 pub(crate) struct Rows<'a> {
     pub(crate) tx: &'a Tx<'a>,
     pub(crate) now: Timestamp,
+    /// The wall clock, by which retentions end.
+    pub(crate) wall: Timestamp,
     pub(crate) cluster: &'a str,
     pub(crate) vswitches: &'a [VSwitchRef],
     pub(crate) free: &'a Free,

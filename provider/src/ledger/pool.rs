@@ -243,14 +243,15 @@ pub(crate) fn counts(tx: &Tx<'_>, row: i64) -> Result<Counts> {
 pub(crate) fn next_release(
     tx: &Tx<'_>,
     row: i64,
-    now: Timestamp,
+    wall: Timestamp,
     cluster: Option<&str>,
 ) -> Result<Option<NextRelease>> {
     tx.row(
         "SELECT a.addr, c.namespace, c.name, c.expires_ms FROM address a JOIN claim c ON c.id = a.claim \
-         WHERE a.vswitch = ?1 AND a.state = 'retained' AND a.barred = 0 AND c.expires_ms > ?2 AND (?3 IS NULL OR c.cluster = ?3) \
+         WHERE a.vswitch = ?1 AND a.state = 'retained' AND a.barred = 0 AND c.expires_ms > ?2 \
+         AND (?3 IS NULL OR c.cluster = ?3) \
          ORDER BY c.expires_ms, a.addr LIMIT 1",
-        (row, now.as_millisecond(), cluster),
+        (row, wall.as_millisecond(), cluster),
         |row| {
             Ok(NextRelease {
                 address: Ipv4Addr::from(row.get::<_, u32>(0)?),
@@ -318,8 +319,13 @@ impl Rows<'_> {
                     zone: vswitch.zone.clone(),
                     cidr: vswitch.cidr,
                     counts: counts(self.tx, vswitch.row)?,
-                    next_release: next_release(self.tx, vswitch.row, self.now, Some(self.cluster))?,
-                    now: self.now,
+                    next_release: next_release(
+                        self.tx,
+                        vswitch.row,
+                        self.wall,
+                        Some(self.cluster),
+                    )?,
+                    now: self.wall,
                 })
             })
             .collect::<Result<_>>()?;

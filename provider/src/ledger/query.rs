@@ -15,7 +15,7 @@ use crate::check::{self, Violation};
 use crate::id::{ClusterId, EniId, NodeName, PodKey, PodUid, SecurityGroupId, VSwitchId, Zone};
 use crate::ledger::faults::{self, FaultRow};
 use crate::ledger::op::{self, time};
-use crate::ledger::{Error, history, open, pool};
+use crate::ledger::{Error, open, pool};
 use crate::policy::pool::{Counts, NextRelease};
 use crate::policy::retention;
 use crate::sql::Tx;
@@ -170,14 +170,12 @@ impl Reader {
         self.read("read faults", faults::rows)
     }
 
-    /// All configured vSwitches, in configuration order, by the time of the last commit.
+    /// All configured vSwitches, in configuration order. `now` tells which retentions have run out.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn vswitches(&self) -> std::result::Result<Vec<VSwitchRow>, Error> {
-        self.read("list vSwitches", |tx| {
-            vswitches(tx, history::now(tx, Timestamp::MIN)?)
-        })
+    pub fn vswitches(&self, now: Timestamp) -> std::result::Result<Vec<VSwitchRow>, Error> {
+        self.read("list vSwitches", |tx| vswitches(tx, now))
     }
 
     /// The addresses that somebody has or had, or with `all` the free ones too.

@@ -8,7 +8,7 @@ use crate::id::{ClusterId, PodKey, PodUid};
 use crate::ledger::eni::Exists;
 use crate::ledger::op::{EniFacts, Op, PodRow, time};
 use crate::ledger::{ClaimRef, Due};
-use crate::policy::clock::JUMP;
+use crate::policy::clock;
 use crate::policy::eni::Target;
 use crate::policy::retained::Close;
 use crate::policy::retention;
@@ -111,16 +111,13 @@ impl Op<'_> {
     }
 
     /// From when on a pod counts as deleted whose deletion nobody saw: from now, also where ledger time is ahead of that.
-    /// A wall clock that is behind the newest pod is wrong itself, and its time would end a retention too early.
     fn absent_at(&self) -> Result<Timestamp> {
         if self.now <= self.wall {
             return Ok(self.now);
         }
         let sql = "SELECT max(created_ms) FROM pod_log";
         let newest: Option<Option<i64>> = self.tx.row(sql, [], |row| row.get(0))?;
-        let is_behind = newest
-            .flatten()
-            .is_some_and(|ms| time(ms) > self.wall + JUMP);
+        let is_behind = clock::is_behind(self.wall, self.now, newest.flatten().map(time));
         Ok(if is_behind { self.now } else { self.wall })
     }
 

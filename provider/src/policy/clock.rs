@@ -1,4 +1,4 @@
-//! Whether retentions may end while the wall clock jumps.
+//! What is believed of a wall clock: whether retentions may end while it jumps, and when a deletion was that nobody saw.
 //!
 //! A clock that leaps forward would end every retention at once. So a leap against the monotonic
 //! clock holds endings back until the new time has stood for a while.
@@ -9,6 +9,17 @@ use jiff::{SignedDuration, Timestamp};
 pub const JUMP: SignedDuration = SignedDuration::from_secs(60);
 /// How long a jumped clock must stand before it is believed.
 pub const STAND: SignedDuration = SignedDuration::from_secs(60);
+
+/// By how much a clock may be off that somebody set, or that counts in another time zone.
+pub const MISSET: SignedDuration = SignedDuration::from_hours(24);
+
+/// Whether a wall clock that ledger time is ahead of is wrong itself, rather than ledger time. It is where it is behind by
+/// no more than clocks are misset, or behind the newest pod, whose time is the API server's. In doubt it is: to take ledger
+/// time ends a retention later, and to take the clock's ends it too early.
+pub fn is_behind(wall: Timestamp, ledger: Timestamp, newest_pod: Option<Timestamp>) -> bool {
+    ledger.duration_since(wall) <= MISSET
+        || newest_pod.is_some_and(|created| created.duration_since(wall) > JUMP)
+}
 
 /// Compares the wall clock with the monotonic one, reading by reading.
 #[derive(Clone, Debug, Default)]
@@ -69,6 +80,17 @@ mod tests {
             wall: Timestamp::from_second(wall).unwrap(),
             monotonic: SignedDuration::from_secs(monotonic),
         }
+    }
+
+    #[test]
+    fn a_clock_is_wrong_that_is_off_by_hours_or_behind_the_newest_pod() {
+        let wall = Timestamp::from_second(1_800_000_000).unwrap();
+        let day = SignedDuration::from_hours(24);
+        assert!(is_behind(wall, wall + day, None));
+        assert!(is_behind(wall, wall + day, Some(wall - day)));
+        assert!(is_behind(wall, wall + day * 365, Some(wall + day)));
+        assert!(!is_behind(wall, wall + day * 365, Some(wall + JUMP)));
+        assert!(!is_behind(wall, wall + day * 365, None));
     }
 
     #[test]

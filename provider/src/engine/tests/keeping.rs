@@ -407,6 +407,28 @@ fn a_clock_set_forward_and_back_ends_no_retention_early() {
 }
 
 #[test]
+fn a_clock_that_is_hours_behind_for_a_while_ends_no_retention_early() {
+    let mut world = World::new();
+    let kept = world.create(&Wish {
+        hours: Some(12),
+        ..fixed("web-0")
+    });
+    world.pass(HOUR * 72);
+    // As some job of each hour does.
+    world.ledger.commit(world.now, &[]).unwrap();
+    world.vanish_unseen(&kept);
+    world.now -= HOUR * 20;
+    world.restart();
+    world.tell(Event::Gone(kept));
+    world.pass(SECOND * 2);
+    assert_eq!(world.count("vsw-b", "retained"), 1);
+    world.now += HOUR * 20;
+    world.restart();
+    world.pass(HOUR);
+    assert_eq!(world.count("vsw-b", "retained"), 1);
+}
+
+#[test]
 fn a_waiting_pod_that_was_replaced_takes_nothing_from_the_new_one() {
     let mut world = World::with(settings("192.168.1.0/29", Config::default()));
     let others = ["a", "b", "c", "d"].map(|name| world.create(&ordinary(name)));

@@ -62,6 +62,10 @@ fn the_next_release_is_none_that_is_held_off_and_none_of_another_cluster() {
     world.delete(&later);
     let one_ends = note(&mut world, "b");
     assert!(one_ends.contains("(default/web-1) in 47h"), "{one_ends}");
+    let ahead = world.now + HOUR * 72;
+    world.ledger.commit(ahead, &[]).unwrap();
+    let still = note(&mut world, "y");
+    assert!(still.contains("(default/web-1) in 47h"), "{still}");
     let of_later = *[1, 2, 3, 4]
         .map(|last| std::net::Ipv4Addr::new(192, 168, 1, last))
         .iter()

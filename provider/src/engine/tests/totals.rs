@@ -58,14 +58,20 @@ fn an_address_that_is_held_off_is_not_the_next_to_come_free() {
     desk.world.appear(&in_time);
     desk.world.pass(HOUR * 49);
     let next = |desk: &Desk| {
-        let listed = desk.reader().vswitches().unwrap().remove(0);
+        let listed = desk.reader().vswitches(desk.world.now).unwrap().remove(0);
         let counted = desk.reader().totals(desk.world.now).unwrap();
         assert_eq!(listed.next_release, counted.vswitches[0].next_release);
         listed.next_release.map(|next| next.key)
     };
     assert_eq!(next(&desk), None);
     desk.world.delete(&later);
-    assert_eq!(next(&desk), Some(PodKey::new("default", "web-1")));
+    let later = PodKey::new("default", "web-1");
+    assert_eq!(next(&desk).as_ref(), Some(&later));
+    // Retentions end by the clock, however far ahead of it a wrong one has left ledger time.
+    let ahead = desk.world.now + HOUR * 72;
+    desk.world.ledger.commit(ahead, &[]).unwrap();
+    desk.world.create(&ordinary("b"));
+    assert_eq!(next(&desk), Some(later));
 }
 
 #[test]

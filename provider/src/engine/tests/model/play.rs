@@ -10,7 +10,6 @@ use super::pool::{addresses, configured, zones};
 use super::state::{Held, Model, Outcomes, Seen};
 use super::*;
 use crate::ledger::operator::{Error, Operator, Release};
-use crate::policy::clock::JUMP;
 use crate::policy::retention;
 
 /// How often the shell looks at the wall clock.
@@ -444,14 +443,16 @@ impl Play {
         self.world.now.max(self.last_commit())
     }
 
-    /// From when on a pod counts as deleted whose deletion nobody saw: by the wall clock, unless that is plainly behind.
+    /// From when on a pod counts as deleted whose deletion nobody saw: by ledger time, unless that is days ahead of the clock
+    /// and no pod tells the same.
     fn absent(&self) -> Timestamp {
         let newest = "SELECT ifnull(max(created_ms), 0) FROM pod_log";
         let newest = Timestamp::from_millisecond(self.world.ledger.number(newest)).unwrap();
-        if newest > self.world.now + JUMP {
-            self.time()
+        let now = self.world.now;
+        if self.time() > now + HOUR * 24 && newest <= now + SECOND * 60 {
+            now
         } else {
-            self.world.now
+            self.time()
         }
     }
 
