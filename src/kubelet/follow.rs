@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use tokio::time::sleep;
 
 use super::gone::Gone;
@@ -37,7 +38,7 @@ impl Follow {
             endpoint: endpoint.clone(),
             container: container.to_owned(),
             restarts: run.restarts,
-            pod: without_fields(pod),
+            pod: essence(pod),
             seen_at: Timestamp::now(),
             known: Known::all(lines),
             ended: run.has_ended,
@@ -80,7 +81,7 @@ impl Follow {
         }
         let lines = life::log_lines(&pod, &self.container, is_over, now).ok()?;
         self.ended = is_over || run.has_ended;
-        (self.pod, self.seen_at) = (without_fields(pod), now);
+        (self.pod, self.seen_at) = (essence(pod), now);
         Some(self.unknown(lines))
     }
 
@@ -93,7 +94,7 @@ impl Follow {
             told_at: self.known.0.map_or(Timestamp::MIN, |(at, _)| at),
             now,
         };
-        let pod = gone.ended(*self.pod.clone());
+        let pod = gone.ended(std::mem::take(&mut *self.pod));
         let lines = life::log_lines(&pod, &self.container, false, now).ok()?;
         Some(self.unknown(lines))
     }
@@ -104,15 +105,53 @@ impl Follow {
         if !lines.is_empty() {
             self.known = Known::all(&lines);
         }
-        lines.drain(..known);
-        lines
+        // Not what is left of a long log, which would keep all of its room.
+        lines.split_off(known)
     }
 }
 
-/// A followed log keeps its pod. Who wrote which of its fields is the longest part of it, and no line tells of it.
-fn without_fields(mut pod: Pod) -> Box<Pod> {
-    pod.metadata.managed_fields = None;
-    Box::new(pod)
+/// A followed log keeps of its pod what lines tell of, and what tells how it ends.
+fn essence(pod: Pod) -> Box<Pod> {
+    let ObjectMeta {
+        name,
+        namespace,
+        uid,
+        annotations,
+        deletion_timestamp,
+        deletion_grace_period_seconds,
+        ..
+    } = pod.metadata;
+    let metadata = ObjectMeta {
+        name,
+        namespace,
+        uid,
+        annotations,
+        deletion_timestamp,
+        deletion_grace_period_seconds,
+        ..ObjectMeta::default()
+    };
+    let container = |one: Container| Container {
+        name: one.name,
+        command: one.command,
+        args: one.args,
+        restart_policy: one.restart_policy,
+        ..Container::default()
+    };
+    let spec = pod.spec.map(|spec| PodSpec {
+        node_name: spec.node_name,
+        restart_policy: spec.restart_policy,
+        containers: spec.containers.into_iter().map(container).collect(),
+        init_containers: spec
+            .init_containers
+            .map(|all| all.into_iter().map(container).collect()),
+        ephemeral_containers: spec.ephemeral_containers,
+        ..PodSpec::default()
+    });
+    Box::new(Pod {
+        metadata,
+        spec,
+        status: pod.status,
+    })
 }
 
 /// Which run of a container its present log is of.
@@ -220,6 +259,7 @@ mod tests {
         let at = |seconds: i64| Timestamp::from_second(1_800_000_000 + seconds).unwrap();
         let signal = "holdfast: the pod is being deleted, stop signal received";
         let end = "holdfast: container app ended with exit code 0 (Completed)";
+        let killed = "holdfast: container app ended with exit code 137 (Error)";
         let deletion = json!({"deletionTimestamp": at(35), "deletionGracePeriodSeconds": 30});
         for (metadata, stop_s, want) in [
             // Its deletion was not seen: it came after the last look at the pod.
@@ -234,6 +274,7 @@ mod tests {
                     &format!("6 {end}"),
                 ],
             ),
+            // Faster than its container stops: it was killed.
             (
                 &json!({}),
                 9,
@@ -242,7 +283,7 @@ mod tests {
                     "5 line",
                     &format!("5 {signal}"),
                     "6 line",
-                    &format!("6 {end}"),
+                    &format!("6 {killed}"),
                 ],
             ),
             (

@@ -261,12 +261,8 @@ fn shut_down<'a>(
         return step;
     }
     let stop = if record.observed.has_started() {
-        asked_to_stop(
-            record,
-            since,
-            (record.grace(), later(since, record.grace())),
-            facts.lifecycle.stop,
-        )
+        let limits = (record.grace(), later(since, record.grace()));
+        Stop::asked(record.restart_policy, since, limits, facts.lifecycle.stop)
     } else {
         Stop::at_once(Outcome::Unknown, now)
     };
@@ -431,7 +427,8 @@ fn leave<'a>(
     let has_started = record.observed.has_started();
     let stop = if has_started {
         let limits = (deletion.grace(), deletion.kill_at);
-        asked_to_stop(record, deletion.seen_at, limits, facts.lifecycle.stop)
+        let policy = record.restart_policy;
+        Stop::asked(policy, deletion.seen_at, limits, facts.lifecycle.stop)
     } else {
         Stop::at_once(Outcome::Unknown, now)
     };
@@ -454,29 +451,6 @@ fn leave<'a>(
         Some(_) if record.has_finalizers => Step::default(),
         Some(at) if now < at => Step::wake(at),
         _ => Step::act(Action::DeleteObject),
-    }
-}
-
-/// When and how the running containers of a pod end that are asked to stop at `asked_at`, take `stop` for
-/// it and have `grace` until they are killed.
-fn asked_to_stop(
-    record: &Record,
-    asked_at: Timestamp,
-    (grace, kill_at): (SignedDuration, Timestamp),
-    stop: SignedDuration,
-) -> Stop {
-    let outcome = Outcome::of_stop(record.restart_policy, stop, grace);
-    let at = if outcome == Outcome::Killed {
-        kill_at
-    } else {
-        later(asked_at, stop)
-    };
-    Stop {
-        outcome,
-        at,
-        apart: stop,
-        // A sidecar that stops as fast as it may is not killed for the fraction that the API cut.
-        kill_at: later(asked_at, grace).max(at),
     }
 }
 

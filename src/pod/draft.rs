@@ -21,7 +21,7 @@ use super::view::{ConditionStatus, ContainerReason, Phase, RestartPolicy};
 
 /// How a container was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// A service stopped when it was asked to.
     Completed,
     /// A job was asked to stop before it was done.
@@ -48,7 +48,7 @@ impl Outcome {
         }
     }
 
-    pub(super) fn ended(self, started_at: Timestamp, finished_at: Timestamp) -> Ended {
+    pub(crate) fn ended(self, started_at: Timestamp, finished_at: Timestamp) -> Ended {
         let (exit_code, reason) = match self {
             Self::Completed => (0, ContainerReason::Completed),
             // 128 plus the signal: SIGTERM, SIGKILL.

@@ -294,16 +294,8 @@ impl<'a> Life<'a> {
         let behaviour = self.record.behaviour(&status.container.name);
         if let Some((at, exit)) = self.exit(role, status, started_at) {
             if at <= self.around.now {
-                status.state = State::Terminated(Ended {
-                    exit_code: exit.code.into(),
-                    reason: match exit.code {
-                        _ if exit.out_of_memory => ContainerReason::OomKilled,
-                        0 => ContainerReason::Completed,
-                        _ => ContainerReason::Error,
-                    },
-                    started_at,
-                    finished_at: whole_seconds(at),
-                });
+                let ended = Ended::by_itself(exit, started_at, whole_seconds(at));
+                status.state = State::Terminated(ended);
                 status.ready = role == Role::Init && exit.code == 0;
                 return;
             }

@@ -41,3 +41,5 @@ mod testing;
 pub mod view;
 
 pub(crate) use self::api::is_object_name;
+pub(crate) use self::observed::Ended;
+pub(crate) use self::stop::Stop;

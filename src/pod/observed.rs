@@ -12,6 +12,7 @@ use holdfast_provider::id::PodUid;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
+use super::behaviour::Exit;
 use super::record::{Container, Record};
 use super::status::SYSTEM_ANNOTATIONS;
 use super::view::{self, ConditionStatus, ContainerReason, Phase, PodView};
@@ -322,14 +323,28 @@ pub(super) enum State {
 
 /// How a container ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ended {
-    pub(super) exit_code: i32,
-    pub(super) reason: ContainerReason,
-    pub(super) started_at: Timestamp,
-    pub(super) finished_at: Timestamp,
+pub(crate) struct Ended {
+    pub(crate) exit_code: i32,
+    pub(crate) reason: ContainerReason,
+    pub(crate) started_at: Timestamp,
+    pub(crate) finished_at: Timestamp,
 }
 
 impl Ended {
+    /// Of a container that its annotations let end.
+    pub(crate) fn by_itself(exit: Exit, started_at: Timestamp, finished_at: Timestamp) -> Self {
+        Self {
+            exit_code: exit.code.into(),
+            reason: match exit.code {
+                _ if exit.out_of_memory => ContainerReason::OomKilled,
+                0 => ContainerReason::Completed,
+                _ => ContainerReason::Error,
+            },
+            started_at,
+            finished_at,
+        }
+    }
+
     fn new(seen: &view::Terminated) -> Self {
         Self {
             exit_code: seen.exit_code,

@@ -11,14 +11,14 @@ use super::life::Plan;
 use super::observed::{self, State};
 use super::record::{Container, Record, later, whole_seconds};
 use super::status::ContainerStatus;
-use super::view::Phase;
+use super::view::{Phase, RestartPolicy};
 
 /// How and when running containers are stopped.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stop {
-    pub(super) outcome: Outcome,
+pub(crate) struct Stop {
+    pub(crate) outcome: Outcome,
     /// When the containers end.
-    pub(super) at: Timestamp,
+    pub(crate) at: Timestamp,
     /// From the end of one to that of the sidecar before it.
     pub(super) apart: SignedDuration,
     /// When whatever still runs is killed.
@@ -26,6 +26,29 @@ pub(super) struct Stop {
 }
 
 impl Stop {
+    /// The containers are asked to stop at `asked_at`, each takes `takes` for it, and they have `grace` until they are
+    /// killed.
+    pub(crate) fn asked(
+        policy: RestartPolicy,
+        asked_at: Timestamp,
+        (grace, kill_at): (SignedDuration, Timestamp),
+        takes: SignedDuration,
+    ) -> Self {
+        let outcome = Outcome::of_stop(policy, takes, grace);
+        let at = if outcome == Outcome::Killed {
+            kill_at
+        } else {
+            later(asked_at, takes)
+        };
+        Self {
+            outcome,
+            at,
+            apart: takes,
+            // A sidecar that stops as fast as it may is not killed for the fraction that the API cut.
+            kill_at: later(asked_at, grace).max(at),
+        }
+    }
+
     /// Whatever there is has ended by `now`, all at once.
     pub(super) fn at_once(outcome: Outcome, now: Timestamp) -> Self {
         Self {
@@ -42,7 +65,7 @@ impl Stop {
     }
 
     /// When and how the sidecar ends that is stopped as the `nth`, from 1.
-    pub(super) fn sidecar(&self, nth: usize) -> (Timestamp, Outcome) {
+    pub(crate) fn sidecar(&self, nth: usize) -> (Timestamp, Outcome) {
         let nth = i32::try_from(nth).unwrap_or(i32::MAX);
         let by = self.apart.checked_mul(nth).unwrap_or(SignedDuration::MAX);
         let at = later(self.at, by);
