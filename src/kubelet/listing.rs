@@ -78,6 +78,6 @@ pub(super) fn pod_list(pods: &[RunningPod]) -> Value {
         "kind": "PodList",
         "apiVersion": "v1",
         "metadata": {},
-        "items": pods.iter().map(item).collect::<Vec<_>>(),
+        "items": pods.iter().filter(|pod| !pod.containers.is_empty()).map(item).collect::<Vec<_>>(),
     })
 }

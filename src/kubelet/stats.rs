@@ -149,7 +149,10 @@ impl Counters {
             let old = old.remove(&pod.uid).unwrap_or_default();
             let (next, sample) = old.sample(pod, before, now);
             counter.pods.insert(sample.pod.uid.clone(), next);
-            samples.push(sample);
+            // One whose containers all wait to be started again uses nothing, and has used what it has.
+            if !sample.pod.containers.is_empty() {
+                samples.push(sample);
+            }
         }
         let usage = samples.iter().fold(NODE, |sum, pod| sum + pod.total.now);
         counter.cpu = counter.cpu.saturating_add(used(usage, before, now));

@@ -10,7 +10,7 @@ use super::observed::State;
 use super::record::{Record, later};
 use super::view::Phase;
 
-/// A pod with containers that run.
+/// A pod whose containers run, or will be started again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunningPod {
     /// Namespace and name.
@@ -19,7 +19,7 @@ pub struct RunningPod {
     pub uid: PodUid,
     /// When the node first knew of it.
     pub started_at: Timestamp,
-    /// Those that run, sidecars first.
+    /// Those that run, sidecars first. None while all wait for their next start.
     pub containers: Vec<RunningContainer>,
 }
 
@@ -44,18 +44,22 @@ pub struct RunningContainer {
 
 /// Whether containers of the pod run at `now`. `stop` is how long they take to stop.
 pub(super) fn runs(record: &Record, stop: SignedDuration, now: Timestamp) -> bool {
+    lives(record, stop, now) && record.running_containers().next().is_some()
+}
+
+/// Whether its containers run at `now`, or may be started again.
+fn lives(record: &Record, stop: SignedDuration, now: Timestamp) -> bool {
     let observed = &record.observed;
     // The containers of a deleted pod stop before its status can say so.
     let has_stopped = record
         .deletion()
         .is_some_and(|deletion| now >= later(deletion.asked_at(), stop));
-    let lives = observed.phase == Phase::Running && record.ended.is_none();
-    lives && !has_stopped && record.running_containers().next().is_some()
+    observed.phase == Phase::Running && record.ended.is_none() && !has_stopped
 }
 
-/// What runs of a pod at `now`; `None`: nothing does.
+/// What runs of a pod at `now`; `None`: nothing does, or will again.
 pub(super) fn running(record: &Record, stop: SignedDuration, now: Timestamp) -> Option<RunningPod> {
-    if !runs(record, stop, now) {
+    if !lives(record, stop, now) {
         return None;
     }
     let containers: Vec<_> = record

@@ -126,8 +126,23 @@ fn a_pods_counter_keeps_what_its_ended_containers_and_earlier_runs_have_used() {
     assert_eq!(seconds(10, &pod), 20);
     pod.containers[1].started_at = at(15);
     assert_eq!(seconds(20, &pod), 35, "one was started again");
-    pod.containers.pop();
+    let ended = pod.containers.pop().unwrap();
     assert_eq!(seconds(30, &pod), 45, "one has ended");
+    // A pod of which nothing runs shows nothing, and goes on from there when it is started again.
+    let waiting = RunningPod {
+        containers: Vec::new(),
+        ..pod
+    };
+    let sample = counters.sample(&"n".into(), vec![waiting.clone()], at(40));
+    assert_eq!(sample.pods.len(), 0);
+    let again = RunningPod {
+        containers: vec![RunningContainer {
+            started_at: at(45),
+            ..ended
+        }],
+        ..waiting
+    };
+    assert_eq!(seconds(50, &again), 50);
 }
 
 #[test]
