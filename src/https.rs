@@ -32,8 +32,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
+mod outflow;
 mod places;
 
+pub(crate) use outflow::Outflow;
+#[cfg(test)]
+pub(crate) use outflow::Watched;
+#[cfg(not(test))]
+use outflow::Watched;
 pub(crate) use places::Places;
 use places::{Place, Served};
 
@@ -68,8 +74,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// As long as the API server waits for an answer.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Probes of a silent connection, as many and as often as Go's servers send them: whoever follows a log is known to be
-/// gone after two and a half minutes.
+/// Probes of a silent connection, as many and as often as Go's servers send them: whoever follows a silent log is known to
+/// be gone after two and a half minutes. Of one that is written to the system knows it when it gives up sending again.
 const PROBE_IDLE: Duration = Duration::from_secs(15);
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 const PROBES: u32 = 9;
@@ -155,10 +161,10 @@ async fn accept(listener: &TcpListener, places: &Arc<Places>) -> io::Result<(Tcp
 /// Has the system find out whether the client is still there, and send what is written at once.
 fn probe(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    set_socket_keepalive(stream, true)?;
     set_tcp_keepidle(stream, PROBE_IDLE)?;
     set_tcp_keepintvl(stream, PROBE_INTERVAL)?;
     set_tcp_keepcnt(stream, PROBES)?;
-    set_socket_keepalive(stream, true)?;
     Ok(())
 }
 
@@ -190,6 +196,8 @@ impl Connection {
                 return;
             }
         };
+        let outflow = Outflow::default();
+        let stream = Watched::new(stream, outflow.clone());
         let handshake = TlsAcceptor::from(config).accept(stream);
         let stream = tokio::select! {
             () = self.shutdown.cancelled() => return,
@@ -215,6 +223,7 @@ impl Connection {
         let service = service_fn(move |mut request: Request<Incoming>| {
             has_asked.cancel();
             request.extensions_mut().insert(peer.clone());
+            request.extensions_mut().insert(outflow.clone());
             let answer = router.call(request.map(|body| bounded(body, &place)));
             let place = Arc::clone(&place);
             async move { answer.await.map(|answer| finished(answer, place)) }
@@ -267,20 +276,21 @@ fn bounded(body: Incoming, place: &Arc<Place>) -> Body {
         place.serve();
         return Body::empty();
     }
-    place.wait();
+    let began = Instant::now();
+    place.wait_since(began);
     let place = Arc::clone(place);
-    let deadline = Instant::now() + BODY_TIMEOUT;
+    let deadline = began + BODY_TIMEOUT;
     let pieces = Body::new(body).into_data_stream();
     Body::from_stream(stream::unfold(Some(pieces), move |pieces| {
         let place = Arc::clone(&place);
         async move {
             let mut pieces = pieces?;
-            match timeout_at(deadline, pieces.next()).await {
-                Ok(Some(piece)) => Some((piece, Some(pieces))),
-                Ok(None) => {
-                    place.serve();
-                    None
-                }
+            // Between two pieces it is the client who waits.
+            place.wait_since(began);
+            let piece = timeout_at(deadline, pieces.next()).await;
+            place.serve();
+            match piece {
+                Ok(piece) => Some((piece?, Some(pieces))),
                 Err(late) => Some((Err(axum::Error::new(late)), None)),
             }
         }

@@ -34,8 +34,8 @@ pub(crate) struct Places {
 /// The connections that wait for their clients.
 #[derive(Default)]
 struct Waiting {
-    /// In the order in which they began to wait, each with what withdraws its place.
-    since: BTreeMap<u64, (Instant, CancellationToken)>,
+    /// By when they began to wait, each with what withdraws its place.
+    since: BTreeMap<(Instant, u64), CancellationToken>,
     next: u64,
 }
 
@@ -89,13 +89,12 @@ impl Waiting {
     /// Who has waited longest, or how long from `now` on nobody will have waited long enough.
     fn take_longest(&mut self, now: Instant) -> Result<CancellationToken, Duration> {
         let entry = self.since.first_entry().ok_or(WAIT_MIN)?;
-        let (since, _) = entry.get();
+        let (since, _) = entry.key();
         let waited = now.saturating_duration_since(*since);
         if waited < WAIT_MIN {
             return Err(WAIT_MIN.saturating_sub(waited));
         }
-        let (_, place) = entry.remove();
-        Ok(place)
+        Ok(entry.remove())
     }
 }
 
@@ -104,27 +103,31 @@ pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
     places: Arc<Places>,
     withdrawn: CancellationToken,
-    /// Its number among those that wait.
-    waits: Mutex<Option<u64>>,
+    /// Where it stands among those that wait.
+    waits: Mutex<Option<(Instant, u64)>>,
 }
 
 impl Place {
     /// The connection waits for its client from now on.
     pub(super) fn wait(&self) {
+        self.wait_since(Instant::now());
+    }
+
+    /// The same, and has waited since `began` but for what it was served meanwhile.
+    pub(super) fn wait_since(&self, began: Instant) {
         let mut waiting = self.places.lock();
-        let number = waiting.next;
+        let stands = (began, waiting.next);
         waiting.next += 1;
-        if let Some(before) = self.number().replace(number) {
+        if let Some(before) = self.stands().replace(stands) {
             waiting.since.remove(&before);
         }
-        let entry = (Instant::now(), self.withdrawn.clone());
-        waiting.since.insert(number, entry);
+        waiting.since.insert(stands, self.withdrawn.clone());
     }
 
     /// The client waits for the connection from now on.
     pub(super) fn serve(&self) {
         let mut waiting = self.places.lock();
-        if let Some(before) = self.number().take() {
+        if let Some(before) = self.stands().take() {
             waiting.since.remove(&before);
         }
     }
@@ -135,7 +138,7 @@ impl Place {
     }
 
     /// Taken only while the places are locked.
-    fn number(&self) -> MutexGuard<'_, Option<u64>> {
+    fn stands(&self) -> MutexGuard<'_, Option<(Instant, u64)>> {
         self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -25,6 +25,7 @@ use super::sessions::{self, Error, Parts, part};
 use super::shell::World;
 use super::streaming::{ExecOptions, ExitStatus, Input, Streams, serve_attach};
 use crate::chain::chain;
+use crate::https::Outflow;
 use crate::pod::behaviour;
 use crate::pod::record::ProcessExit;
 
@@ -40,7 +41,8 @@ pub(super) async fn attach(
     RawQuery(query): RawQuery,
     request: Request,
 ) -> Response {
-    match begin(&endpoint, &parts, &query.unwrap_or_default()).await {
+    let outflow = Outflow::of(request.extensions());
+    match begin(&endpoint, &parts, &query.unwrap_or_default(), outflow).await {
         Ok((process, options, place)) => {
             let tty = options.tty;
             // The session may outlast the process, and a shell that reads to the end the session.
@@ -66,10 +68,11 @@ async fn begin(
     endpoint: &Endpoint,
     parts: &Parts,
     query: &str,
+    outflow: Outflow,
 ) -> Result<(Process, ExecOptions, Place), Error> {
     let options = ExecOptions::from_query(query, part(parts, "container"))?;
     let container = &options.container;
-    let place = endpoint.shared.limits.place()?;
+    let place = endpoint.shared.limits.place(outflow).await?;
     let _beginning = endpoint.shared.limits.beginning().await;
     let pod = sessions::pod(endpoint, parts).await?;
     let Some(restarts) = sessions::running(&pod, container) else {

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use axum::body::Body;
-use futures::stream;
+use futures::{StreamExt, stream};
 use http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -17,8 +17,9 @@ use tokio::time::timeout;
 
 use super::follow::Follow;
 use super::life::{self, LogLine, NoLogs, Stream};
-use super::limits::{Full, Place};
+use super::limits::Full;
 use super::routes::Endpoint;
+use crate::https::Outflow;
 use crate::pod::is_object_name;
 
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -143,8 +144,7 @@ impl Options {
         let since = self.since(now).unwrap_or(Timestamp::MIN);
         let earlier = lines.partition_point(|line| line.at < since);
         let tail = self.tail_lines.unwrap_or(lines.len());
-        lines.drain(..earlier.max(lines.len().saturating_sub(tail)));
-        lines
+        lines.split_off(earlier.max(lines.len().saturating_sub(tail)))
     }
 
     fn print(&self, line: &LogLine, into: &mut String) {
@@ -180,7 +180,6 @@ struct Sending {
     follow: Option<Follow>,
     options: Options,
     left_bytes: usize,
-    _place: Place,
 }
 
 /// The log as the body of an answer.
@@ -190,29 +189,42 @@ pub(super) async fn open(
     name: &str,
     container: &str,
     query: &str,
+    outflow: Outflow,
 ) -> Result<Body, Error> {
     let options = Options::parse(query)?;
-    // Also what is not followed lasts as long as its reader likes.
-    let place = endpoint.shared.limits.place()?;
+    let beginning = endpoint.shared.limits.beginning().await;
     let pod = read_here(endpoint, namespace, name).await?;
     let now = Timestamp::now();
     let lines = life::log_lines(&pod, container, options.previous, now)?;
     let goes_on = options.follow && !options.previous;
-    let sending = Sending {
+    let mut sending = Sending {
         follow: goes_on.then(|| Follow::after(&lines, endpoint, pod, container)),
         lines: options.select(lines, now).into_iter(),
         left_bytes: options.limit_bytes.unwrap_or(usize::MAX),
         options,
-        _place: place,
     };
-    let portions = stream::unfold(sending, |mut sending| async move {
+    let first = sending.portion();
+    if sending.has_ended() {
+        // No reader, however slow, keeps more of it waiting than a connection's buffers hold.
+        return Ok(Body::from(first));
+    }
+    let place = endpoint.shared.limits.place(outflow).await?;
+    drop(beginning);
+    let first = stream::iter(Some(first).filter(|first| !first.is_empty()));
+    let rest = stream::unfold((sending, place), |(mut sending, place)| async move {
         let text = sending.next().await?;
-        Some((Ok::<_, std::convert::Infallible>(text), sending))
+        Some((text, (sending, place)))
     });
+    let portions = first.chain(rest).map(Ok::<_, std::convert::Infallible>);
     Ok(Body::from_stream(portions))
 }
 
 impl Sending {
+    /// Whether nothing more will come.
+    fn has_ended(&self) -> bool {
+        self.left_bytes == 0 || self.lines.len() == 0 && self.follow.is_none()
+    }
+
     /// More text, or `None` at the end.
     async fn next(&mut self) -> Option<String> {
         loop {
@@ -223,6 +235,8 @@ impl Sending {
             if self.left_bytes == 0 {
                 return None;
             }
+            // What was sent may have been long, and the next line may be a long time off.
+            self.lines = Vec::new().into_iter();
             self.lines = self.follow.as_mut()?.next().await?.into_iter();
         }
     }
@@ -312,9 +326,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_log_takes_a_place_until_it_was_sent_also_when_it_is_not_followed() {
+    async fn a_log_takes_a_place_until_it_was_sent_unless_it_is_short() {
         let pod = json!({
-            "metadata": {"name": "web-0", "namespace": "shop", "uid": "u1"},
+            "metadata": {
+                "name": "web-0", "namespace": "shop", "uid": "u1",
+                "annotations": {"holdfast.dev/log-lines": "a line", "holdfast.dev/log-every": "10ms"},
+            },
             "spec": {"nodeName": "vk-b", "containers": [{"name": "app"}]},
             "status": {"containerStatuses": [{
                 "name": "app", "image": "", "imageID": "", "ready": true, "restartCount": 0,
@@ -324,15 +341,17 @@ mod tests {
         let mut endpoint = endpoint(answering(move || (200, pod.clone())));
         let shared = std::sync::Arc::get_mut(&mut endpoint.shared).unwrap();
         shared.limits = Limits::new(1);
-        let unread = open(&endpoint, "shop", "web-0", "app", "").await.unwrap();
-        let refused = open(&endpoint, "shop", "web-0", "app", "")
-            .await
-            .unwrap_err();
+        let open = |query| open(&endpoint, "shop", "web-0", "app", query, Outflow::default());
+        let unread = open("").await.unwrap();
+        let refused = open("").await.unwrap_err();
         assert_eq!(refused.status(), 503, "{refused}");
+        let refused = open("tailLines=1&follow=true").await.unwrap_err();
+        assert_eq!(refused.status(), 503, "{refused}");
+        let read = axum::body::to_bytes(open("tailLines=2").await.unwrap(), usize::MAX);
+        assert_eq!(read.await.unwrap(), "a line\na line\n");
         let read = axum::body::to_bytes(unread, usize::MAX).await.unwrap();
-        assert!(read.starts_with(b"holdfast: container app"));
-        let next = open(&endpoint, "shop", "web-0", "app", "").await;
-        assert!(next.is_ok());
+        assert!(read.len() > PORTION_BYTES, "{}", read.len());
+        assert!(open("").await.is_ok());
     }
 
     #[tokio::test]
@@ -376,7 +395,6 @@ mod tests {
             follow: None,
             left_bytes: options.limit_bytes.unwrap_or(usize::MAX),
             options,
-            _place: Limits::new(1).place().unwrap(),
         }
     }
 

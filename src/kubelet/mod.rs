@@ -3,7 +3,8 @@
 //!
 //! Owns one listener for each entry of `nodes`, its certificate, who may ask for what, and the
 //! answers. Does not decide what happens to pods, and keeps none: a whole pod is read from the API
-//! server when a caller asks for it, what runs is asked of those who know the pods. It has tasks and connections of its own, and nothing waits for it.
+//! server when a caller asks for it, what runs is asked of those who know the pods. It has tasks and connections of its
+//! own, and nothing waits for it.
 
 mod attach;
 mod auth;

@@ -14,7 +14,7 @@ use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use holdfast_provider::id::NodeName;
-use http::{StatusCode, header};
+use http::{Extensions, StatusCode, header};
 use kube::Client;
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +27,7 @@ use super::sessions::{self, Sessions};
 use super::{Sources, logs, stats};
 use crate::chain::chain;
 use crate::config::Config;
-use crate::https::PeerCertificates;
+use crate::https::{Outflow, PeerCertificates};
 use crate::metrics;
 use crate::pod::run::{Asker, NoAnswer};
 
@@ -226,7 +226,7 @@ async fn admit(State(endpoint): State<Endpoint>, mut request: Request, next: Nex
                     "Authorization error (user={}, verb={verb}, resource=nodes, subresource={subresource})",
                     user.name
                 );
-                return turned_away(StatusCode::INTERNAL_SERVER_ERROR, message);
+                return text(StatusCode::INTERNAL_SERVER_ERROR, message);
             }
         }
     }
@@ -235,17 +235,11 @@ async fn admit(State(endpoint): State<Endpoint>, mut request: Request, next: Nex
         user.name,
         asked.join(" ")
     );
-    turned_away(StatusCode::FORBIDDEN, message)
+    text(StatusCode::FORBIDDEN, message)
 }
 
 fn unauthorized() -> Response {
-    turned_away(StatusCode::UNAUTHORIZED, "Unauthorized".to_owned())
-}
-
-/// Closes the connection: who is not let in must not hold a place among those that are.
-fn turned_away(status: StatusCode, message: String) -> Response {
-    let close = [(header::CONNECTION, "close")];
-    (status, close, message).into_response()
+    text(StatusCode::UNAUTHORIZED, "Unauthorized".to_owned())
 }
 
 /// The node that a request is about, once its caller may ask.
@@ -359,9 +353,11 @@ async fn container_logs(
     State(endpoint): State<Endpoint>,
     Path((namespace, pod, container)): Path<(String, String, String)>,
     RawQuery(query): RawQuery,
+    extensions: Extensions,
 ) -> Response {
     let query = query.unwrap_or_default();
-    match logs::open(&endpoint, &namespace, &pod, &container, &query).await {
+    let outflow = Outflow::of(&extensions);
+    match logs::open(&endpoint, &namespace, &pod, &container, &query, outflow).await {
         Ok(body) => ([(header::CONTENT_TYPE, "text/plain")], body).into_response(),
         Err(error) => refused(error.status(), &error),
     }

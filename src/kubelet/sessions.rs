@@ -35,6 +35,7 @@ use super::streaming::{
 };
 use crate::chain::chain;
 use crate::config::Config;
+use crate::https::Outflow;
 use crate::pod::quantity;
 
 /// How often the container of a session is looked at: one GET of the pod each.
@@ -162,7 +163,8 @@ pub(super) async fn exec(
     RawQuery(query): RawQuery,
     request: Request,
 ) -> Response {
-    match begin_exec(&endpoint, &parts, &query.unwrap_or_default()).await {
+    let outflow = Outflow::of(request.extensions());
+    match begin_exec(&endpoint, &parts, &query.unwrap_or_default(), outflow).await {
         Ok((world, restarts, options, place)) => {
             let (command, tty) = (options.command.clone(), options.tty);
             let run = async move |streams| {
@@ -183,12 +185,13 @@ async fn begin_exec(
     endpoint: &Endpoint,
     parts: &Parts,
     query: &str,
+    outflow: Outflow,
 ) -> Result<(World, u32, ExecOptions, Place), Error> {
     let options = ExecOptions::from_query(query, part(parts, "container"))?;
     if options.command.is_empty() {
         return Err(Error::NoCommand);
     }
-    let place = endpoint.shared.limits.place()?;
+    let place = endpoint.shared.limits.place(outflow).await?;
     let _beginning = endpoint.shared.limits.beginning().await;
     let pod = pod(endpoint, parts).await?;
     let Some(restarts) = running(&pod, &options.container) else {
@@ -320,7 +323,8 @@ pub(super) async fn port_forward(
     parts: Parts,
     request: Request,
 ) -> Response {
-    match begin_port_forward(&endpoint, &parts).await {
+    let outflow = Outflow::of(request.extensions());
+    match begin_port_forward(&endpoint, &parts, outflow).await {
         Ok(forwarded) => {
             let forwarded = Arc::new(forwarded);
             let connect = move |port| {
@@ -333,8 +337,12 @@ pub(super) async fn port_forward(
     }
 }
 
-async fn begin_port_forward(endpoint: &Endpoint, parts: &Parts) -> Result<Forwarded, Error> {
-    let place = endpoint.shared.limits.place()?;
+async fn begin_port_forward(
+    endpoint: &Endpoint,
+    parts: &Parts,
+    outflow: Outflow,
+) -> Result<Forwarded, Error> {
+    let place = endpoint.shared.limits.place(outflow).await?;
     let _beginning = endpoint.shared.limits.beginning().await;
     let pod = pod(endpoint, parts).await?;
     let meta = pod.metadata.clone();

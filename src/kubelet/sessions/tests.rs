@@ -28,7 +28,7 @@ async fn each_connection_is_answered_by_the_pod_as_it_is_then() {
     let parts = parts
         .into_iter()
         .zip(["shop".to_owned(), "web-0".to_owned()]);
-    let forwarded = begin_port_forward(&endpoint, &Path(parts.collect())).await;
+    let forwarded = begin_port_forward(&endpoint, &Path(parts.collect()), Outflow::default()).await;
     let forwarded = forwarded.unwrap();
     for (step, code, pod, is_answered) in [
         (

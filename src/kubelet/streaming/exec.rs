@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
@@ -253,10 +252,10 @@ pub(super) async fn over_websocket<S, F, R>(
     let socket = websocket::accept(io).await;
     let driver = websocket::drive(socket, shared.clone(), timeouts.idle);
     tokio::pin!(driver);
-    let work = execute(&shared, &ends, version.json_status, timeouts.stall, run);
+    let work = execute(&shared, &ends, version.json_status, run);
     tokio::select! {
         () = &mut driver => debug!("the client left before its command ended"),
-        () = work => shared.close(driver, timeouts).await,
+        () = work => shared.close(driver, timeouts.linger).await,
     }
 }
 
@@ -285,7 +284,7 @@ pub(super) async fn over_spdy<S, F, R>(
     let work = async {
         match timeout(timeouts.creation, collect(&shared, opened, wanted)).await {
             Ok(Some(ends)) => {
-                execute(&shared, &ends, version.json_status, timeouts.stall, run).await;
+                execute(&shared, &ends, version.json_status, run).await;
                 let silent = [ends.stdin, ends.resize];
                 for id in silent.into_iter().flatten() {
                     shared.with(|session| session.finish(id));
@@ -298,7 +297,7 @@ pub(super) async fn over_spdy<S, F, R>(
     };
     tokio::select! {
         ended = &mut driver => debug!(?ended, "the client left before its command ended"),
-        () = work => shared.close(driver, timeouts).await,
+        () = work => shared.close(driver, timeouts.linger).await,
     }
 }
 
@@ -345,13 +344,8 @@ async fn collect(
 }
 
 /// Runs the command and says how it ended after all of its output.
-async fn execute<M, F, R>(
-    shared: &Arc<Shared<M>>,
-    ends: &Ends<M::Id>,
-    json_status: bool,
-    stall: Duration,
-    run: F,
-) where
+async fn execute<M, F, R>(shared: &Arc<Shared<M>>, ends: &Ends<M::Id>, json_status: bool, run: F)
+where
     M: Multiplexer,
     F: FnOnce(Streams) -> R,
     R: Future<Output = ExitStatus>,
@@ -384,14 +378,11 @@ async fn execute<M, F, R>(
         status.to_text().into_bytes()
     };
     let mut error = shared.writer(ends.error);
-    tokio::select! {
-        told = error.write_all(&text) => if let Err(error) = told {
-            debug!(
-                error = &error as &dyn std::error::Error,
-                "the client does not want to know how its command ended"
-            );
-        },
-        () = shared.stalled(stall) => debug!("the client does not take what its command wrote"),
+    if let Err(error) = error.write_all(&text).await {
+        debug!(
+            error = &error as &dyn std::error::Error,
+            "the client does not want to know how its command ended"
+        );
     }
 }
 

@@ -60,8 +60,6 @@ struct Timeouts {
     creation: Duration,
     /// For closing after it has got everything.
     linger: Duration,
-    /// For taking any of what is still to be sent after the end.
-    stall: Duration,
 }
 
 /// `streamingConnectionIdleTimeout` and `DefaultStreamCreationTimeout` of the kubelet. It closes at once at the
@@ -70,5 +68,4 @@ const TIMEOUTS: Timeouts = Timeouts {
     idle: Duration::from_hours(4),
     creation: Duration::from_secs(30),
     linger: Duration::from_secs(10),
-    stall: Duration::from_mins(1),
 };

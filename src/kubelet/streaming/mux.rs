@@ -14,10 +14,8 @@ use std::time::Duration;
 use holdfast_spdy::{Read, WriteError};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 use tracing::debug;
-
-use super::Timeouts;
 
 /// Several streams on one connection.
 pub(super) trait Multiplexer: Send + 'static {
@@ -45,10 +43,6 @@ pub(super) struct Inner<M: Multiplexer> {
     driver: Option<Waker>,
     /// Nothing more will be written: say goodbye after what is there.
     pub(super) closing: bool,
-    /// When the connection took something last.
-    taken_at: Instant,
-    /// Since when there is only the rest to be sent.
-    ending_since: Option<Instant>,
 }
 
 impl<M: Multiplexer> Shared<M> {
@@ -59,8 +53,6 @@ impl<M: Multiplexer> Shared<M> {
             writers: BTreeMap::new(),
             driver: None,
             closing: false,
-            taken_at: Instant::now(),
-            ending_since: None,
         })))
     }
 
@@ -89,40 +81,19 @@ impl<M: Multiplexer> Shared<M> {
     }
 
     /// Says goodbye after all that is written, and waits until the driver has ended because the client has left.
-    /// A client that has got everything has `linger` for it; before that, it may be slow, but not take nothing.
-    pub(super) async fn close(&self, driver: impl Future + Unpin, timeouts: Timeouts) {
+    /// A client that has got everything has `linger` for it; before that, it may be slow.
+    pub(super) async fn close(&self, driver: impl Future + Unpin, linger: Duration) {
         {
             let mut inner = self.lock();
             inner.closing = true;
             inner.wake_driver();
         }
         let mut driver = driver;
-        let wait = async {
-            while timeout(timeouts.linger, &mut driver).await.is_err() {
-                if self.lock().mux.is_sent() {
-                    debug!("the client does not close a connection that has ended");
-                    return;
-                }
-            }
-        };
-        tokio::select! {
-            () = wait => {}
-            () = self.stalled(timeouts.stall) => debug!("the client does not take the rest"),
-        }
-    }
-
-    /// Returns once nothing was taken for `patience`, since it was first called or later.
-    pub(super) async fn stalled(&self, patience: Duration) {
-        loop {
-            let until = {
-                let mut inner = self.lock();
-                let since = *inner.ending_since.get_or_insert_with(Instant::now);
-                inner.taken_at.max(since) + patience
-            };
-            if until <= Instant::now() {
+        while timeout(linger, &mut driver).await.is_err() {
+            if self.lock().mux.is_sent() {
+                debug!("the client does not close a connection that has ended");
                 return;
             }
-            sleep_until(until).await;
         }
     }
 }
@@ -134,11 +105,6 @@ impl<M: Multiplexer> Inner<M> {
             Some(waker) => waker.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
-    }
-
-    /// The connection has taken something that was written.
-    pub(super) fn took(&mut self) {
-        self.taken_at = Instant::now();
     }
 
     fn wake_driver(&mut self) {

@@ -122,7 +122,7 @@ async fn over_channels<S, C, F, T>(
     let work = forwards.for_each(|_| std::future::ready(()));
     tokio::select! {
         () = &mut driver => {}
-        () = work => shared.close(driver, timeouts).await,
+        () = work => shared.close(driver, timeouts.linger).await,
     }
 }
 

@@ -145,7 +145,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Driver<S> {
                 Poll::Ready(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(len) => {
                     inner.mux.sent(len, Instant::now().into_std());
-                    inner.took();
                     drop(inner);
                     self.dispatch();
                     (sent, self.unflushed) = (true, true);

@@ -6,10 +6,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{Sink, SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncWrite};
+use futures::stream::{SplitSink, SplitStream};
+use futures::{SinkExt, StreamExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, copy};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
@@ -22,8 +23,10 @@ use super::mux::Shared;
 /// Longest message of a client. Clients in Go send 32 KiB; some others send a whole file.
 const MESSAGE_LEN: usize = 2 * 1024 * 1024;
 const BUFFER_LEN: usize = 16 * 1024;
-/// For a client to hear that its message is too long, before the connection is closed.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// For a client to end its message that is too long, before the connection is closed.
+const GOODBYE: Duration = Duration::from_secs(10);
+/// Of a message that is too long, what is still taken and thrown away.
+pub(super) const THROWN_AWAY_MAX: u32 = 16 << 20;
 
 /// The server's end of a WebSocket whose handshake is done.
 pub(super) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(io: S) -> WebSocketStream<S> {
@@ -46,39 +49,6 @@ pub(super) async fn drive<S>(
     let (mut sink, mut stream) = socket.split();
     let (active, mut activity) = watch::channel(Instant::now());
 
-    let receive = async {
-        loop {
-            poll_fn(|cx| {
-                let mut inner = shared.lock();
-                inner.set_driver(cx);
-                if inner.mux.has_room() {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
-                }
-            })
-            .await;
-            let Some(message) = stream.next().await else {
-                return Ok(());
-            };
-            active.send_replace(Instant::now());
-            let bytes: Bytes = match message? {
-                Message::Binary(bytes) => bytes,
-                Message::Text(text) => text.into(),
-                Message::Close(_) => return Ok(()),
-                _ => continue,
-            };
-            let mut inner = shared.lock();
-            match inner.mux.receive(bytes) {
-                Ok(Some(channel)) => inner.wake_reader(channel),
-                Ok(None) => {}
-                Err(error) => {
-                    debug!(error = &error as &dyn std::error::Error, "a WebSocket ends");
-                    return Ok(());
-                }
-            }
-        }
-    };
     let send = async {
         while let Some(message) = next_message(&shared).await {
             sink.send(message).await?;
@@ -101,7 +71,7 @@ pub(super) async fn drive<S>(
         }
     };
     let ended = tokio::select! {
-        ended = receive => ended,
+        ended = receive(&mut stream, &shared, &active) => ended,
         ended = send => ended,
         () = expire => Ok(()),
     };
@@ -110,21 +80,78 @@ pub(super) async fn drive<S>(
     }
     shared.lock().mux.break_off();
     if let Err(Error::Capacity(_)) = ended {
-        refuse(sink).await;
+        refuse(sink, stream).await;
     }
 }
 
-/// Tells the client that its message is too long.
-async fn refuse(mut sink: impl Sink<Message, Error = Error> + Unpin) {
+/// Hands messages on until the client closes the connection or says what it may not.
+async fn receive<S>(
+    stream: &mut SplitStream<WebSocketStream<S>>,
+    shared: &Shared<Channels>,
+    active: &watch::Sender<Instant>,
+) -> Result<(), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        poll_fn(|cx| {
+            let mut inner = shared.lock();
+            inner.set_driver(cx);
+            if inner.mux.has_room() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+        let Some(message) = stream.next().await else {
+            return Ok(());
+        };
+        active.send_replace(Instant::now());
+        let bytes: Bytes = match message? {
+            Message::Binary(bytes) => bytes,
+            Message::Text(text) => text.into(),
+            Message::Close(_) => return Ok(()),
+            _ => continue,
+        };
+        let mut inner = shared.lock();
+        match inner.mux.receive(bytes) {
+            Ok(Some(channel)) => inner.wake_reader(channel),
+            Ok(None) => {}
+            Err(error) => {
+                debug!(error = &error as &dyn std::error::Error, "a WebSocket ends");
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Tells the client that its message is too long, and takes the rest of it: a connection that is closed with something
+/// unread is reset, and a client that writes before it reads would not hear why.
+async fn refuse<S>(
+    mut sink: SplitSink<WebSocketStream<S>, Message>,
+    stream: SplitStream<WebSocketStream<S>>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let reason = format!("a message is longer than {MESSAGE_LEN} bytes");
     let too_long = CloseFrame {
         code: CloseCode::Size,
         reason: reason.into(),
     };
-    // How it ends is no matter: nothing else is left to tell.
-    let _ = timeout(GOODBYE, sink.send(Message::Close(Some(too_long)))).await;
-    // A connection that is closed with something unread is reset, and the client might lose what it was told.
-    sleep(GOODBYE).await;
+    let told = async {
+        sink.send(Message::Close(Some(too_long))).await?;
+        let mut socket = sink.reunite(stream).expect("they are of one socket");
+        let mut rest = socket.get_mut().take(THROWN_AWAY_MAX.into());
+        copy(&mut rest, &mut tokio::io::sink()).await?;
+        Ok::<_, Error>(())
+    };
+    if let Ok(Err(error)) = timeout(GOODBYE, told).await {
+        debug!(
+            error = &error as &dyn std::error::Error,
+            "a client may not have heard that its message is too long"
+        );
+    }
 }
 
 /// The next message to send; None when there will be none any more.
@@ -134,7 +161,6 @@ async fn next_message(shared: &Shared<Channels>) -> Option<Message> {
         inner.set_driver(cx);
         match inner.mux.message() {
             Some((message, room)) => {
-                inner.took();
                 if room {
                     inner.wake_writers();
                 }

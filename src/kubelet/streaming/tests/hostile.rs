@@ -12,9 +12,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::{Notify, Semaphore};
 
 use super::super::exec::{self, WEBSOCKET, Wanted};
-use super::super::{ExecOptions, ExitStatus, Streams, TIMEOUTS, Timeouts, port_forward};
+use super::super::{ExecOptions, ExitStatus, Streams, TIMEOUTS, Timeouts, port_forward, websocket};
 use super::client::SpdyClient;
 use super::{SHORT, soon};
+use crate::https::{Outflow, Watched};
 
 const PIPE_LEN: usize = 16 * 1024;
 /// The pipe, the buffers of a session, and some room for those of the layers between.
@@ -105,6 +106,7 @@ async fn a_spdy_client_costs_bounded_memory_whatever_it_sends() {
 
 #[tokio::test]
 async fn a_websocket_client_costs_bounded_memory_whatever_it_sends() {
+    const THROWN_AWAY: usize = websocket::THROWN_AWAY_MAX as usize;
     // Masked with zeroes: the data stands as it is.
     let head = |len: u64| [&[0x82, 0xff][..], &len.to_be_bytes(), &[0; 4]].concat();
     let stdin = [head(30_000), vec![0; 30_000]].concat();
@@ -126,7 +128,7 @@ async fn a_websocket_client_costs_bounded_memory_whatever_it_sends() {
             "a message of a gigabyte",
             head(1 << 30),
             vec![0; 1000],
-            BOUND,
+            BOUND + THROWN_AWAY,
         ),
         (
             "a message of a gigabyte in pieces",
@@ -184,8 +186,14 @@ async fn of_a_thousand_idle_streams_most_are_refused() {
     .await;
 }
 
-/// Asks over a short pipe for a command that ends before anything of what it wrote was read.
-async fn unread(protocol: &str, held: impl Send + 'static) -> DuplexStream {
+/// Asks over a short pipe for a command that ends before anything of what it wrote was read. `streams`: what a client
+/// sends that opens them.
+async fn unread(
+    protocol: &str,
+    streams: &[u8],
+    held: impl Send + 'static,
+    outflow: &Outflow,
+) -> DuplexStream {
     let (mut near, far) = tokio::io::duplex(PIPE_LEN);
     let ended = Arc::new(Notify::new());
     let (held, end) = (Arc::new(Mutex::new(Some(held))), ended.clone());
@@ -193,26 +201,21 @@ async fn unread(protocol: &str, held: impl Send + 'static) -> DuplexStream {
         let (held, end) = (held.lock().unwrap().take().unwrap(), end.clone());
         let options = ExecOptions::from_query("output=1", "app").unwrap();
         let timeouts = Timeouts {
-            idle: TIMEOUTS.idle,
-            ..SHORT
+            linger: SHORT.linger,
+            ..TIMEOUTS
         };
-        let answer = exec::serve(
-            request,
-            &options,
-            timeouts,
-            held,
-            async move |streams: Streams| {
-                let mut stdout = streams.stdout.unwrap();
-                stdout.write_all(&vec![0; 2 * PIPE_LEN]).await.unwrap();
-                end.notify_one();
-                ExitStatus::SUCCESS
-            },
-        );
+        let run = async move |streams: Streams| {
+            let mut stdout = streams.stdout.unwrap();
+            stdout.write_all(&vec![0; 2 * PIPE_LEN]).await.unwrap();
+            end.notify_one();
+            ExitStatus::SUCCESS
+        };
+        let answer = exec::serve(request, &options, timeouts, held, run);
         std::future::ready(answer)
     });
     let service = TowerToHyperService::new(router);
     let connection = http1::Builder::new()
-        .serve_connection(TokioIo::new(far), service)
+        .serve_connection(TokioIo::new(Watched::new(far, outflow.clone())), service)
         .with_upgrades();
     tokio::spawn(connection);
     let head =
@@ -222,20 +225,28 @@ async fn unread(protocol: &str, held: impl Send + 'static) -> DuplexStream {
     while !answer.ends_with(b"\r\n\r\n") {
         answer.push(near.read_u8().await.unwrap());
     }
+    near.write_all(streams).await.unwrap();
     soon(ended.notified()).await;
     near
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_keeps_its_place_after_its_command_until_it_is_given_up() {
-    let places = Arc::new(Semaphore::new(1));
-    let place = places.clone().try_acquire_owned().unwrap();
+async fn a_client_that_does_not_read_keeps_its_place_after_its_command_until_it_is_ended() {
     let websocket = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                      Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
                      Sec-WebSocket-Protocol: v5.channel.k8s.io";
-    let client = unread(websocket, place).await;
-    tokio::time::sleep(SHORT.stall / 3).await;
-    assert_eq!(places.available_permits(), 0, "it has not got everything");
-    let _free = soon(places.acquire()).await.unwrap();
-    drop(client);
+    let spdy = "Upgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io";
+    let streams = encode(&[syn(1, "error", "0", "0"), syn(3, "stdout", "0", "0")]);
+    for (protocol, streams) in [(websocket, &[][..]), (spdy, &streams)] {
+        let places = Arc::new(Semaphore::new(1));
+        let place = places.clone().try_acquire_owned().unwrap();
+        let outflow = Outflow::default();
+        let client = unread(protocol, streams, place, &outflow).await;
+        soon(outflow.stuck()).await;
+        tokio::time::sleep(SHORT.linger * 3).await;
+        assert_eq!(places.available_permits(), 0, "it has not got everything");
+        outflow.end();
+        let _free = soon(places.acquire()).await.unwrap();
+        drop(client);
+    }
 }

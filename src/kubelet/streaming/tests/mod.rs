@@ -26,7 +26,6 @@ const SHORT: Timeouts = Timeouts {
     idle: Duration::from_millis(300),
     creation: Duration::from_millis(300),
     linger: Duration::from_millis(300),
-    stall: Duration::from_millis(900),
 };
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
