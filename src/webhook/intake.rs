@@ -12,23 +12,25 @@ use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use futures::StreamExt;
 use http::StatusCode;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::review::Review;
 
 /// The API server takes objects of up to 3 MiB; the review adds who asked and how.
 pub(super) const BODY_BYTES_MAX: usize = 4 << 20;
-/// What each connection may send without asking: all of them together 32 MiB. The review of an ordinary pod has some 10 KiB.
+/// What each connection may send without asking, and its buffers hold as much again. The review of an ordinary pod has
+/// some 10 KiB.
 const SHORT_BYTES_MAX: usize = 64 << 10;
 /// Longer bodies in memory, 16 MiB together.
 const LONG_MAX: usize = 4;
-/// For a place among the longer ones. Below the 5 s that the API server waits, so that the caller learns the reason.
+/// For a place among the longer ones.
 const LONG_WAIT: Duration = Duration::from_secs(3);
 /// For the rest of a longer body from then on. An API server has it whole; who does not must make room for it.
 const LONG_TIMEOUT: Duration = Duration::from_secs(1);
 /// Bodies that are decoded, in bytes as they were sent: enough for the longest, and for as many ordinary ones as an API
-/// server has under way. A list of empty tolerations takes forty times as much when it is decoded.
+/// server has under way. A list of empty tolerations takes up to ninety times as much while it is decoded.
 const DECODED_BYTES_MAX: usize = BODY_BYTES_MAX;
 
 /// What is being taken in.
@@ -54,16 +56,34 @@ impl Default for Intake {
 }
 
 impl Intake {
-    /// Takes a review in, or says what the caller is answered.
-    pub(super) async fn take(&self, request: Request) -> Result<Taken<'_>, Response> {
+    /// Takes a review in before `deadline`, or says what the caller is answered.
+    pub(super) async fn take(
+        &self,
+        request: Request,
+        deadline: Instant,
+    ) -> Result<Taken<'_>, Response> {
+        match timeout_at(deadline, self.take_in(request)).await {
+            Ok(taken) => taken,
+            Err(_) => Err(busy()),
+        }
+    }
+
+    async fn take_in(&self, request: Request) -> Result<Taken<'_>, Response> {
         let (parts, body) = request.into_parts();
         let (body, long) = self.read(body).await?;
         let weight = u32::try_from(body.len()).unwrap_or(u32::MAX);
         let decoded = self.decoded.acquire_many(weight).await;
         let request = Request::from_parts(parts, Body::from(body.freeze()));
-        let Json(review) = Json::from_request(request, &())
-            .await
-            .map_err(IntoResponse::into_response)?;
+        let decode = async { Json::from_request(request, &()).await };
+        let Json(review) = if long.is_some() {
+            // Pods and leases must not wait until it is decoded.
+            let runtime = Handle::current();
+            let decode = tokio::task::spawn_blocking(move || runtime.block_on(decode)).await;
+            decode.map_err(refused)?
+        } else {
+            decode.await
+        }
+        .map_err(IntoResponse::into_response)?;
         Ok(Taken {
             review,
             _long: long,
@@ -111,17 +131,19 @@ fn refused(error: impl std::fmt::Display) -> Response {
 }
 
 fn busy() -> Response {
-    let text = "too many reviews of this length are under way";
+    let text = "too many reviews are under way, or this one was not sent in time";
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use bytes::Bytes;
     use futures::stream;
-    use tokio::time::Instant;
 
-    use super::*;
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_mins(1)
+    }
 
     fn request(body: Body) -> Request {
         let request = Request::post("/").header("content-type", "application/json");
@@ -152,13 +174,13 @@ mod tests {
             } else {
                 SHORT_BYTES_MAX + 1
             };
-            intake.take(stalled(bytes))
+            intake.take(stalled(bytes), soon())
         });
         let began = Instant::now();
         tokio::select! {
             biased;
             _ = futures::future::join_all(slow) => panic!("the slow ones ended"),
-            taken = intake.take(request(review(1).into())) => assert!(taken.is_ok()),
+            taken = intake.take(request(review(1).into()), soon()) => assert!(taken.is_ok()),
         }
         assert!(began.elapsed() < LONG_TIMEOUT, "{:?}", began.elapsed());
     }
@@ -166,9 +188,9 @@ mod tests {
     #[tokio::test]
     async fn a_long_review_waits_a_second_for_slow_senders_of_long_ones() {
         let intake = Intake::default();
-        let slow = (0..LONG_MAX).map(|_| intake.take(stalled(SHORT_BYTES_MAX + 1)));
+        let slow = (0..LONG_MAX).map(|_| intake.take(stalled(SHORT_BYTES_MAX + 1), soon()));
         let began = Instant::now();
-        let long = intake.take(request(review(20_000).into()));
+        let long = intake.take(request(review(20_000).into()), soon());
         let (slow, long) = tokio::join!(futures::future::join_all(slow), long);
         assert!(slow.iter().all(Result::is_err));
         assert!(long.is_ok());
@@ -180,10 +202,13 @@ mod tests {
         let intake = Intake::default();
         let mut taken = Vec::new();
         for _ in 0..LONG_MAX {
-            let long = intake.take(request(review(20_000).into())).await;
+            let long = intake.take(request(review(20_000).into()), soon()).await;
             taken.push(long.map_err(|refusal| refusal.status()).unwrap());
         }
-        let refused = intake.take(request(review(20_000).into())).await.err();
+        let refused = intake
+            .take(request(review(20_000).into()), soon())
+            .await
+            .err();
         assert_eq!(refused.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(intake.decoded.available_permits() < DECODED_BYTES_MAX);
         drop(taken);
@@ -191,11 +216,19 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_review_that_does_not_come_in_time_is_refused() {
+        let intake = Intake::default();
+        let deadline = Instant::now() + Duration::from_millis(10);
+        let refused = intake.take(stalled(1), deadline).await.err().unwrap();
+        assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[tokio::test]
     async fn a_review_of_more_than_four_mib_is_refused() {
         let intake = Intake::default();
         let piece = || Ok::<_, std::io::Error>(Bytes::from(vec![b' '; 1 << 20]));
         let pieces = std::iter::repeat_with(piece).take(5);
-        let refused = intake.take(request(Body::from_stream(stream::iter(pieces))));
+        let refused = intake.take(request(Body::from_stream(stream::iter(pieces))), soon());
         let refused = refused.await.err().unwrap();
         assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
     }

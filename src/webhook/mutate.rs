@@ -193,14 +193,15 @@ pub fn mutate(
     if !opted_in(metadata.labels.as_ref(), metadata.annotations.as_ref()) {
         return Patch::default();
     }
-    let mut tolerations = pod.spec.tolerations.clone().unwrap_or_default();
-    let mut steps = Vec::from_iter(toleration_patch(&tolerations));
-    tolerations.push(toleration());
+    let tolerations = pod.spec.tolerations.as_deref().unwrap_or_default();
+    let mut steps = Vec::from_iter(toleration_patch(tolerations));
+    // Not one list of both, for there is no telling how long theirs is.
+    let tolerations = [tolerations, &[toleration()]];
 
     let attracted = attracted(&pod.spec, settings);
     let terms = attracted.as_deref().or(pod.spec.required_terms());
     let pinned =
-        claim.and_then(|claim| pin::pinned(pod, &tolerations, terms, claim, candidates, settings));
+        claim.and_then(|claim| pin::pinned(pod, tolerations, terms, claim, candidates, settings));
     if let Some(terms) = pinned.or(attracted) {
         steps.extend(affinity_steps(&pod.spec, &terms));
     }

@@ -59,7 +59,7 @@ fn applies(pod: &PodForAdmission, settings: &WebhookConfig) -> bool {
 /// `tolerations` and `terms` are the pod's own together with what the webhook has added so far.
 pub(super) fn pinned(
     pod: &PodForAdmission,
-    tolerations: &[Toleration],
+    tolerations: [&[Toleration]; 2],
     terms: Option<&[NodeSelectorTerm]>,
     claim: &ClaimPlace,
     candidates: &[Candidate],
@@ -115,7 +115,7 @@ fn with_zone(
 fn takes(
     node: &Candidate,
     pod: &PodForAdmission,
-    tolerations: &[Toleration],
+    tolerations: [&[Toleration]; 2],
     terms: &[NodeSelectorTerm],
 ) -> bool {
     let cordon = node.unschedulable.then(|| Taint {
@@ -127,7 +127,9 @@ fn takes(
     let repelled = node.taints.iter().chain(&cordon).any(|taint| {
         matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
             && !PASSING.contains(&taint.key.as_str())
-            && !selector::tolerated(taint, tolerations)
+            && !tolerations
+                .iter()
+                .any(|these| selector::tolerated(taint, these))
     });
     let selected = pod
         .spec

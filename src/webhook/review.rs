@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Json, Request, State};
-use axum::response::Response;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use jiff::Timestamp;
 use kube::core::admission::{AdmissionResponse, AdmissionReview, Operation};
 use kube::core::response::Status;
 use kube::core::{DynamicObject, TypeMeta};
 use serde::Deserialize;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
 use holdfast_provider::id::PodKey;
@@ -26,7 +28,11 @@ use super::{ClaimPlace, Claims, Nodes, PATH, pin};
 use crate::config::{FailurePolicy, WebhookConfig};
 
 /// Below the 5 s that the API server waits, so that the caller learns the reason.
+const TIMEOUT: Duration = Duration::from_millis(4500);
+/// Of these.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest answer. It is in memory for as long as its reader likes, and nothing that a pod asks for makes one so long.
+const ANSWER_BYTES_MAX: usize = 256 << 10;
 
 /// What an answer needs.
 pub(super) struct Reviewer {
@@ -61,7 +67,7 @@ struct ReviewRequest {
 enum ClaimError {
     #[error("reading the claim failed")]
     Read(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("reading the claim took longer than {}s", CLAIM_TIMEOUT.as_secs())]
+    #[error("reading the claim took too long")]
     Timeout,
     #[error("reading the claim was cut short")]
     Task(#[source] tokio::task::JoinError),
@@ -78,8 +84,9 @@ pub(super) fn router(reviewer: Arc<Reviewer>) -> Router {
 async fn review(
     State(reviewer): State<Arc<Reviewer>>,
     request: Request,
-) -> Result<Json<AdmissionReview<DynamicObject>>, Response> {
-    let taken = reviewer.intake.take(request).await?;
+) -> Result<Response, Response> {
+    let deadline = Instant::now() + TIMEOUT;
+    let taken = reviewer.intake.take(request, deadline).await?;
     reviewer.reached.send_replace(true);
     let response = match &taken.review.request {
         Some(request) => {
@@ -87,11 +94,17 @@ async fn review(
                 kind: taken.review.kind.clone(),
                 api_version: taken.review.api_version.clone(),
             };
-            reviewer.answer(request, types).await
+            reviewer.answer(request, types, deadline).await
         }
         None => AdmissionResponse::invalid("the AdmissionReview has no request"),
     };
-    Ok(Json(response.into_review()))
+    let answer: AdmissionReview<DynamicObject> = response.into_review();
+    let answer = serde_json::to_vec(&answer).expect("an AdmissionReview can be written as JSON");
+    if answer.len() > ANSWER_BYTES_MAX {
+        let text = format!("the answer would be longer than {ANSWER_BYTES_MAX} bytes");
+        return Err((StatusCode::PAYLOAD_TOO_LARGE, text).into_response());
+    }
+    Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
 }
 
 /// The answer that lets the object in as it is.
@@ -105,7 +118,12 @@ fn allowed(request: &ReviewRequest, types: TypeMeta) -> AdmissionResponse {
 }
 
 impl Reviewer {
-    async fn answer(&self, request: &ReviewRequest, types: TypeMeta) -> AdmissionResponse {
+    async fn answer(
+        &self,
+        request: &ReviewRequest,
+        types: TypeMeta,
+        deadline: Instant,
+    ) -> AdmissionResponse {
         let mut response = allowed(request, types);
         let Some(pod) = &request.object else {
             return response;
@@ -123,7 +141,7 @@ impl Reviewer {
         let key = pin::key(pod, request.namespace.as_deref(), &self.settings);
         let claim = match key.clone() {
             None => None,
-            Some(key) => match self.claim(key).await {
+            Some(key) => match self.claim(key, deadline).await {
                 Ok(claim) => claim,
                 Err(error) => {
                     warn!(
@@ -161,10 +179,15 @@ impl Reviewer {
     }
 
     /// The unexpired claim of `key`. The read blocks on the ledger's file, hence the thread.
-    async fn claim(&self, key: PodKey) -> Result<Option<ClaimPlace>, ClaimError> {
+    async fn claim(
+        &self,
+        key: PodKey,
+        deadline: Instant,
+    ) -> Result<Option<ClaimPlace>, ClaimError> {
         let claims = self.claims.clone();
         let read = tokio::task::spawn_blocking(move || claims.unexpired(&key, Timestamp::now()));
-        match timeout(CLAIM_TIMEOUT, read).await {
+        let deadline = deadline.min(Instant::now() + CLAIM_TIMEOUT);
+        match timeout_at(deadline, read).await {
             Ok(Ok(read)) => read.map_err(ClaimError::Read),
             Ok(Err(error)) => Err(ClaimError::Task(error)),
             Err(_) => Err(ClaimError::Timeout),

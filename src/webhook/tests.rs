@@ -380,6 +380,18 @@ async fn an_unreadable_claim_costs_only_the_pin_when_the_policy_is_ignore() {
 }
 
 #[tokio::test]
+async fn an_answer_repeats_no_more_than_a_caller_may_have_kept_in_memory() {
+    let webhook = Running::start(settings(), true).await;
+    for (length, want) in [(100 << 10, 200), (300 << 10, 413)] {
+        let mut long = review("CREATE");
+        long["request"]["uid"] = json!("u".repeat(length));
+        let (code, _) = webhook.post(&long).await;
+        assert_eq!(code, want, "{length}");
+    }
+    webhook.stop().await;
+}
+
+#[tokio::test]
 async fn a_body_that_is_no_review_is_refused() {
     let webhook = Running::start(settings(), true).await;
     let (code, _) = webhook.post(&json!({"kind": "Pod"})).await;
