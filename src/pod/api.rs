@@ -88,9 +88,19 @@ pub(super) async fn tolerate(
         .header(header::CONTENT_TYPE, "application/json-patch+json")
         .body(body.to_string().into_bytes());
     let request = request.expect("a pod's path is a valid URI");
-    judge("add a toleration", key, ask(client, request))
-        .await
-        .map(drop)
+    let added = async {
+        match ask(client, request).await {
+            // A test that fails is answered as what no patch can be: the pod has changed.
+            Err(kube::Error::Api(mut status))
+                if status.code == StatusCode::UNPROCESSABLE_ENTITY.as_u16() =>
+            {
+                status.code = StatusCode::CONFLICT.as_u16();
+                Err(kube::Error::Api(status))
+            }
+            answer => answer,
+        }
+    };
+    judge("add a toleration", key, added).await.map(drop)
 }
 
 /// The pod of this name, as the API server has it now.
@@ -295,6 +305,22 @@ mod tests {
             let later = Err(Refused::Later);
             assert_eq!((looked, deleted), (later, later), "{page}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_toleration_for_a_pod_that_has_changed_was_late_and_not_wrong() {
+        let (key, uid) = (PodKey::new("default", "web-0"), PodUid::from("u"));
+        let patch = crate::webhook::toleration_patch(&[]).unwrap();
+        let check = async |code, reason: &str, want| {
+            let body = format!(r#"{{"kind": "Status", "reason": "{reason}", "code": {code}}}"#);
+            let client = answering(code, body.leak());
+            let answer = tolerate(&client, &key, &uid, "1", patch.clone()).await;
+            assert_eq!(answer, want, "{code}");
+        };
+        // As a test in a patch that fails is answered.
+        check(422, "Invalid", Err(Refused::Stale)).await;
+        check(403, "Forbidden", Err(Refused::Later)).await;
+        check(404, "NotFound", Err(Refused::Gone)).await;
     }
 
     #[tokio::test]

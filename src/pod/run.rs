@@ -493,7 +493,10 @@ impl Shell {
                 self.desk.ask(Lane::Others, |client| async move {
                     let request = api::tolerate(&client, &key, &uid, &version, patch);
                     let result = fenced(&tenure, request).await;
-                    let pause = after_failure(&result, TOLERATE_AGAIN);
+                    let pause = match result {
+                        Err(Refused::Later) => TOLERATE_AGAIN,
+                        _ => Duration::ZERO,
+                    };
                     (Input::Tolerated(uid, key, result), pause)
                 });
             }
