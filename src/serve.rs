@@ -59,28 +59,29 @@ pub async fn run(
     let mut signals = Signals::listen();
     descriptors::raise_limit();
     let access = kube_client::access(kubeconfig.as_deref()).await?;
-    let started = tokio::select! {
+    let (started, mut lease) = tokio::select! {
         // A Lease that was taken is given back below.
         biased;
         started = start(&access, &config, take_over) => started?,
         () = signals.stop() => return stopped_early(),
     };
     let bound = tokio::select! {
-        bound = bind(&started.lease, &config) => bound,
-        () = signals.stop() => {
-            give_back(started.lease).await;
-            return stopped_early();
-        }
+        bound = bind(&lease, &config) => bound.map(Some),
+        () = signals.stop() => Ok(None),
     };
-    let listeners = match bound {
-        Ok(listeners) => listeners,
-        Err(error) => {
-            give_back(started.lease).await;
-            return Err(error.into());
+    let result = match bound {
+        Ok(Some(listeners)) => {
+            let (ledger, nodes) = (config.ledger.display(), config.nodes.len());
+            tracing::info!(%ledger, nodes, "serving the cluster");
+            let started = (started, &mut lease);
+            serve(&access, config, started, listeners, &source, &mut signals).await
         }
+        Ok(None) => stopped_early(),
+        Err(error) => Err(error.into()),
     };
-    tracing::info!(ledger = %config.ledger.display(), nodes = config.nodes.len(), "serving the cluster");
-    serve(&access, config, started, listeners, &source, &mut signals).await
+    let given_back = lease.release().await;
+    finish(given_back.context("could not give the cluster's lease back"));
+    result
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it is how a run ends")]
@@ -92,16 +93,17 @@ fn stopped_early() -> anyhow::Result<()> {
 /// What a start has made certain: nobody else serves this ledger or this cluster.
 struct Started {
     client: Client,
+    /// Of the nodes' Leases, with connections of its own.
+    heartbeats: Client,
     settings: Settings,
     ledger: Ledger,
-    lease: ClusterLease,
 }
 
 async fn start(
     access: &kube_client::Access,
     config: &Config,
     take_over: bool,
-) -> anyhow::Result<Started> {
+) -> anyhow::Result<(Started, ClusterLease)> {
     let client = kube_client::client(access)?;
     let cluster = cluster_id(config.cluster.as_ref(), &client).await?;
     let settings = config.settings(cluster);
@@ -110,13 +112,15 @@ async fn start(
     node::names::check(client.clone(), config).await?;
     // The lease has connections of its own: pods must not hold up its renewal.
     let lane = kube_client::client(access)?;
+    let heartbeats = kube_client::client(access)?;
     let lease = ClusterLease::acquire(lane, ledger.id(), take_over).await?;
-    Ok(Started {
+    let started = Started {
         client,
+        heartbeats,
         settings,
         ledger,
-        lease,
-    })
+    };
+    Ok((started, lease))
 }
 
 /// Before a node is written: none must be published with a port of somebody else.
@@ -128,16 +132,16 @@ async fn bind(lease: &ClusterLease, config: &Config) -> Result<Listeners, kubele
 async fn serve(
     access: &kube_client::Access,
     config: Config,
-    started: Started,
+    (started, lease): (Started, &mut ClusterLease),
     listeners: Listeners,
     source: &Path,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
     let Started {
         client,
+        heartbeats,
         settings,
         ledger,
-        mut lease,
     } = started;
     let metrics = Metrics::new(access.requests());
     let shutdown = CancellationToken::new();
@@ -147,7 +151,7 @@ async fn serve(
     let (changes, changed) = watch::channel(settings.clone());
     let mut nodes = tokio::spawn(node::run(
         client.clone(),
-        kube_client::client(access)?,
+        heartbeats,
         Arc::clone(&config),
         table.clone(),
         metrics.watches.clone(),
@@ -157,24 +161,14 @@ async fn serve(
     let (asker, questions) = Asker::new();
     let scratch = ScratchStore::default();
     let (serving, mut is_serving) = watch::channel(false);
-    let mut pods = tokio::spawn(pods::run(
-        parts(
-            &config,
-            client.clone(),
-            ledger,
-            &table,
-            changed,
-            Outside {
-                tenure: lease.tenure(),
-                questions,
-                metrics: metrics.clone(),
-                scratch: scratch.clone(),
-            },
-        )?,
-        serving,
-        shutdown.clone(),
-    ))
-    .fuse();
+    let outside = Outside {
+        tenure: lease.tenure(),
+        questions,
+        metrics: metrics.clone(),
+        scratch: scratch.clone(),
+    };
+    let parts = parts(&config, client.clone(), ledger, &table, changed, outside)?;
+    let mut pods = tokio::spawn(pods::run(parts, serving, shutdown.clone())).fuse();
     let sources = kubelet::Sources {
         pods: asker,
         nodes: table.clone(),
@@ -204,17 +198,11 @@ async fn serve(
     if !nodes.is_terminated() {
         finish(nodes.await.context("keeping nodes panicked"));
     }
-    give_back(lease).await;
     result
 }
 
 fn pods_ended(ended: Result<Result<(), pods::Error>, JoinError>) -> anyhow::Result<()> {
     Ok(ended.context("serving pods panicked")??)
-}
-
-async fn give_back(lease: ClusterLease) {
-    let given_back = lease.release().await;
-    finish(given_back.context("could not give the cluster's lease back"));
 }
 
 /// What fails while everything stops is told, and does not keep the rest from stopping.

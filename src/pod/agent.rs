@@ -166,7 +166,8 @@ impl Agent {
         !self.queue.is_empty() && self.engine.waiting_since().is_none()
     }
 
-    /// Fixed-IP pods that must be in one of these zones, which are closed, and for which the scheduler finds no node. Each is named once in [`STRANDED_AGAIN`], and [`STRANDED_MAX`] at a time.
+    /// Fixed-IP pods that must be in one of these zones, which are closed, and for which the scheduler finds no node. Each
+    /// is named once in [`STRANDED_AGAIN`], and [`STRANDED_MAX`] at a time.
     pub fn stranded(
         &mut self,
         now: Timestamp,

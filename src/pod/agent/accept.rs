@@ -23,6 +23,16 @@ use crate::pod::view::{Container, Phase, PodView};
 /// Reason of the event that tells of a size that cannot be had.
 const INVALID_SPEC: &str = "InvalidPodRequiredSpec";
 
+/// As what a warning about annotations is told.
+fn reason(warning: &opt_in::Warning) -> Reason {
+    match warning.kind {
+        WarningKind::InvalidAnnotation => Reason::FixedIPInvalidAnnotation,
+        WarningKind::InvalidReleaseAfter => Reason::FixedIPInvalidReleaseAfter,
+        WarningKind::Unsupported => Reason::FixedIPUnsupported,
+        WarningKind::InvalidSecurityGroups => Reason::InvalidSecurityGroupIds,
+    }
+}
+
 impl Agent {
     /// A pod on one of our nodes, for the first time in this process.
     pub(super) fn accept(&mut self, now: Timestamp, uid: &PodUid, node: NodeName, view: &PodView) {
@@ -52,30 +62,18 @@ impl Agent {
                 self.actions.push(Action::Event(uid, key, topic, note));
             }
         }
+        let is_unsupported = matches!(opt_in.fixed_ip, FixedIp::Unsupported { .. });
         let mut refused = None;
         for warning in warnings {
-            let reason = match warning.kind {
-                WarningKind::InvalidAnnotation => Reason::FixedIPInvalidAnnotation,
-                WarningKind::InvalidReleaseAfter => Reason::FixedIPInvalidReleaseAfter,
-                WarningKind::Unsupported => Reason::FixedIPUnsupported,
-                WarningKind::InvalidSecurityGroups => Reason::InvalidSecurityGroupIds,
-            };
-            if matches!(opt_in.fixed_ip, FixedIp::Unsupported { .. })
-                && reason == Reason::FixedIPUnsupported
-            {
-                refused = Some(Box::new(Network::Waiting {
-                    reason,
-                    note: warning.note.clone(),
-                }));
+            let (reason, note) = (reason(&warning), warning.note);
+            if is_unsupported && reason == Reason::FixedIPUnsupported {
+                let note = note.clone();
+                refused = Some(Box::new(Network::Waiting { reason, note }));
             }
             if is_news {
-                let uid = Arc::new(uid.clone());
-                self.actions.push(Action::Event(
-                    uid,
-                    record.key().clone(),
-                    reason.into(),
-                    warning.note,
-                ));
+                let (uid, key) = (Arc::new(uid.clone()), record.key().clone());
+                let event = Action::Event(uid, key, reason.into(), note);
+                self.actions.push(event);
             }
         }
         // Who was accepted before is served on, whatever its class has become since.
