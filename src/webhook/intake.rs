@@ -4,6 +4,7 @@
 //! A body that is not long is read without asking anybody, so that nobody who sends slowly or much keeps the API
 //! server's ordinary reviews waiting; only the few that are longer wait for each other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -13,7 +14,7 @@ use bytes::BytesMut;
 use futures::StreamExt;
 use http::StatusCode;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::review::Review;
@@ -35,22 +36,27 @@ const DECODED_BYTES_MAX: usize = BODY_BYTES_MAX;
 
 /// What is being taken in.
 pub(super) struct Intake {
-    long: Semaphore,
-    decoded: Semaphore,
+    long: Arc<Semaphore>,
+    decoded: Arc<Semaphore>,
 }
 
 /// A review, and its places among those in memory.
-pub(super) struct Taken<'a> {
+pub(super) struct Taken {
     pub(super) review: Review,
-    _long: Option<SemaphorePermit<'a>>,
-    _decoded: SemaphorePermit<'a>,
+    _places: Places,
+}
+
+/// Kept until what has them is decoded, also when nobody waits for it any more.
+struct Places {
+    long: Option<OwnedSemaphorePermit>,
+    _decoded: OwnedSemaphorePermit,
 }
 
 impl Default for Intake {
     fn default() -> Self {
         Self {
-            long: Semaphore::new(LONG_MAX),
-            decoded: Semaphore::new(DECODED_BYTES_MAX),
+            long: Arc::new(Semaphore::new(LONG_MAX)),
+            decoded: Arc::new(Semaphore::new(DECODED_BYTES_MAX)),
         }
     }
 }
@@ -61,43 +67,47 @@ impl Intake {
         &self,
         request: Request,
         deadline: Instant,
-    ) -> Result<Taken<'_>, Response> {
+    ) -> Result<Taken, Response> {
         match timeout_at(deadline, self.take_in(request)).await {
             Ok(taken) => taken,
             Err(_) => Err(busy()),
         }
     }
 
-    async fn take_in(&self, request: Request) -> Result<Taken<'_>, Response> {
+    async fn take_in(&self, request: Request) -> Result<Taken, Response> {
         let (parts, body) = request.into_parts();
         let (body, long) = self.read(body).await?;
         let weight = u32::try_from(body.len()).unwrap_or(u32::MAX);
-        let decoded = self.decoded.acquire_many(weight).await;
+        let decoded = Arc::clone(&self.decoded).acquire_many_owned(weight).await;
+        let places = Places {
+            long,
+            _decoded: decoded.expect("the semaphore is never closed"),
+        };
         let request = Request::from_parts(parts, Body::from(body.freeze()));
-        let decode = async { Json::from_request(request, &()).await };
-        let Json(review) = if long.is_some() {
+        let is_long = places.long.is_some();
+        let decode = async move { (Json::from_request(request, &()).await, places) };
+        let (decoded, places) = if is_long {
             // Pods and leases must not wait until it is decoded.
             let runtime = Handle::current();
             let decode = tokio::task::spawn_blocking(move || runtime.block_on(decode)).await;
             decode.map_err(refused)?
         } else {
             decode.await
-        }
-        .map_err(IntoResponse::into_response)?;
+        };
+        let Json(review) = decoded.map_err(IntoResponse::into_response)?;
         Ok(Taken {
             review,
-            _long: long,
-            _decoded: decoded.expect("the semaphore is never closed"),
+            _places: places,
         })
     }
 
-    async fn read(&self, body: Body) -> Result<(BytesMut, Option<SemaphorePermit<'_>>), Response> {
+    async fn read(&self, body: Body) -> Result<(BytesMut, Option<OwnedSemaphorePermit>), Response> {
         let mut pieces = body.into_data_stream();
         let mut read = BytesMut::new();
         while let Some(piece) = pieces.next().await {
             let piece = piece.map_err(refused)?;
             if read.len() + piece.len() > SHORT_BYTES_MAX {
-                let place = timeout(LONG_WAIT, self.long.acquire()).await;
+                let place = timeout(LONG_WAIT, Arc::clone(&self.long).acquire_owned()).await;
                 let place = place.map_err(|_| busy())?;
                 let place = place.expect("the semaphore is never closed");
                 read.extend_from_slice(&piece);
@@ -213,6 +223,24 @@ mod tests {
         assert!(intake.decoded.available_permits() < DECODED_BYTES_MAX);
         drop(taken);
         assert_eq!(intake.decoded.available_permits(), DECODED_BYTES_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_long_review_that_nobody_waits_for_keeps_its_places_until_it_is_decoded() {
+        let intake = Intake::default();
+        let body = review(300_000);
+        let length = body.len();
+        let mut take = Box::pin(intake.take(request(body.into()), soon()));
+        // Until it has its places, and is being decoded.
+        while intake.decoded.available_permits() == DECODED_BYTES_MAX {
+            assert!(futures::poll!(&mut take).is_pending());
+        }
+        drop(take);
+        let left = intake.decoded.available_permits();
+        assert_eq!(left, DECODED_BYTES_MAX - length);
+        let all = u32::try_from(DECODED_BYTES_MAX).unwrap();
+        let given_back = timeout(Duration::from_mins(1), intake.decoded.acquire_many(all));
+        let _all = given_back.await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -31,7 +31,8 @@ use crate::config::{FailurePolicy, WebhookConfig};
 const TIMEOUT: Duration = Duration::from_millis(4500);
 /// Of these.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(3);
-/// Longest answer. It is in memory for as long as its reader likes, and nothing that a pod asks for makes one so long.
+/// Longest answer. It is in memory for as long as its reader likes. Only a pod with some hundred kilobytes of required node
+/// affinity, to which a zone is added, would have a longer one.
 const ANSWER_BYTES_MAX: usize = 256 << 10;
 
 /// What an answer needs.
@@ -101,7 +102,9 @@ async fn review(
     let answer: AdmissionReview<DynamicObject> = response.into_review();
     let answer = serde_json::to_vec(&answer).expect("an AdmissionReview can be written as JSON");
     if answer.len() > ANSWER_BYTES_MAX {
-        let text = format!("the answer would be longer than {ANSWER_BYTES_MAX} bytes");
+        let text = format!(
+            "the answer would be longer than {ANSWER_BYTES_MAX} bytes: shorten the pod's node affinity"
+        );
         return Err((StatusCode::PAYLOAD_TOO_LARGE, text).into_response());
     }
     Ok(([(CONTENT_TYPE, "application/json")], answer).into_response())
