@@ -80,11 +80,11 @@ pub(super) fn running(record: &Record, stop: SignedDuration, now: Timestamp) -> 
             })
         })
         .collect();
-    let first = containers.iter().map(|one| one.started_at).min()?;
+    let first = containers.iter().map(|one| one.started_at).min();
     Some(RunningPod {
         key: record.key().clone(),
         uid: record.uid().clone(),
-        started_at: record.observed.start_time().unwrap_or(first),
+        started_at: record.observed.start_time().or(first).unwrap_or(now),
         containers,
     })
 }
@@ -132,6 +132,17 @@ mod tests {
     }
 
     const SECOND: SignedDuration = SignedDuration::from_secs(1);
+
+    #[test]
+    fn nothing_runs_of_a_pod_that_waits_for_its_next_start_and_it_is_known_all_the_same() {
+        let mut waits = pod();
+        waits["status"]["containerStatuses"][0]["state"] =
+            json!({ "waiting": { "reason": "CrashLoopBackOff" } });
+        let record = record(&waits, &mut Names::default());
+        let now = at("2026-11-24T11:00:00Z");
+        assert_eq!(running(&record, SECOND, now).unwrap().containers, []);
+        assert!(!runs(&record, SECOND, now));
+    }
 
     #[test]
     fn a_container_that_has_ended_does_not_run() {
