@@ -90,17 +90,21 @@ pub(super) async fn tolerate(
     let request = request.expect("a pod's path is a valid URI");
     let added = async {
         match ask(client, request).await {
-            // A test that fails is answered as what no patch can be: the pod has changed.
-            Err(kube::Error::Api(mut status))
-                if status.code == StatusCode::UNPROCESSABLE_ENTITY.as_u16() =>
-            {
-                status.code = StatusCode::CONFLICT.as_u16();
-                Err(kube::Error::Api(status))
-            }
-            answer => answer,
+            Err(kube::Error::Api(status)) if is_unprocessable(&status) => Ok(Err(status)),
+            answer => answer.map(Ok),
         }
     };
-    judge("add a toleration", key, added).await.map(drop)
+    let Err(refusal) = judge("add a toleration", key, added).await? else {
+        return Ok(());
+    };
+    // A test that fails is answered like what the pod may not become: which of the two it was, its version tells.
+    let now = look(client, key).await?.ok_or(Refused::Gone)?;
+    if now.metadata.resource_version.as_deref() == Some(version) {
+        let error = refusal.message;
+        tracing::warn!(object = %key, operation = "add a toleration", error, "a request was refused");
+        return Err(Refused::Later);
+    }
+    Err(Refused::Stale)
 }
 
 /// The pod of this name, as the API server has it now.
@@ -250,6 +254,10 @@ pub(super) fn is_gone(status: &Status) -> bool {
     }
 }
 
+fn is_unprocessable(status: &Status) -> bool {
+    status.code == StatusCode::UNPROCESSABLE_ENTITY.as_u16()
+}
+
 /// Whether the object has another version than the request.
 pub(super) fn is_stale(status: &Status) -> bool {
     status.code == StatusCode::CONFLICT.as_u16() && !is_gone(status)
@@ -311,16 +319,31 @@ mod tests {
     async fn a_toleration_for_a_pod_that_has_changed_was_late_and_not_wrong() {
         let (key, uid) = (PodKey::new("default", "web-0"), PodUid::from("u"));
         let patch = crate::webhook::toleration_patch(&[]).unwrap();
-        let check = async |code, reason: &str, want| {
-            let body = format!(r#"{{"kind": "Status", "reason": "{reason}", "code": {code}}}"#);
-            let client = answering(code, body.leak());
+        // With the version that the pod has.
+        let check = async |code: u16, reason: &str, version: &str, want| {
+            let status = format!(r#"{{"kind": "Status", "reason": "{reason}", "code": {code}}}"#);
+            let pod =
+                serde_json::json!({"metadata": {"name": "web-0", "resourceVersion": version}});
+            let pod = pod.to_string();
+            let service = tower::service_fn(move |request: Request<Body>| {
+                let (code, body) = match *request.method() {
+                    Method::PATCH => (code, status.clone()),
+                    _ => (200, pod.clone()),
+                };
+                let answer = http::Response::builder().status(code);
+                let answer = answer.header(header::CONTENT_TYPE, "application/json");
+                let answer = answer.body(Body::from(body.into_bytes())).unwrap();
+                std::future::ready(Ok::<_, std::convert::Infallible>(answer))
+            });
+            let client = Client::new(service, "default");
             let answer = tolerate(&client, &key, &uid, "1", patch.clone()).await;
-            assert_eq!(answer, want, "{code}");
+            assert_eq!(answer, want, "{code} {version}");
         };
-        // As a test in a patch that fails is answered.
-        check(422, "Invalid", Err(Refused::Stale)).await;
-        check(403, "Forbidden", Err(Refused::Later)).await;
-        check(404, "NotFound", Err(Refused::Gone)).await;
+        check(200, "", "2", Ok(())).await;
+        check(422, "Invalid", "2", Err(Refused::Stale)).await;
+        check(422, "Invalid", "1", Err(Refused::Later)).await;
+        check(403, "Forbidden", "1", Err(Refused::Later)).await;
+        check(404, "NotFound", "1", Err(Refused::Gone)).await;
     }
 
     #[tokio::test]
