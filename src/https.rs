@@ -25,10 +25,12 @@ use rustix::net::sockopt::{
 };
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
@@ -198,20 +200,10 @@ impl Connection {
         };
         let outflow = Outflow::default();
         let stream = Watched::new(stream, outflow.clone());
-        let handshake = TlsAcceptor::from(config).accept(stream);
-        let stream = tokio::select! {
-            () = self.shutdown.cancelled() => return,
-            finished = timeout(HANDSHAKE_TIMEOUT, handshake) => match finished {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => {
-                    debug!(error = &error as &dyn std::error::Error, "TLS handshake failed");
-                    return;
-                }
-                Err(_) => {
-                    debug!("TLS handshake timed out");
-                    return;
-                }
-            },
+        let handshake = Box::pin(handshake(config, stream));
+        let handshake = self.shutdown.run_until_cancelled(handshake);
+        let Some(Some(stream)) = handshake.await else {
+            return;
         };
         let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let peer = PeerCertificates(shown.iter().map(|one| one.clone().into_owned()).collect());
@@ -258,6 +250,24 @@ impl Connection {
             );
         }
     }
+}
+
+async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
+    config: Arc<ServerConfig>,
+    stream: S,
+) -> Option<TlsStream<S>> {
+    let handshake = TlsAcceptor::from(config).accept(stream);
+    match timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        Ok(Ok(stream)) => return Some(stream),
+        Ok(Err(error)) => {
+            debug!(
+                error = &error as &dyn std::error::Error,
+                "TLS handshake failed"
+            );
+        }
+        Err(_) => debug!("TLS handshake timed out"),
+    }
+    None
 }
 
 /// Whoever was refused has no reason to stay, and may be nobody who should have come.

@@ -29,7 +29,7 @@ impl Outflow {
         extensions.get().cloned().unwrap_or_default()
     }
 
-    /// Since when the client takes nothing of what is to be written; `None`: all that there was has left.
+    /// Since when the client takes nothing of what is to be written; `None`: nothing waits to be written.
     pub(crate) fn stuck_since(&self) -> Option<Instant> {
         self.lock().stuck.as_ref().map(|(since, _)| *since)
     }
@@ -134,12 +134,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 impl Outflow {
     /// Waits until the client takes nothing, and tells since when.
     pub(crate) async fn stuck(&self) -> Instant {
-        loop {
-            if let Some(since) = self.stuck_since() {
-                return since;
+        let stuck = async {
+            loop {
+                if let Some(since) = self.stuck_since() {
+                    return since;
+                }
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
-        }
+        };
+        let limit = std::time::Duration::from_secs(20);
+        let stuck = tokio::time::timeout(limit, stuck).await;
+        stuck.expect("it takes nothing")
     }
 }
 

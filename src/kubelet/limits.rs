@@ -1,6 +1,6 @@
 //! What all sessions together may cost: how many there are, and what they ask of the API server.
 //!
-//! A session is an `exec`, `attach`, `port-forward` or long log: it lasts as long as its client likes. A client that
+//! A session is an `exec`, `attach`, `port-forward`, or followed or long log: it lasts as long as its client likes. A client that
 //! pauses, and takes nothing of what there is, keeps its session until somebody else needs the place.
 
 use std::collections::BTreeMap;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::CONNECTIONS_MAX;
 use crate::descriptors;
 use crate::https::Outflow;
 
@@ -79,6 +80,12 @@ impl Sessions {
     }
 }
 
+/// Of so many connections, how many may be sessions: a log keeps one as long as it lasts, and who comes must have one to
+/// ask for a place.
+fn sessions_max(connections: usize) -> usize {
+    SESSIONS_MAX.min(connections / 2).max(1)
+}
+
 pub(super) struct Limits {
     max: usize,
     places: Arc<Semaphore>,
@@ -90,7 +97,7 @@ pub(super) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self::new(descriptors::share(SESSIONS_MAX))
+        Self::new(sessions_max(descriptors::share(CONNECTIONS_MAX)))
     }
 }
 
@@ -198,6 +205,15 @@ mod tests {
         let _fourth = place(&limits).await.unwrap();
         second.await.unwrap();
         assert!(place(&limits).await.is_err());
+    }
+
+    #[test]
+    fn sessions_leave_connections_to_who_asks_for_a_place() {
+        let limits = [(2048, 1024), (1024, 512), (256, 128), (1, 1)];
+        assert_eq!(
+            limits.map(|(all, _)| sessions_max(all)),
+            limits.map(|(_, most)| most)
+        );
     }
 
     #[test]
