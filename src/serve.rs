@@ -149,26 +149,19 @@ async fn serve(
     let config = Arc::new(config);
     let table = NodeTable::new(&config);
     let (changes, changed) = watch::channel(settings.clone());
-    let mut nodes = tokio::spawn(node::run(
-        client.clone(),
-        heartbeats,
-        Arc::clone(&config),
-        table.clone(),
-        metrics.watches.clone(),
-        shutdown.clone(),
-    ))
-    .fuse();
     let (asker, questions) = Asker::new();
     let scratch = ScratchStore::default();
-    let (serving, mut is_serving) = watch::channel(false);
+    let (serving, is_serving) = watch::channel(false);
     let outside = Outside {
         tenure: lease.tenure(),
         questions,
         metrics: metrics.clone(),
         scratch: scratch.clone(),
     };
+    let watches = metrics.watches.clone();
+    // First whatever can fail: nothing is served yet, and so nobody has to be waited for.
     let parts = parts(&config, client.clone(), ledger, &table, changed, outside)?;
-    let mut pods = tokio::spawn(pods::run(parts, serving, shutdown.clone())).fuse();
+    let claims = ledger_claims(&config, &settings)?;
     let sources = kubelet::Sources {
         pods: asker,
         nodes: table.clone(),
@@ -176,12 +169,19 @@ async fn serve(
         scratch,
     };
     let mut kubelet = start_kubelet(access, &config, listeners, sources, &shutdown)?;
-    let mut webhook = start_webhook(&config, &client, &settings, &table, &shutdown)?;
-    let ready = tokio::spawn(async move {
-        // An error means that serving ended first, which is reported below.
-        drop(is_serving.wait_for(|serving| *serving).await);
-        tracing::info!("every running pod is known; new pods are served");
-    });
+    let node_shutdown = shutdown.clone();
+    let nodes = node::run(
+        client.clone(),
+        heartbeats,
+        config.clone(),
+        table.clone(),
+        watches,
+        node_shutdown,
+    );
+    let mut nodes = tokio::spawn(nodes).fuse();
+    let mut pods = tokio::spawn(pods::run(parts, serving, shutdown.clone())).fuse();
+    let mut webhook = start_webhook(&config, &client, claims, &table, &shutdown);
+    let ready = tokio::spawn(announce(is_serving));
     let result = tokio::select! {
         () = signals.serve(source, &config, &changes) => Ok(()),
         lost = lease.hold() => Err(anyhow::Error::new(lost)),
@@ -199,6 +199,13 @@ async fn serve(
         finish(nodes.await.context("keeping nodes panicked"));
     }
     result
+}
+
+/// Tells when new pods are served.
+async fn announce(mut is_serving: watch::Receiver<bool>) {
+    // An error means that serving ended first, which is reported elsewhere.
+    drop(is_serving.wait_for(|serving| *serving).await);
+    tracing::info!("every running pod is known; new pods are served");
 }
 
 fn pods_ended(ended: Result<Result<(), pods::Error>, JoinError>) -> anyhow::Result<()> {
@@ -341,39 +348,42 @@ fn start_kubelet(
     Ok(ended)
 }
 
+fn ledger_claims(config: &Config, settings: &Settings) -> anyhow::Result<LedgerClaims> {
+    Ok(LedgerClaims {
+        reader: Reader::open(&config.ledger)?,
+        cluster: settings.cluster.clone(),
+    })
+}
+
 type WebhookTask = tokio::task::JoinHandle<Result<(), webhook::Error>>;
 
 fn start_webhook(
     config: &Config,
     client: &Client,
-    settings: &Settings,
+    claims: LedgerClaims,
     table: &NodeTable,
     shutdown: &CancellationToken,
-) -> anyhow::Result<WebhookTask> {
+) -> WebhookTask {
     if !config.webhook.enabled {
         let (client, shutdown) = (client.clone(), shutdown.clone());
-        return Ok(tokio::spawn(async move {
+        return tokio::spawn(async move {
             shutdown
                 .run_until_cancelled(webhook::withdraw(client))
                 .await;
             shutdown.cancelled().await;
             Ok(())
-        }));
+        });
     }
-    let claims = LedgerClaims {
-        reader: Reader::open(&config.ledger)?,
-        cluster: settings.cluster.clone(),
-    };
     // It logs that it is registered; nothing else waits for it.
     let (ready, _) = oneshot::channel();
-    Ok(tokio::spawn(webhook::run(
+    tokio::spawn(webhook::run(
         client.clone(),
         config.webhook.clone(),
         Arc::new(claims),
         Arc::new(OurNodes(table.clone())),
         ready,
         shutdown.clone(),
-    )))
+    ))
 }
 
 /// What the process is asked for from outside. It is listened to from the start on, and answered where a part of this
