@@ -225,22 +225,29 @@ mod tests {
         assert_eq!(intake.decoded.available_permits(), DECODED_BYTES_MAX);
     }
 
-    #[tokio::test]
-    async fn a_long_review_that_nobody_waits_for_keeps_its_places_until_it_is_decoded() {
-        let intake = Intake::default();
-        let body = review(300_000);
-        let length = body.len();
-        let mut take = Box::pin(intake.take(request(body.into()), soon()));
-        // Until it has its places, and is being decoded.
-        while intake.decoded.available_permits() == DECODED_BYTES_MAX {
-            assert!(futures::poll!(&mut take).is_pending());
-        }
-        drop(take);
-        let left = intake.decoded.available_permits();
-        assert_eq!(left, DECODED_BYTES_MAX - length);
-        let all = u32::try_from(DECODED_BYTES_MAX).unwrap();
-        let given_back = timeout(Duration::from_mins(1), intake.decoded.acquire_many(all));
-        let _all = given_back.await.unwrap().unwrap();
+    #[test]
+    fn a_long_review_that_nobody_waits_for_keeps_its_places_until_it_is_decoded() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().max_blocking_threads(1).build();
+        runtime.unwrap().block_on(async {
+            // Until then nothing is decoded.
+            let (decode, may_decode) = std::sync::mpsc::channel::<()>();
+            tokio::task::spawn_blocking(move || may_decode.recv());
+            let intake = Intake::default();
+            let body = review(20_000);
+            let length = body.len();
+            let mut take = Box::pin(intake.take(request(body.into()), soon()));
+            while intake.decoded.available_permits() == DECODED_BYTES_MAX {
+                assert!(futures::poll!(&mut take).is_pending());
+            }
+            drop(take);
+            let left = intake.decoded.available_permits();
+            assert_eq!(left, DECODED_BYTES_MAX - length);
+            decode.send(()).unwrap();
+            let all = u32::try_from(DECODED_BYTES_MAX).unwrap();
+            let given_back = timeout(Duration::from_mins(1), intake.decoded.acquire_many(all));
+            let _all = given_back.await.unwrap().unwrap();
+        });
     }
 
     #[tokio::test]
