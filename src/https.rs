@@ -6,6 +6,7 @@
 //! waits for its client makes room: see [`Places`].
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use rustix::net::sockopt::{
 use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
@@ -83,6 +84,25 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(15);
 const PROBES: u32 = 9;
 /// Pause after a failed accept, which means that the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Connections that nobody has taken yet, as many as Go's servers let wait; the system may allow fewer
+/// (`net.core.somaxconn`). One more is not refused, but tries again after a second.
+const BACKLOG: u32 = 4096;
+
+/// A listener on whose backlog a burst of connections finds room.
+///
+/// # Errors
+/// When the address is taken, or is none of this machine.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // As the library's own listeners: what a process before this one has left behind is in nobody's way.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves `router` until `shutdown`; calls in flight are then answered first. A connection needs
 /// one of `places`, which several listeners may share; more wait in the listener's backlog, but for

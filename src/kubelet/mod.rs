@@ -136,7 +136,7 @@ impl Listeners {
 async fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     let give_up = Instant::now() + PORT_PATIENCE;
     loop {
-        match TcpListener::bind(address).await {
+        match https::listen(address) {
             Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < give_up => {
                 tokio::time::sleep(PORT_RETRY).await;
             }

@@ -22,7 +22,6 @@ use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
 use k8s_openapi::api::core::v1::Taint;
 use kube::Client;
-use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -139,7 +138,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let address = SocketAddr::new(settings.address, settings.port);
     let listen = |source| Error::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(listen)?;
+    let listener = https::listen(address).map_err(listen)?;
     let listening = listener.local_addr().map_err(listen)?;
     let identity = certificate::Identity::new(names(&settings), Timestamp::now())
         .map_err(Error::Certificate)?;
