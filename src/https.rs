@@ -38,11 +38,7 @@ use tracing::{debug, error, warn};
 mod outflow;
 mod places;
 
-pub(crate) use outflow::Outflow;
-#[cfg(test)]
-pub(crate) use outflow::Watched;
-#[cfg(not(test))]
-use outflow::Watched;
+pub(crate) use outflow::{Outflow, Watched};
 pub(crate) use places::Places;
 use places::{Place, Served};
 

@@ -169,14 +169,13 @@ async fn serve(
         scratch,
     };
     let mut kubelet = start_kubelet(access, &config, listeners, sources, &shutdown)?;
-    let node_shutdown = shutdown.clone();
     let nodes = node::run(
         client.clone(),
         heartbeats,
         config.clone(),
         table.clone(),
         watches,
-        node_shutdown,
+        shutdown.clone(),
     );
     let mut nodes = tokio::spawn(nodes).fuse();
     let mut pods = tokio::spawn(pods::run(parts, serving, shutdown.clone())).fuse();

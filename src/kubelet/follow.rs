@@ -112,22 +112,14 @@ impl Follow {
 
 /// A followed log keeps of its pod what lines tell of, and what tells how it ends.
 fn essence(pod: Pod) -> Box<Pod> {
-    let ObjectMeta {
-        name,
-        namespace,
-        uid,
-        annotations,
-        deletion_timestamp,
-        deletion_grace_period_seconds,
-        ..
-    } = pod.metadata;
+    let meta = pod.metadata;
     let metadata = ObjectMeta {
-        name,
-        namespace,
-        uid,
-        annotations,
-        deletion_timestamp,
-        deletion_grace_period_seconds,
+        name: meta.name,
+        namespace: meta.namespace,
+        uid: meta.uid,
+        annotations: meta.annotations,
+        deletion_timestamp: meta.deletion_timestamp,
+        deletion_grace_period_seconds: meta.deletion_grace_period_seconds,
         ..ObjectMeta::default()
     };
     let container = |one: Container| Container {

@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{FromRequest, Json, Request};
+use axum::extract::{Json, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use futures::StreamExt;
 use http::StatusCode;
-use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -75,24 +74,20 @@ impl Intake {
     }
 
     async fn take_in(&self, request: Request) -> Result<Taken, Response> {
-        let (parts, body) = request.into_parts();
-        let (body, long) = self.read(body).await?;
+        let (body, long) = self.read(request.into_body()).await?;
         let weight = u32::try_from(body.len()).unwrap_or(u32::MAX);
         let decoded = Arc::clone(&self.decoded).acquire_many_owned(weight).await;
         let places = Places {
             long,
             _decoded: decoded.expect("the semaphore is never closed"),
         };
-        let request = Request::from_parts(parts, Body::from(body.freeze()));
         let is_long = places.long.is_some();
-        let decode = async move { (Json::from_request(request, &()).await, places) };
+        let decode = move || (Json::from_bytes(&body), places);
         let (decoded, places) = if is_long {
             // Pods and leases must not wait until it is decoded.
-            let runtime = Handle::current();
-            let decode = tokio::task::spawn_blocking(move || runtime.block_on(decode)).await;
-            decode.map_err(refused)?
+            tokio::task::spawn_blocking(decode).await.map_err(refused)?
         } else {
-            decode.await
+            decode()
         };
         let Json(review) = decoded.map_err(IntoResponse::into_response)?;
         Ok(Taken {
