@@ -433,6 +433,14 @@ fn reload(source: &Path, running: &Config, changes: &watch::Sender<Settings>) {
             return;
         }
     };
+    if let Some(node) = config.without_vswitch(running) {
+        let (node, zone) = (&node.name, &node.zone);
+        tracing::error!(
+            "the changed configuration is refused, and the old one stays: zone {zone} has no vSwitch in it, and its node {node} \
+             is there until the next start; leave a vSwitch in the zone, or restart holdfast in place of SIGHUP"
+        );
+        return;
+    }
     let left = config.left_for_a_start(running);
     if !left.is_empty() {
         let keys = left.join(", ");

@@ -12,6 +12,7 @@ mod raw;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
@@ -201,6 +202,16 @@ impl Config {
         ];
         let changed = keys.into_iter().filter(|(_, differs)| *differs);
         changed.map(|(key, _)| key).collect()
+    }
+
+    /// The first node of the process that runs on `running` for whose pods this file, read at SIGHUP, has no vSwitch any
+    /// more: nodes go only at a start, so they would go on attracting pods that get no address.
+    pub fn without_vswitch<'a>(&self, running: &'a Self) -> Option<&'a NodeSpec> {
+        let zones: BTreeSet<_> = self.vswitches.iter().map(|vswitch| &vswitch.zone).collect();
+        running
+            .nodes
+            .iter()
+            .find(|node| !zones.contains(&node.zone))
     }
 
     /// What the provider needs of it.

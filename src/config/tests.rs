@@ -169,6 +169,27 @@ fn the_webhook_can_be_reached_by_service_or_turned_off() {
 }
 
 #[test]
+fn at_sighup_no_zone_of_a_node_that_goes_only_at_a_start_is_left_without_a_vswitch() {
+    let zone_b = "region: r\nvswitches: [{id: v-b, zone: z-b, cidr: 10.0.0.0/24}, MORE]\nnodes: [{zone: z-b}, MORE]";
+    let with = |vswitches: &str, nodes: &str| {
+        let text = zone_b.replacen("MORE", vswitches, 1);
+        accepted(&text.replacen("MORE", nodes, 1))
+    };
+    let running = with(
+        "{id: v-c, zone: z-c, cidr: 10.0.1.0/24}",
+        "{name: load-%d, zone: z-c, count: 2}",
+    );
+    let changed = with(
+        "{id: v-b2, zone: z-b, cidr: 10.0.1.0/24}",
+        "{name: other, zone: z-b}",
+    );
+    let node = changed.without_vswitch(&running);
+    assert_eq!(node.map(|node| node.name.as_str()), Some("load-0"));
+    assert_eq!(running.without_vswitch(&changed), None);
+    assert_eq!(running.without_vswitch(&running), None);
+}
+
+#[test]
 fn what_only_a_start_takes_over_is_named_by_its_key() {
     let running = accepted(BASE);
     let check = |more: &str, want: &[&str]| {

@@ -50,8 +50,8 @@ pub enum Error {
     #[error("{0}")]
     Refused(String),
     /// The ledger cannot be written any more.
-    #[error("the ledger cannot be used any further")]
-    Ledger(#[source] ledger::Error),
+    #[error(transparent)]
+    Ledger(ledger::Error),
     /// The writer is gone without a word.
     #[error("the ledger's writer ended unexpectedly")]
     WriterGone,

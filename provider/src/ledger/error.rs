@@ -1,5 +1,7 @@
 //! What a ledger cannot do, in one sentence each, and which of it ends the process.
 
+use std::fmt;
+
 use crate::ledger::schema;
 
 /// What went wrong below the ledger.
@@ -44,16 +46,25 @@ pub enum Error {
         /// The first line of the check.
         report: String,
     },
+    /// What has to be done on the file cannot be done, and the process has to end.
+    #[error("the ledger {path} cannot be used any further")]
+    Unusable {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
+    },
     /// The configured vSwitches do not fit the addresses that are held.
     #[error("{0}")]
     VSwitches(String),
     /// A statement failed.
-    #[error("could not {operation}")]
+    #[error("could not {operation}{}", Remedy(*.remedy))]
     Sql {
         /// What was being done.
         operation: &'static str,
-        /// Whether the file itself is the trouble (full disk, I/O, damage, read-only).
-        fatal: bool,
+        /// What to do where the file itself is the trouble (full disk, I/O, damage, read-only).
+        remedy: Option<&'static str>,
         /// Why.
         #[source]
         source: Cause,
@@ -64,14 +75,14 @@ impl Error {
     pub(super) fn sql(operation: &'static str) -> impl FnOnce(rusqlite::Error) -> Self {
         move |source| Self::Sql {
             operation,
-            fatal: is_fatal(&source),
+            remedy: remedy(&source),
             source: source.into(),
         }
     }
 
     /// Whether trying again cannot help: the process has to end, losing nothing.
     pub fn is_fatal(&self) -> bool {
-        !matches!(self, Self::Sql { fatal: false, .. })
+        !matches!(self, Self::Sql { remedy: None, .. })
     }
 
     /// Whether another process holds the file. Nothing was written.
@@ -87,15 +98,29 @@ impl Error {
     }
 }
 
-/// Errors after which the file must not be used any further.
-fn is_fatal(error: &rusqlite::Error) -> bool {
+/// What to do after an error after which the file must not be used any further.
+fn remedy(error: &rusqlite::Error) -> Option<&'static str> {
     use rusqlite::ErrorCode::{
         CannotOpen, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly, SystemIoFailure,
     };
-    error.sqlite_error_code().is_some_and(|code| {
-        matches!(
-            code,
-            DiskFull | SystemIoFailure | DatabaseCorrupt | ReadOnly | NotADatabase | CannotOpen
-        )
-    })
+    match error.sqlite_error_code()? {
+        DiskFull => Some("free some space on the ledger's disk; what was committed is not lost"),
+        SystemIoFailure => Some("see what is wrong with the ledger's disk"),
+        DatabaseCorrupt | NotADatabase => Some(
+            "the ledger is damaged: restore a backup, or move it away to start with an empty one",
+        ),
+        ReadOnly | CannotOpen => {
+            Some("let this user read and write the ledger's file and its directory")
+        }
+        _ => None,
+    }
+}
+
+/// After what could not be done, if there is one.
+struct Remedy(Option<&'static str>);
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |remedy| write!(f, " ({remedy})"))
+    }
 }

@@ -235,8 +235,11 @@ fn a_full_disk_is_fatal_and_loses_nothing_that_was_committed() {
         }
         assert!(written < 100_000, "the disk is never full");
     };
-    let text = told(&error);
-    assert!(error.is_fatal() && text.contains("full"), "{text}");
+    assert!(error.is_fatal(), "{error}");
+    let text = told(&ledger.cannot_go_on(error));
+    for word in [path.to_str().unwrap(), "full", "free some space"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
     assert_eq!(entries(&ledger), written);
     drop(ledger);
     let mut ledger = open(&path).unwrap();
@@ -257,6 +260,48 @@ fn a_file_that_cannot_be_written_is_fatal_and_loses_nothing() {
     assert!(error.is_fatal() && text.contains("readonly"), "{text}");
     drop(ledger);
     assert_eq!(entries(&open(&path).unwrap()), 1);
+}
+
+#[test]
+fn a_file_that_may_only_be_read_is_named_at_the_start_with_what_to_do() {
+    let (_dir, path) = closed();
+    // By the version of its format, for permissions do not bind every user.
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[18] = 3;
+    std::fs::write(&path, bytes).unwrap();
+    refused(&path, &[path.to_str().unwrap(), "read and write"]);
+}
+
+#[test]
+fn who_reads_what_is_no_ledger_is_told_so() {
+    let (_dir, path) = closed();
+    std::fs::write(&path, "these are notes\n".repeat(100)).unwrap();
+    let text = told(&Reader::open(&path).err().unwrap());
+    for word in [path.to_str().unwrap(), "not a database", "restore a backup"] {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+    assert!(!text.contains("bring"), "{text}");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_ends_the_process_at_changed_settings_too() {
+    let (_dir, path) = closed();
+    let ledger = open(&path).unwrap();
+    ledger.conn.pragma_update(None, "query_only", true).unwrap();
+    let (sender, done) = std::sync::mpsc::channel();
+    let writer = Writer::start(ledger, begin, move |done| sender.send(done).unwrap()).unwrap();
+    let work = Work::Reconfigure(Box::new(settings()));
+    assert!(writer.submit(work).unwrap().is_none());
+    let first = done.recv_timeout(Duration::from_mins(1)).unwrap();
+    let Done::Fatal(error) = first else {
+        panic!("{first:?}");
+    };
+    let text = told(&error);
+    assert!(
+        text.contains(path.to_str().unwrap()) && text.contains("readonly"),
+        "{text}"
+    );
+    writer.stop();
 }
 
 #[test]

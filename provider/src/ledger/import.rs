@@ -13,7 +13,7 @@ use crate::ledger::Blocked;
 use crate::ledger::acquire::Accepted;
 use crate::ledger::op::{EniFacts, Op, PodRow};
 use crate::ledger::plan::{OpenClaim, Standing, accepted_hours};
-use crate::ledger::pool::VSwitchRef;
+use crate::ledger::pool::{self, VSwitchRef};
 use crate::policy::retained::Close;
 
 impl<'a> Op<'a> {
@@ -89,12 +89,13 @@ impl<'a> Op<'a> {
             self.wait(&pod.uid, Reason::FixedIPWaiting, note, Blocked::Key);
             return Ok(());
         }
+        let holder = pool::held(self.tx, vswitch.row, |other| other != u32::from(address))?;
         self.out.refusal = Some(format!(
-            "the running pod {} (uid {}) has {address} of {}, which the ledger has as {}: use the ledger that this cluster was served with, or delete the pod",
+            "the running pod {} (uid {}) has {address} of {}, but in the ledger {}: use the ledger that this cluster was served with, or delete the pod",
             pod.key,
             pod.uid,
             vswitch.id,
-            state.as_deref().unwrap_or("reserved by the VPC")
+            holder.unwrap_or_else(|| format!("{address} is reserved by the VPC"))
         ));
         Ok(())
     }

@@ -50,7 +50,7 @@ impl Ledger {
         let seen = integrity::before_start(&conn, path, at_once_bytes)?;
         // Before the first pragma that writes: a newer file is left as it is.
         schema::refuse_newer(&conn).map_err(not_this_schema(&path.display().to_string()))?;
-        let ledger = Self::on(conn, settings, wall, Uuid::new_v4())?;
+        let ledger = Self::on(conn, settings, wall, Uuid::new_v4()).map_err(in_opening(path))?;
         Ok(Self {
             inspection: match seen {
                 Seen::All => None,
@@ -153,6 +153,14 @@ impl Ledger {
         })
     }
 
+    /// Names the file to whoever is told that the process ends.
+    pub(super) fn cannot_go_on(&self, error: Error) -> Error {
+        Error::Unusable {
+            path: self.conn.path().unwrap_or_default().to_owned(),
+            source: Box::new(error),
+        }
+    }
+
     /// Takes over changed settings: vSwitches may grow and exclude more, and lose what is free.
     ///
     /// # Errors
@@ -165,12 +173,12 @@ impl Ledger {
         let handle = Tx::new(&tx);
         let now = advance_time(&handle, wall)?;
         let vswitches = pool::sync(&handle, &settings, now)?;
+        let cloud = faults::added_to(&settings.cloud, &handle)?;
         sql::commit(&tx).map_err(Error::sql("commit"))?;
         drop(tx);
         self.vswitches = vswitches;
         self.free.forget();
         self.settings = settings;
-        let cloud = faults::added_to(&self.settings.cloud, &Tx::new(&self.conn))?;
         self.simulator.set_config(cloud);
         Ok(())
     }
@@ -196,9 +204,31 @@ fn lock(path: &Path) -> Result<File, Error> {
     }
 }
 
+/// What cannot even tell its schema is no ledger, or cannot be read.
 fn not_this_schema(path: &str) -> impl FnOnce(schema::Error) -> Error {
     let path = path.to_owned();
-    move |source| Error::Schema { path, source }
+    move |source| match source {
+        schema::Error::Version(source) => Error::Open {
+            path,
+            source: match source.downcast() {
+                Ok(source) => Error::sql("read its schema version")(*source).into(),
+                Err(source) => source,
+            },
+        },
+        source => Error::Schema { path, source },
+    }
+}
+
+/// A statement does not know the file that it fails on.
+fn in_opening(path: &Path) -> impl FnOnce(Error) -> Error {
+    let path = path.display().to_string();
+    move |error| match error {
+        Error::Sql { .. } => Error::Open {
+            path,
+            source: error.into(),
+        },
+        error => error,
+    }
 }
 
 fn not_opened(path: &Path) -> impl Fn(io::Error) -> Error {

@@ -18,6 +18,8 @@ use crate::policy::pool::{Counts, Exhausted, NextRelease};
 use crate::settings::{Settings, VSwitch};
 use crate::sql::Tx;
 
+const READ_HELD: &str = "read held addresses";
+
 /// A configured vSwitch and its row.
 #[derive(Clone, Debug)]
 pub(crate) struct VSwitchRef {
@@ -83,9 +85,9 @@ pub(super) fn active(tx: &Tx<'_>) -> Result<Vec<VSwitchRef>> {
 }
 
 fn remove(tx: &Tx<'_>, row: i64, name: &str) -> std::result::Result<(), Error> {
-    if let Some(held) = held(tx, row, |_| false)? {
+    if let Some(held) = held(tx, row, |_| false).map_err(Error::sql(READ_HELD))? {
         return Err(Error::VSwitches(format!(
-            "vSwitch {name} is no longer configured, but {held}: configure it again, or release its addresses first"
+            "vSwitch {name} is no longer configured, but {held}: configure it again, and take it out once `holdfast addresses` shows all of its addresses free"
         )));
     }
     let delete = "DELETE FROM address WHERE vswitch = ?1";
@@ -106,7 +108,7 @@ fn upsert(tx: &Tx<'_>, vswitch: &VSwitch, position: usize) -> std::result::Resul
         )
         .map_err(Error::sql("read a vSwitch"))?;
     if let Some((row, zone)) = known.filter(|(_, zone)| zone != vswitch.zone.as_str())
-        && let Some(held) = held(tx, row, |_| false)?
+        && let Some(held) = held(tx, row, |_| false).map_err(Error::sql(READ_HELD))?
     {
         return Err(Error::VSwitches(format!(
             "vSwitch {name} is configured in zone {}, but it was in {zone} and {held}: an ENI cannot leave its zone; configure a vSwitch with another id",
@@ -137,9 +139,10 @@ fn sync_addresses(
     now: Timestamp,
 ) -> std::result::Result<(), Error> {
     let wanted: BTreeSet<u32> = vswitch.usable().map(u32::from).collect();
-    if let Some(held) = held(tx, row, |addr| wanted.contains(&addr))? {
+    let left_out = held(tx, row, |addr| wanted.contains(&addr));
+    if let Some(held) = left_out.map_err(Error::sql(READ_HELD))? {
         return Err(Error::VSwitches(format!(
-            "vSwitch {} is configured with {}, which leaves out an address that is held: {held}; widen the CIDR again, or release it first",
+            "vSwitch {} is configured with {}, which leaves out an address that is held: {held}; widen the CIDR again until `holdfast addresses` shows it free",
             vswitch.id, vswitch.cidr
         )));
     }
@@ -189,20 +192,14 @@ fn bar(tx: &Tx<'_>, row: i64, addr: u32, excluded: bool, now: Timestamp) -> Resu
 }
 
 /// The first address of a vSwitch that somebody holds and `keeps` does not cover, as a phrase.
-fn held(
-    tx: &Tx<'_>,
-    row: i64,
-    keeps: impl Fn(u32) -> bool,
-) -> std::result::Result<Option<String>, Error> {
-    let held: Vec<(u32, String, Option<String>)> = tx
-        .rows(
-            "SELECT a.addr, a.state, coalesce(c.namespace || '/' || c.name, p.namespace || '/' || p.name) \
-             FROM address a LEFT JOIN claim c ON c.id = a.claim LEFT JOIN pod p ON p.uid = a.pod \
-             WHERE a.vswitch = ?1 AND a.state NOT IN ('free', 'excluded') ORDER BY a.addr",
-            [row],
-            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-        )
-        .map_err(Error::sql("read held addresses"))?;
+pub(super) fn held(tx: &Tx<'_>, row: i64, keeps: impl Fn(u32) -> bool) -> Result<Option<String>> {
+    let held: Vec<(u32, String, Option<String>)> = tx.rows(
+        "SELECT a.addr, a.state, coalesce(c.namespace || '/' || c.name, p.namespace || '/' || p.name) \
+         FROM address a LEFT JOIN claim c ON c.id = a.claim LEFT JOIN pod p ON p.uid = a.pod \
+         WHERE a.vswitch = ?1 AND a.state NOT IN ('free', 'excluded') ORDER BY a.addr",
+        [row],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )?;
     let left_out = held.into_iter().find(|(addr, ..)| !keeps(*addr));
     Ok(left_out.map(|(addr, state, key)| {
         let address = Ipv4Addr::from(addr);

@@ -147,7 +147,7 @@ fn run(mut ledger: Ledger, inbox: &Inbox, clock: &impl Fn() -> Timestamp, done: 
         let began = Instant::now();
         let jobs = batch.len();
         if let Err(error) = serve(&mut ledger, batch, clock, done, &mut deadline) {
-            done(Done::Fatal(error));
+            done(Done::Fatal(ledger.cannot_go_on(error)));
             return;
         }
         gathering.served(jobs, jobs == BATCH, began, Instant::now());
@@ -241,7 +241,11 @@ fn serve(
             Work::Look => look = true,
             Work::Reconfigure(settings) => {
                 let take = || ledger.reconfigure(Settings::clone(&settings), clock());
-                let taken = patiently(take);
+                let taken = match patiently(take) {
+                    // Not of the settings: nothing else can be written either.
+                    Err(error @ Error::Sql { .. }) if error.is_fatal() => return Err(error),
+                    taken => taken,
+                };
                 let in_force = taken.map(|()| Settings {
                     cloud: ledger.cloud().clone(),
                     ..*settings

@@ -237,7 +237,7 @@ fn security_groups(text: Option<&str>, warnings: &mut Vec<Warning>) -> Vec<Secur
 }
 
 /// A value as a warning repeats it: quoted, nothing unprintable, and not long.
-fn shown(value: &str) -> String {
+pub(super) fn shown(value: &str) -> String {
     match value.char_indices().nth(SHOWN_CHARS_MAX) {
         Some((end, _)) => format!("{:?}...", &value[..end]),
         None => format!("{value:?}"),

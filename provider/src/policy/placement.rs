@@ -1,6 +1,10 @@
 //! Which vSwitches a pod may use, and in what order they are tried.
 
 use crate::id::{VSwitchId, Zone};
+use crate::policy::opt_in::shown;
+
+/// Ids of an annotation that a sentence repeats: it may name thousands, and the sentence is part of the pod's status.
+const NAMED_MAX: usize = 8;
 
 /// A configured vSwitch with the number of its free addresses.
 #[derive(Clone, Debug)]
@@ -56,15 +60,23 @@ fn none_left(zone: &Zone, requested: &[VSwitchId], configured: &[Candidate]) -> 
             all.join(", ")
         );
     }
-    let places: Vec<_> = requested
+    let mut places: Vec<_> = requested
         .iter()
+        .take(NAMED_MAX)
         .map(
             |id| match configured.iter().find(|candidate| candidate.id == *id) {
                 Some(candidate) => format!("{id} is in {}", candidate.zone),
-                None => format!("{id} is not configured"),
+                None => format!("{} is not configured", named(id)),
             },
         )
         .collect();
+    if let Some(more) = requested
+        .len()
+        .checked_sub(NAMED_MAX)
+        .filter(|more| *more > 0)
+    {
+        places.push(format!("and {more} more"));
+    }
     let here: Vec<_> = configured
         .iter()
         .filter(|candidate| candidate.zone == *zone)
@@ -75,6 +87,13 @@ fn none_left(zone: &Zone, requested: &[VSwitchId], configured: &[Candidate]) -> 
         places.join(", "),
         here.join(", ")
     )
+}
+
+/// Bare as every real id can be; anything else as a value that somebody has written.
+fn named(id: &VSwitchId) -> String {
+    let quoted = shown(id.as_str());
+    let is_plain = quoted.len() == id.as_str().len() + 2 && !id.as_str().contains(' ');
+    if is_plain { id.to_string() } else { quoted }
 }
 
 #[cfg(test)]
@@ -126,6 +145,23 @@ mod tests {
             "{note}"
         );
         assert!(note.contains("b has vsw-1, vsw-2, vsw-3"), "{note}");
+    }
+
+    #[test]
+    fn however_many_ids_are_named_and_whatever_they_are_the_sentence_stays_short() {
+        let mut requested: Vec<VSwitchId> = vec!["vsw-4".into(), "a\u{7}b".into()];
+        requested.push("x".repeat(100_000).as_str().into());
+        requested.extend((0..50_000).map(|n| VSwitchId::from(format!("v{n}"))));
+        let note = allowed(&"b".into(), &requested, &configured()).unwrap_err();
+        assert!(
+            note.contains(r#"vsw-4 is in c, "a\u{7}b" is not configured"#),
+            "{note}"
+        );
+        assert!(
+            note.contains("v4 is not configured, and 49995 more; b has"),
+            "{note}"
+        );
+        assert!(note.len() < 1024, "{}", note.len());
     }
 
     #[test]

@@ -150,7 +150,7 @@ fn an_error_of_the_expiry_rearms_its_timer() {
                     failed += 1;
                     let busy = crate::ledger::Error::Sql {
                         operation: "run a job",
-                        fatal: false,
+                        remedy: None,
                         source: "database is locked".into(),
                     };
                     Some(Event::Committed(number, Err(busy)))

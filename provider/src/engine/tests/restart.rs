@@ -181,7 +181,10 @@ fn a_lost_ledger_is_rebuilt_from_running_pods_before_anything_is_allocated() {
 
 #[test]
 fn a_running_pod_whose_address_is_taken_or_unknown_refuses_the_start() {
-    for address in ["192.168.1.1", "10.9.9.9"] {
+    for (address, why) in [
+        ("192.168.1.1", "192.168.1.1 is in use for default/holder"),
+        ("10.9.9.9", "in no configured vSwitch"),
+    ] {
         let mut world = World::new();
         world.create(&ordinary("holder"));
         let mut running = world.facts(&fixed("web-0"));
@@ -194,7 +197,7 @@ fn a_running_pod_whose_address_is_taken_or_unknown_refuses_the_start() {
         world.restart();
         let refusal = world.refusals.first().expect("the start is refused");
         assert!(
-            refusal.contains("default/web-0") && refusal.contains(address),
+            refusal.contains("default/web-0") && refusal.contains(why),
             "{refusal}"
         );
         let new = world.create(&ordinary("new"));
