@@ -37,7 +37,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    options::{Kind, Options, Plan},
+    options::{Kind, Options, Plan, Restart, Turn},
     progress::Progress,
     report::Entry,
     scenario::Bench,
@@ -155,97 +155,74 @@ async fn prepare(plan: &Plan) -> Result<Bench<'_>> {
     })
 }
 
-/// Every system in turn at every size, and again in the next round, so that whatever changes with time changes alike.
+/// One measure after the other, and in each of them the systems in turn, as often as there are rounds: so whatever
+/// changes with time changes alike, and each turn follows one of another system that did the same. After another measure
+/// an API server takes longer for the same, as after the rest of 41 s that a killed KWOK needs, in which it gives back its
+/// memory.
 async fn measure(bench: &mut Bench<'_>, entries: &mut Vec<Entry>) -> Result<()> {
     let plan = bench.plan;
-    for round in 1..=plan.rounds_max() {
-        let goes_on = round <= plan.rounds;
-        for pods in plan.bursts.iter().filter(|_| goes_on) {
-            for kind in &plan.systems {
-                let name = kind.name();
-                let doing = format!("round {round} of {}, {name}, burst of {pods}", plan.rounds);
-                bench.progress.begin(doing);
-                let sample = bench.burst(*kind, *pods).await?;
-                keep(bench, entries, round, name, sample);
-            }
-        }
-        let is_at_rates = goes_on && !plan.rates.is_empty();
-        for kind in plan.systems.iter().filter(|_| is_at_rates) {
-            let name = kind.name();
-            let round_of = format!("round {round} of {}", plan.rounds);
-            for sample in bench.latencies(*kind, &round_of).await? {
-                keep(bench, entries, round, name, sample);
-            }
-        }
-        for restart in plan
-            .restarts
-            .iter()
-            .filter(|_| round <= plan.restart_rounds)
-        {
-            for kind in &plan.systems {
-                let name = kind.name();
-                let (old, new) = (restart.old, restart.new);
-                let doing =
-                    format!("round {round}, {name}, kill -9 with {old} pods, then {new} new");
-                bench.progress.begin(doing);
-                let sample = bench.restart(*kind, *restart).await?;
-                keep(bench, entries, round, name, sample);
-            }
-        }
-        if goes_on {
-            measure_more(bench, entries, round).await?;
+    for pods in &plan.bursts {
+        for turn in plan.turns(plan.rounds) {
+            bench.begin(turn, &format!("burst of {pods}"));
+            let sample = bench.burst(turn.kind, *pods).await?;
+            keep(bench, entries, turn, sample);
         }
     }
-    Ok(())
+    if !plan.rates.is_empty() {
+        for turn in plan.turns(plan.rounds) {
+            for sample in bench.latencies(turn).await? {
+                keep(bench, entries, turn, sample);
+            }
+        }
+    }
+    for restart in &plan.restarts {
+        for turn in plan.turns(plan.restart_rounds) {
+            let Restart { old, new } = restart;
+            bench.begin(turn, &format!("kill -9 with {old} pods, then {new} new"));
+            let sample = bench.restart(turn.kind, *restart).await?;
+            keep(bench, entries, turn, sample);
+        }
+    }
+    measure_more(bench, entries).await
 }
 
-/// What holds for the whole of a system and not for its speed, once in each round.
-async fn measure_more(bench: &mut Bench<'_>, entries: &mut Vec<Entry>, round: usize) -> Result<()> {
+/// What holds for the whole of a system and not for its speed.
+async fn measure_more(bench: &mut Bench<'_>, entries: &mut Vec<Entry>) -> Result<()> {
     let plan = bench.plan;
     for nodes in &plan.nodes {
-        for kind in &plan.systems {
-            let name = kind.name();
-            let doing = format!("round {round}, {name}, {nodes} nodes");
-            bench.progress.begin(doing);
-            let sample = bench.nodes(*kind, *nodes).await?;
-            keep(bench, entries, round, name, sample);
+        for turn in plan.turns(plan.rounds) {
+            bench.begin(turn, &format!("{nodes} nodes"));
+            let sample = bench.nodes(turn.kind, *nodes).await?;
+            keep(bench, entries, turn, sample);
         }
     }
     for pods in &plan.tenant_bursts {
-        for kind in &plan.systems {
-            let name = kind.name();
-            let doing = format!("round {round}, {name}, single pods beside a burst of {pods}");
-            bench.progress.begin(doing);
-            let sample = bench.fairness(*kind, *pods).await?;
-            keep(bench, entries, round, name, sample);
+        for turn in plan.turns(plan.rounds) {
+            bench.begin(turn, &format!("single pods beside a burst of {pods}"));
+            let sample = bench.fairness(turn.kind, *pods).await?;
+            keep(bench, entries, turn, sample);
         }
     }
-    let is_asked = plan.systems.contains(&Kind::Holdfast);
-    for pods in plan.acs.iter().filter(|_| is_asked) {
-        let name = Kind::Holdfast.name();
-        let doing = format!("round {round}, {name}, profile acs with {pods} pods");
-        bench.progress.begin(doing);
-        let sample = bench.acs_delays(*pods).await?;
-        keep(bench, entries, round, name, sample);
-        let sample = bench.acs_throttle(*pods).await?;
-        keep(bench, entries, round, name, sample);
+    for pods in &plan.acs {
+        let turns = plan.turns(plan.rounds);
+        for turn in turns.filter(|turn| turn.kind == Kind::Holdfast) {
+            bench.begin(turn, &format!("profile acs with {pods} pods"));
+            let sample = bench.acs_delays(*pods).await?;
+            keep(bench, entries, turn, sample);
+            let sample = bench.acs_throttle(*pods).await?;
+            keep(bench, entries, turn, sample);
+        }
     }
     Ok(())
 }
 
-fn keep(
-    bench: &Bench<'_>,
-    entries: &mut Vec<Entry>,
-    round: usize,
-    system: &'static str,
-    sample: scenario::Sample,
-) {
+fn keep(bench: &Bench<'_>, entries: &mut Vec<Entry>, turn: Turn, sample: scenario::Sample) {
     bench
         .progress
         .say(&serde_json::to_string(&sample).unwrap_or_default());
     entries.push(Entry {
-        round,
-        system,
+        round: turn.round,
+        system: turn.kind.name(),
         sample,
     });
 }

@@ -127,6 +127,14 @@ pub(crate) enum What {
     Acs,
 }
 
+/// When a system is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    pub(crate) round: usize,
+    pub(crate) rounds: usize,
+    pub(crate) kind: Kind,
+}
+
 /// How many pods run when the process is killed, and how many come when it is back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Restart {
@@ -335,14 +343,15 @@ impl Plan {
         acs || others.into_iter().any(|count| count > 0)
     }
 
-    /// Rounds of anything.
-    pub(crate) fn rounds_max(&self) -> usize {
-        let restarts = if self.restarts.is_empty() {
-            0
-        } else {
-            self.restart_rounds
-        };
-        self.rounds.max(restarts)
+    /// A, B, A, B.
+    pub(crate) fn turns(&self, rounds: usize) -> impl Iterator<Item = Turn> {
+        (1..=rounds).flat_map(move |round| {
+            self.systems.iter().map(move |kind| Turn {
+                round,
+                rounds,
+                kind: *kind,
+            })
+        })
     }
 
     fn check_sizes(&self) -> Result<()> {
@@ -472,8 +481,19 @@ mod tests {
     #[test]
     fn a_restart_has_as_many_rounds_as_it_is_given() {
         let given = plan(&["--quick", "--restart-rounds", "3"]).unwrap();
-        assert_eq!((given.rounds, given.rounds_max()), (1, 3));
-        let given = plan(&["--only", "burst", "--restart-rounds", "9"]).unwrap();
-        assert_eq!(given.rounds_max(), 5);
+        assert_eq!((given.rounds, given.restart_rounds), (1, 3));
+    }
+
+    #[test]
+    fn systems_take_turns() {
+        let given = plan(&["--systems", "holdfast,kwok-64"]).unwrap();
+        let turns = given.turns(2).map(|turn| (turn.round, turn.kind));
+        let want = [
+            (1, Kind::Holdfast),
+            (1, Kind::Kwok64),
+            (2, Kind::Holdfast),
+            (2, Kind::Kwok64),
+        ];
+        assert!(turns.eq(want));
     }
 }

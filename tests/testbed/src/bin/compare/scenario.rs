@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     leases::Renewals,
     load::{self, Load},
-    options::{Kind, Plan, Restart},
+    options::{Kind, Plan, Restart, Turn},
     process,
     progress::Progress,
     requests::Writes,
@@ -199,8 +199,20 @@ impl Bench<'_> {
         Ok(sample)
     }
 
+    /// Tells what is done from now on.
+    pub(crate) fn begin(&mut self, turn: Turn, what: &str) {
+        let Turn {
+            round,
+            rounds,
+            kind,
+        } = turn;
+        let name = kind.name();
+        self.progress
+            .begin(format!("round {round} of {rounds}, {name}, {what}"));
+    }
+
     /// Pods at each of the rates, one rate after the other on one process.
-    pub(crate) async fn latencies(&mut self, kind: Kind, round: &str) -> Result<Vec<Sample>> {
+    pub(crate) async fn latencies(&mut self, turn: Turn) -> Result<Vec<Sample>> {
         let plan = self.plan;
         let pods_of = |rate: u32| (plan.rate_for * rate).as_secs() as usize;
         let most = plan
@@ -209,13 +221,12 @@ impl Bench<'_> {
             .map(|rate| pods_of(*rate))
             .max()
             .unwrap_or(0);
-        let scene = self.scene(kind, most).await?;
+        let scene = self.scene(turn.kind, most).await?;
         let pid = scene.system.pid();
         let mut samples = Vec::new();
         for rate in &plan.rates {
-            let (name, lasts) = (kind.name(), plan.rate_for);
-            let doing = format!("{round}, {name}, {rate} pods/s for {lasts:?}");
-            self.progress.begin(doing);
+            let lasts = plan.rate_for;
+            self.begin(turn, &format!("{rate} pods/s for {lasts:?}"));
             let names = load::names(&format!("rate-{rate}"), pods_of(*rate));
             let cpu = process::cpu(pid)?;
             let mut latencies = scene.load.create_at(&names, *rate, &self.progress).await?;
