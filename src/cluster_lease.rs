@@ -292,11 +292,13 @@ impl ClusterLease {
         }
     }
 
-    /// To be waited for before the cluster is served: whom the Lease was taken from finds out when they next renew it,
-    /// and serves until then.
-    pub async fn is_alone(&self) {
+    /// To be waited for before the cluster is served, while the Lease is held: whom it was taken from finds out when they
+    /// next renew it, and serves until then.
+    pub fn alone_after(&self) -> Duration {
         if self.displaced {
-            tokio::time::sleep(RENEW_INTERVAL + RETRY_INTERVAL).await;
+            RENEW_INTERVAL + RETRY_INTERVAL
+        } else {
+            Duration::ZERO
         }
     }
 

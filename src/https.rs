@@ -73,7 +73,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// As long as the API server waits for an answer.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Probes of a silent connection, as many and as often as Go's servers send them: whoever follows a silent log is known to
+/// Probes of a silent connection, as many and as often as Go's servers send: whoever follows a silent log is known to
 /// be gone after two and a half minutes. Of one that is written to the system knows it when it gives up sending again.
 const PROBE_IDLE: Duration = Duration::from_secs(15);
 const PROBE_INTERVAL: Duration = Duration::from_secs(15);
@@ -85,11 +85,31 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// (`net.core.somaxconn`). One more is not refused, but tries again after a second.
 const BACKLOG: u32 = 4096;
 
-/// A listener on whose backlog a burst of connections finds room.
+/// How long all ports together are waited for that are taken, and how often they are tried: the process whose place this
+/// one takes has to notice first that it lost it.
+pub(crate) const PORT_PATIENCE: Duration = Duration::from_secs(10);
+const PORT_RETRY: Duration = Duration::from_millis(200);
+
+/// A listener on whose backlog a burst of connections finds room, of no runtime yet: who binds it need not serve it. A
+/// port that is taken is waited for until `give_up`.
 ///
 /// # Errors
-/// When the address is taken, or is none of this machine.
-pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// When the address stays taken, or is none of this machine.
+pub(crate) async fn listen(
+    address: SocketAddr,
+    give_up: Instant,
+) -> io::Result<std::net::TcpListener> {
+    loop {
+        match listen_now(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up => {
+                tokio::time::sleep(PORT_RETRY).await;
+            }
+            bound => return bound?.into_std(),
+        }
+    }
+}
+
+fn listen_now(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,

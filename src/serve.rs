@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
-use futures::future::FusedFuture as _;
+use futures::future::{Fuse, FusedFuture as _};
 use holdfast_provider::engine::Engine;
 use holdfast_provider::id::{ClusterId, PodKey, Zone};
 use holdfast_provider::ledger::{Ledger, Reader, Writer};
@@ -20,7 +20,8 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::{Api, Client};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinHandle};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::chain;
@@ -28,6 +29,7 @@ use crate::clock::{self, Clock};
 use crate::cluster_lease::{ClusterLease, Tenure};
 use crate::config::{Config, PROCESS};
 use crate::descriptors;
+use crate::https;
 use crate::kube_client;
 use crate::kubelet::scratch::ScratchStore;
 use crate::kubelet::{self, Listeners};
@@ -65,8 +67,10 @@ pub async fn run(
         started = start(&access, &config, take_over) => started?,
         () = signals.stop() => return stopped_early(),
     };
+    let alone_after = lease.alone_after();
     let bound = tokio::select! {
-        bound = bind(&lease, &config) => bound.map(Some),
+        bound = bind(alone_after, &config) => bound.map(Some),
+        lost = lease.hold() => Err(anyhow::Error::new(lost)),
         () = signals.stop() => Ok(None),
     };
     let result = match bound {
@@ -77,7 +81,7 @@ pub async fn run(
             serve(&access, config, started, listeners, &source, &mut signals).await
         }
         Ok(None) => stopped_early(),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(error),
     };
     let given_back = lease.release().await;
     finish(given_back.context("could not give the cluster's lease back"));
@@ -123,17 +127,32 @@ async fn start(
     Ok((started, lease))
 }
 
-/// Before a node is written: none must be published with a port of somebody else.
-async fn bind(lease: &ClusterLease, config: &Config) -> Result<Listeners, kubelet::Error> {
-    lease.is_alone().await;
-    Listeners::bind(config).await
+/// What is listened to from outside.
+struct Bound {
+    kubelet: Listeners,
+    /// None where the webhook is off.
+    webhook: Option<std::net::TcpListener>,
+}
+
+/// Before a node is written: none must be published with a port of somebody else, and none be left behind by a start that
+/// comes to nothing.
+async fn bind(alone_after: Duration, config: &Config) -> anyhow::Result<Bound> {
+    tokio::time::sleep(alone_after).await;
+    let give_up = Instant::now() + https::PORT_PATIENCE;
+    let kubelet = Listeners::bind(config, give_up).await?;
+    let webhook = if config.webhook.enabled {
+        Some(webhook::bind(&config.webhook, give_up).await?)
+    } else {
+        None
+    };
+    Ok(Bound { kubelet, webhook })
 }
 
 async fn serve(
     access: &kube_client::Access,
     config: Config,
     (started, lease): (Started, &mut ClusterLease),
-    listeners: Listeners,
+    listeners: Bound,
     source: &Path,
     signals: &mut Signals,
 ) -> anyhow::Result<()> {
@@ -161,14 +180,14 @@ async fn serve(
     let watches = metrics.watches.clone();
     // First whatever can fail: nothing is served yet, and so nobody has to be waited for.
     let parts = parts(&config, client.clone(), ledger, &table, changed, outside)?;
-    let claims = ledger_claims(&config, &settings)?;
+    let webhook = webhook_parts(listeners.webhook, &config, &settings)?;
     let sources = kubelet::Sources {
         pods: asker,
         nodes: table.clone(),
         metrics,
         scratch,
     };
-    let mut kubelet = start_kubelet(access, &config, listeners, sources, &shutdown)?;
+    let mut kubelet = start_kubelet(access, &config, listeners.kubelet, sources, &shutdown)?;
     let nodes = node::run(
         client.clone(),
         heartbeats,
@@ -179,7 +198,7 @@ async fn serve(
     );
     let mut nodes = tokio::spawn(nodes).fuse();
     let mut pods = tokio::spawn(pods::run(parts, serving, shutdown.clone())).fuse();
-    let mut webhook = start_webhook(&config, &client, claims, &table, &shutdown);
+    let mut webhook = start_webhook(&config, &client, webhook, &table, &shutdown).fuse();
     let ready = tokio::spawn(announce(is_serving));
     let result = tokio::select! {
         () = signals.serve(source, &config, &changes) => Ok(()),
@@ -187,17 +206,25 @@ async fn serve(
         ended = &mut pods => pods_ended(ended),
         ended = &mut nodes => ended.context("keeping nodes panicked"),
         ended = &mut kubelet => ended.context("the kubelet API panicked").flatten(),
-        ended = &mut webhook => ended.context("the webhook panicked").and_then(|result| Ok(result?)),
+        ended = &mut webhook => webhook_ended(ended),
     };
     drop(stopping);
     ready.abort();
-    if !pods.is_terminated() {
-        finish(pods_ended(pods.await));
-    }
-    if !nodes.is_terminated() {
-        finish(nodes.await.context("keeping nodes panicked"));
-    }
+    // Whoever creates a pod at this moment has its answer.
+    end(webhook, webhook_ended).await;
+    end(pods, pods_ended).await;
+    end(nodes, |ended| ended.context("keeping nodes panicked")).await;
     result
+}
+
+/// Waits for a part that is told to stop, unless it is known how it ended.
+async fn end<T>(
+    task: Fuse<JoinHandle<T>>,
+    ended: impl FnOnce(Result<T, JoinError>) -> anyhow::Result<()>,
+) {
+    if !task.is_terminated() {
+        finish(ended(task.await));
+    }
 }
 
 /// Tells when new pods are served.
@@ -209,6 +236,10 @@ async fn announce(mut is_serving: watch::Receiver<bool>) {
 
 fn pods_ended(ended: Result<Result<(), pods::Error>, JoinError>) -> anyhow::Result<()> {
     Ok(ended.context("serving pods panicked")??)
+}
+
+fn webhook_ended(ended: Result<Result<(), webhook::Error>, JoinError>) -> anyhow::Result<()> {
+    Ok(ended.context("the webhook panicked")??)
 }
 
 /// What fails while everything stops is told, and does not keep the rest from stopping.
@@ -347,23 +378,34 @@ fn start_kubelet(
     Ok(ended)
 }
 
-fn ledger_claims(config: &Config, settings: &Settings) -> anyhow::Result<LedgerClaims> {
-    Ok(LedgerClaims {
+/// What the webhook listens on and reads, if it is on.
+type WebhookParts = Option<(std::net::TcpListener, LedgerClaims)>;
+
+fn webhook_parts(
+    listener: Option<std::net::TcpListener>,
+    config: &Config,
+    settings: &Settings,
+) -> anyhow::Result<WebhookParts> {
+    let Some(listener) = listener else {
+        return Ok(None);
+    };
+    let claims = LedgerClaims {
         reader: Reader::open(&config.ledger)?,
         cluster: settings.cluster.clone(),
-    })
+    };
+    Ok(Some((listener, claims)))
 }
 
-type WebhookTask = tokio::task::JoinHandle<Result<(), webhook::Error>>;
+type WebhookTask = JoinHandle<Result<(), webhook::Error>>;
 
 fn start_webhook(
     config: &Config,
     client: &Client,
-    claims: LedgerClaims,
+    serving: WebhookParts,
     table: &NodeTable,
     shutdown: &CancellationToken,
 ) -> WebhookTask {
-    if !config.webhook.enabled {
+    let Some((listener, claims)) = serving else {
         let (client, shutdown) = (client.clone(), shutdown.clone());
         return tokio::spawn(async move {
             shutdown
@@ -372,12 +414,13 @@ fn start_webhook(
             shutdown.cancelled().await;
             Ok(())
         });
-    }
+    };
     // It logs that it is registered; nothing else waits for it.
     let (ready, _) = oneshot::channel();
     tokio::spawn(webhook::run(
         client.clone(),
         config.webhook.clone(),
+        listener,
         Arc::new(claims),
         Arc::new(OurNodes(table.clone())),
         ready,

@@ -45,6 +45,11 @@ impl Follow {
         }
     }
 
+    /// Whether no more will come.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// The next lines, or `None` when no more will come.
     pub(super) async fn next(&mut self) -> Option<Vec<LogLine>> {
         let shutdown = self.endpoint.shared.shutdown.clone();

@@ -1,7 +1,7 @@
 //! What all sessions together may cost: how many there are, and what they ask of the API server.
 //!
-//! A session is an `exec`, `attach`, `port-forward`, or followed or long log: it lasts as long as its client likes. A client that
-//! pauses, and takes nothing of what there is, keeps its session until somebody else needs the place.
+//! A session is an `exec`, `attach`, `port-forward`, or followed or long log: it lasts as long as its client likes. A
+//! client that pauses, and takes nothing of what there is, keeps its session until somebody else needs the place.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

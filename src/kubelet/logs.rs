@@ -222,7 +222,8 @@ pub(super) async fn open(
 impl Sending {
     /// Whether nothing more will come.
     fn has_ended(&self) -> bool {
-        self.left_bytes == 0 || self.lines.len() == 0 && self.follow.is_none()
+        self.left_bytes == 0
+            || self.lines.len() == 0 && self.follow.as_ref().is_none_or(Follow::has_ended)
     }
 
     /// More text, or `None` at the end.
@@ -325,6 +326,33 @@ mod tests {
         }
     }
 
+    /// Of this pod, whoever is asked for.
+    fn endpoint_of_one_session(pod: serde_json::Value) -> Endpoint {
+        let mut endpoint = endpoint(answering(move || (200, pod.clone())));
+        let shared = std::sync::Arc::get_mut(&mut endpoint.shared).unwrap();
+        shared.limits = Limits::new(1);
+        endpoint
+    }
+
+    #[tokio::test]
+    async fn the_log_of_a_container_that_has_ended_takes_no_place_also_when_it_is_followed() {
+        let endpoint = endpoint_of_one_session(json!({
+            "metadata": {"name": "job", "namespace": "shop", "uid": "u1"},
+            "spec": {"nodeName": "vk-b", "containers": [{"name": "app"}]},
+            "status": {"phase": "Succeeded", "containerStatuses": [{
+                "name": "app", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                "state": {"terminated": {"exitCode": 0, "startedAt": "2026-11-28T10:00:00Z"}},
+            }]},
+        }));
+        let limits = &endpoint.shared.limits;
+        let _taken = limits.place(Outflow::default()).await.unwrap();
+        let query = "follow=true";
+        let log = open(&endpoint, "shop", "job", "app", query, Outflow::default()).await;
+        axum::body::to_bytes(log.unwrap(), usize::MAX)
+            .await
+            .unwrap();
+    }
+
     #[tokio::test]
     async fn a_log_takes_a_place_until_it_was_sent_unless_it_is_short() {
         let pod = json!({
@@ -338,9 +366,7 @@ mod tests {
                 "state": {"running": {"startedAt": "2026-11-28T10:00:00Z"}},
             }]},
         });
-        let mut endpoint = endpoint(answering(move || (200, pod.clone())));
-        let shared = std::sync::Arc::get_mut(&mut endpoint.shared).unwrap();
-        shared.limits = Limits::new(1);
+        let endpoint = endpoint_of_one_session(pod);
         let open = |query| open(&endpoint, "shop", "web-0", "app", query, Outflow::default());
         let unread = open("").await.unwrap();
         let refused = open("").await.unwrap_err();

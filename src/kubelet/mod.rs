@@ -33,10 +33,8 @@ pub mod tree;
 pub mod volumes;
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use holdfast_provider::id::NodeName;
 use jiff::Timestamp;
@@ -57,10 +55,6 @@ use crate::pod::run::Asker;
 /// Connections of all listeners together, without those that became a session by an upgrade; more
 /// wait in the backlog. Above the number of logs, which hold one as long as they last.
 const CONNECTIONS_MAX: usize = 2048;
-
-/// Shorter than the cluster's Lease, which nobody renews meanwhile.
-const PORT_PATIENCE: Duration = Duration::from_secs(10);
-const PORT_RETRY: Duration = Duration::from_millis(200);
 
 /// The kubelet API cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -92,7 +86,6 @@ pub enum Error {
 /// A bound listener and the nodes that it speaks for.
 struct Endpoint {
     address: SocketAddr,
-    /// Of no runtime yet: who binds it need not serve it.
     listener: std::net::TcpListener,
     nodes: Arc<routes::Nodes>,
 }
@@ -101,11 +94,11 @@ struct Endpoint {
 pub struct Listeners(Vec<Endpoint>);
 
 impl Listeners {
-    /// Binds a port for each entry of `nodes`.
+    /// Binds a port for each entry of `nodes`. Those that are taken are waited for until `give_up`.
     ///
     /// # Errors
     /// When one of them cannot be bound.
-    pub async fn bind(config: &Config) -> Result<Self, Error> {
+    pub async fn bind(config: &Config, give_up: Instant) -> Result<Self, Error> {
         let mut entries: BTreeMap<usize, Vec<&NodeSpec>> = BTreeMap::new();
         for node in &config.nodes {
             entries.entry(node.entry).or_default().push(node);
@@ -115,7 +108,8 @@ impl Listeners {
             // An entry of `count: 0` has no node, and so is not among them.
             let first = nodes[0];
             let address = SocketAddr::new(config.kubelet.address, first.kubelet_port);
-            let listener = listen(address).await.map_err(|source| Error::Listen {
+            let listener = https::listen(address, give_up).await;
+            let listener = listener.map_err(|source| Error::Listen {
                 node: first.name.clone(),
                 address,
                 source,
@@ -128,20 +122,6 @@ impl Listeners {
             });
         }
         Ok(Self(endpoints))
-    }
-}
-
-/// Waits a while for a port that is taken: the process whose place this one takes has to notice
-/// first that it lost it.
-async fn listen(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
-    let give_up = Instant::now() + PORT_PATIENCE;
-    loop {
-        match https::listen(address) {
-            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < give_up => {
-                tokio::time::sleep(PORT_RETRY).await;
-            }
-            bound => return bound?.into_std(),
-        }
     }
 }
 

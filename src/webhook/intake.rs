@@ -1,8 +1,9 @@
 //! Takes reviews in: reads and decodes them, in bounded memory whoever sends them.
 //!
 //! Callers are not authenticated, and what they send may be slow, long, and many times its length when it is decoded.
-//! A body that is not long is read without asking anybody, so that nobody who sends slowly or much keeps the API
-//! server's ordinary reviews waiting; only the few that are longer wait for each other.
+//! A body that is not long is read without asking anybody, so that nobody who sends slowly keeps the API server's
+//! ordinary reviews waiting; only the few that are longer wait for each other. While a very long one is decoded, all
+//! others wait: that bounds the memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::review::Review;
 
 /// The API server takes objects of up to 3 MiB; the review adds who asked and how.
-pub(super) const BODY_BYTES_MAX: usize = 4 << 20;
+const BODY_BYTES_MAX: usize = 4 << 20;
 /// What each connection may send without asking, and its buffers hold as much again. The review of an ordinary pod has
 /// some 10 KiB.
 const SHORT_BYTES_MAX: usize = 64 << 10;

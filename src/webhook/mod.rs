@@ -22,11 +22,13 @@ use jiff::Timestamp;
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhook;
 use k8s_openapi::api::core::v1::Taint;
 use kube::Client;
+use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::WebhookConfig;
+use crate::descriptors;
 use crate::https;
 use tracing::{info, warn};
 
@@ -107,7 +109,9 @@ pub struct Candidate {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address is taken, or not of this machine.
-    #[error("webhook cannot listen on {address}")]
+    #[error(
+        "webhook cannot listen on {address}: free that port, or set `webhook.port` or `webhook.address`"
+    )]
     Listen {
         /// The address.
         address: SocketAddr,
@@ -123,6 +127,19 @@ pub enum Error {
     Register(#[source] RegisterError),
 }
 
+/// Binds the webhook's port. One that is taken is waited for until `give_up`.
+///
+/// # Errors
+/// When it cannot be bound.
+pub async fn bind(
+    settings: &WebhookConfig,
+    give_up: Instant,
+) -> Result<std::net::TcpListener, Error> {
+    let address = SocketAddr::new(settings.address, settings.port);
+    let bound = https::listen(address, give_up).await;
+    bound.map_err(|source| Error::Listen { address, source })
+}
+
 /// Serves the webhook and keeps it registered until `shutdown`. `ready` gets the address it
 /// listens on once the registration stands. The registration stays behind: see [`unregister`].
 ///
@@ -131,6 +148,7 @@ pub enum Error {
 pub async fn run(
     client: Client,
     settings: WebhookConfig,
+    listener: std::net::TcpListener,
     claims: Arc<dyn Claims>,
     nodes: Arc<dyn Nodes>,
     ready: oneshot::Sender<SocketAddr>,
@@ -138,7 +156,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let address = SocketAddr::new(settings.address, settings.port);
     let listen = |source| Error::Listen { address, source };
-    let listener = https::listen(address).map_err(listen)?;
+    let listener = TcpListener::from_std(listener).map_err(listen)?;
     let listening = listener.local_addr().map_err(listen)?;
     let identity = certificate::Identity::new(names(&settings), Timestamp::now())
         .map_err(Error::Certificate)?;
@@ -167,7 +185,7 @@ pub async fn run(
         ended.unwrap_or(Ok(()))
     };
     let served = async {
-        let places = Arc::new(https::Places::new(CONNECTIONS_MAX));
+        let places = Arc::new(https::Places::new(descriptors::share(CONNECTIONS_MAX)));
         https::serve(listener, identity, router, places, shutdown.clone()).await;
         Ok(())
     };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use http::StatusCode;
@@ -22,7 +22,7 @@ use tracing::{debug, warn};
 
 use holdfast_provider::id::PodKey;
 
-use super::intake::{BODY_BYTES_MAX, Intake};
+use super::intake::Intake;
 use super::mutate::{PodForAdmission, misfit, mutate};
 use super::{ClaimPlace, Claims, Nodes, PATH, pin};
 use crate::config::{FailurePolicy, WebhookConfig};
@@ -76,10 +76,7 @@ enum ClaimError {
 
 /// The routes of the webhook.
 pub(super) fn router(reviewer: Arc<Reviewer>) -> Router {
-    Router::new()
-        .route(PATH, post(review))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(reviewer)
+    Router::new().route(PATH, post(review)).with_state(reviewer)
 }
 
 async fn review(

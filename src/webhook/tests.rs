@@ -197,9 +197,11 @@ impl Running {
     async fn start_on(api: ApiServer, settings: WebhookConfig, readable: bool) -> Self {
         let shutdown = CancellationToken::new();
         let (ready, readied) = oneshot::channel();
+        let listener = bind(&settings, Instant::now()).await.unwrap();
         let task = tokio::spawn(run(
             api.client(),
             settings,
+            listener,
             Arc::new(Ledger { readable }),
             Arc::new(OneNode),
             ready,
@@ -470,6 +472,22 @@ async fn a_right_registration_is_not_written_again() {
 }
 
 #[tokio::test]
+async fn a_port_that_is_taken_is_waited_for_and_then_named() {
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap();
+    let settings = WebhookConfig {
+        port: address.port(),
+        ..settings()
+    };
+    let error = bind(&settings, Instant::now()).await.unwrap_err();
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+    let waits = bind(&settings, Instant::now() + LIMIT);
+    let frees = async { drop(other) };
+    let (bound, ()) = tokio::join!(waits, frees);
+    assert_eq!(bound.unwrap().local_addr().unwrap(), address);
+}
+
+#[tokio::test]
 async fn unregistering_removes_it_and_may_be_repeated() {
     let api = ApiServer::new();
     let webhook = register::webhook(&settings(), "127.0.0.1:4443".parse().unwrap(), "PEM");
@@ -487,6 +505,7 @@ async fn a_registration_refused_for_good_ends_the_start() {
     let ended = run(
         client,
         settings(),
+        bind(&settings(), Instant::now()).await.unwrap(),
         Arc::new(Ledger { readable: true }),
         Arc::new(OneNode),
         ready,

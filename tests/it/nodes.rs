@@ -465,6 +465,26 @@ async fn a_name_that_is_somebody_else_s_is_refused_before_anything_is_written() 
 }
 
 #[tokio::test]
+async fn a_start_whose_webhook_finds_its_port_taken_leaves_no_node_behind() {
+    let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = other.local_addr().unwrap();
+    let webhook = format!("webhook: {{port: {}}}", address.port());
+    let scene = Scene::prepare(
+        holdfast_testbed::lease().await.unwrap(),
+        &two_zones(&webhook),
+    )
+    .await;
+    let config = scene.config();
+    let refusal = refused(&scene, &["run", "-c", config.to_str().unwrap()]).await;
+    let words = format!("holdfast: webhook cannot listen on {address}: free that port");
+    assert!(refusal.starts_with(&words), "{refusal}");
+    let nodes: Api<Node> = Api::all(scene.client.clone());
+    let node = nodes.get_opt(NODE_B).await.unwrap();
+    assert_eq!(node, None);
+    assert_eq!(scene.cluster_lease().await, None);
+}
+
+#[tokio::test]
 async fn uninstall_is_refused_beside_a_running_holdfast_and_cleans_up_after_a_killed_one() {
     let mut scene = Scene::start(&two_zones("")).await;
     let config = scene.config();

@@ -39,7 +39,8 @@ pub struct Figures {
 }
 
 impl Agent {
-    /// The pods of a node whose containers run at `now`, by namespace and name.
+    /// The pods of a node that are Running, and what runs of each at `now`, by namespace and name. Of one that waits for
+    /// its next start nothing does.
     pub fn running(&self, node: &NodeName, now: Timestamp) -> Vec<RunningPod> {
         let stop = self.settings.lifecycle.stop;
         let here = self.pods.values().filter(|pod| pod.record.node() == node);
