@@ -208,13 +208,7 @@ fn lock(path: &Path) -> Result<File, Error> {
 fn not_this_schema(path: &str) -> impl FnOnce(schema::Error) -> Error {
     let path = path.to_owned();
     move |source| match source {
-        schema::Error::Version(source) => Error::Open {
-            path,
-            source: match source.downcast() {
-                Ok(source) => Error::sql("read its schema version")(*source).into(),
-                Err(source) => source,
-            },
-        },
+        schema::Error::Version(source) => Error::Open { path, source },
         source => Error::Schema { path, source },
     }
 }

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use include_dir::{Dir, include_dir};
 use rusqlite::{Connection, Transaction};
 
-use crate::ledger::Cause;
+use crate::ledger;
 use crate::sql;
 
 static MIGRATIONS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../migrations");
@@ -43,11 +43,11 @@ pub enum Error {
         name: String,
         /// Why.
         #[source]
-        source: Cause,
+        source: Box<ledger::Error>,
     },
-    /// The version could not be read or written.
-    #[error("could not read or write the schema version")]
-    Version(#[source] Cause),
+    /// The version could not be read or written: the file is no ledger, or cannot be used.
+    #[error(transparent)]
+    Version(Box<ledger::Error>),
 }
 
 /// Applies every migration that the file lacks, all of them in the transaction that is open.
@@ -58,7 +58,7 @@ pub(crate) fn migrate(tx: &Transaction<'_>) -> Result<(), Error> {
 fn apply(tx: &Transaction<'_>, migrations: &[(&str, &str)]) -> Result<(), Error> {
     let found: usize = tx
         .query_row("PRAGMA user_version", [], |row| row.get(0))
-        .map_err(|cause| Error::Version(cause.into()))?;
+        .map_err(version("read the schema version"))?;
     if found > migrations.len() {
         return Err(Error::Newer {
             found,
@@ -68,14 +68,18 @@ fn apply(tx: &Transaction<'_>, migrations: &[(&str, &str)]) -> Result<(), Error>
     for (name, text) in &migrations[found..] {
         sql::script(tx, text).map_err(|source| Error::Apply {
             name: (*name).to_owned(),
-            source: source.into(),
+            source: Box::new(ledger::Error::sql("run its statements")(source)),
         })?;
     }
     if found < migrations.len() {
         tx.pragma_update(None, "user_version", migrations.len())
-            .map_err(|cause| Error::Version(cause.into()))?;
+            .map_err(version("write the schema version"))?;
     }
     Ok(())
+}
+
+fn version(operation: &'static str) -> impl FnOnce(rusqlite::Error) -> Error {
+    move |source| Error::Version(Box::new(ledger::Error::sql(operation)(source)))
 }
 
 /// Refuses a file that a newer binary has written; changes nothing in any.
@@ -91,7 +95,7 @@ pub(crate) fn expect_current(conn: &Connection) -> Result<(), Error> {
     let known = migrations().len();
     let found: usize = conn
         .query_row("PRAGMA user_version", [], |row| row.get(0))
-        .map_err(|cause| Error::Version(cause.into()))?;
+        .map_err(version("read the schema version"))?;
     match found.cmp(&known) {
         Ordering::Equal => Ok(()),
         Ordering::Greater => Err(Error::Newer { found, known }),

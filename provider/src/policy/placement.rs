@@ -70,11 +70,8 @@ fn none_left(zone: &Zone, requested: &[VSwitchId], configured: &[Candidate]) -> 
             },
         )
         .collect();
-    if let Some(more) = requested
-        .len()
-        .checked_sub(NAMED_MAX)
-        .filter(|more| *more > 0)
-    {
+    let more = requested.len().saturating_sub(NAMED_MAX);
+    if more > 0 {
         places.push(format!("and {more} more"));
     }
     let here: Vec<_> = configured

@@ -156,9 +156,8 @@ async fn prepare(plan: &Plan) -> Result<Bench<'_>> {
 }
 
 /// One measure after the other, and in each of them the systems in turn, as often as there are rounds: so whatever
-/// changes with time changes alike, and each turn follows one of another system that did the same. After another measure
-/// an API server takes longer for the same, as after the rest of 41 s that a killed KWOK needs, in which it gives back its
-/// memory.
+/// changes with time changes alike, and each turn follows one of another system that did the same. After another measure,
+/// or the 41 s that a killed KWOK rests, an API server takes another time for the same.
 async fn measure(bench: &mut Bench<'_>, entries: &mut Vec<Entry>) -> Result<()> {
     let plan = bench.plan;
     for pods in &plan.bursts {

@@ -482,6 +482,8 @@ mod tests {
     fn a_restart_has_as_many_rounds_as_it_is_given() {
         let given = plan(&["--quick", "--restart-rounds", "3"]).unwrap();
         assert_eq!((given.rounds, given.restart_rounds), (1, 3));
+        let given = plan(&["--only", "burst", "--restart-rounds", "9"]).unwrap();
+        assert_eq!((given.rounds, given.restarts.len()), (5, 0));
     }
 
     #[test]
